@@ -1,0 +1,31 @@
+"""Human actions at 64x64 (wave, jump, bend): a folder of 56 short clips in four classes.
+
+    vidgen train --config=configs/actions64.py --config.data.path=actions64 --workdir=runs/actions64
+
+Expected: TODO
+"""
+
+from vidgen.config import base, constant, cosine
+
+
+def get_config():
+    """Returns the config of figures that wave."""
+    config = base()
+    config.data.update(frames=16, stride=2, size=64, flip=False)
+    config.generator.update(widths=(128, 96, 48), style=128, head=24, stride=4, motion_layers=1)
+    config.discriminator.update(widths=(96, 128, 128), patch=4, front=48, neck=32, fold=16)
+    config.objective.r1 = constant(5.0)
+    config.objective.r2 = constant(5.0)
+    config.objective.augmentations = ("shift", "brightness")
+    config.objective.augment_p = constant(0.3)
+    config.optimizer.learning_rate = cosine(1e-3, 0.0)
+    config.training.update(
+        kclips=24.0,
+        batch_size=8,
+        ema_kclips=0.5,
+        log_kclips=0.2,
+        sample_kclips=4.0,
+        save_kclips=4.0,
+    )
+    config.sampling.update(frames=16, clips=16)
+    return config

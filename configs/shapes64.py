@@ -1,0 +1,29 @@
+"""One coloured shape on black along a curve, 64x64: 1000 clips in two classes.
+
+    vidgen train --config=configs/shapes64.py --config.data.path=shapes64 --workdir=runs/shapes64
+
+Expected: TODO
+"""
+
+from vidgen.config import base, constant, cosine
+
+
+def get_config():
+    """Returns the config of moving shapes."""
+    config = base()
+    config.data.update(frames=16, size=64)
+    config.generator.update(widths=(128, 96, 48), style=128, head=24, stride=8)
+    config.discriminator.update(widths=(96, 128, 128), patch=4, front=48, neck=32, fold=16)
+    config.objective.r1 = constant(5.0)
+    config.objective.r2 = constant(5.0)
+    config.optimizer.learning_rate = cosine(1e-3, 0.0)
+    config.training.update(
+        kclips=24.0,
+        batch_size=8,
+        ema_kclips=0.5,
+        log_kclips=0.2,
+        sample_kclips=4.0,
+        save_kclips=4.0,
+    )
+    config.sampling.update(frames=32, clips=16)
+    return config

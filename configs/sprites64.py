@@ -1,0 +1,29 @@
+"""Game sprites at 64x64 that walk, cast and slash: 576 clips in nine classes.
+
+    vidgen train --config=configs/sprites64.py --config.data.path=sprites64 --workdir=runs/sprites64
+
+Expected: TODO
+"""
+
+from vidgen.config import base, constant, cosine
+
+
+def get_config():
+    """Returns the config of walking sprites."""
+    config = base()
+    config.data.update(frames=16, size=64)
+    config.generator.update(widths=(128, 96, 64), style=128, head=32, stride=4)
+    config.discriminator.update(widths=(96, 128, 128), patch=4, front=48, neck=32, fold=16)
+    config.objective.r1 = constant(5.0)
+    config.objective.r2 = constant(5.0)
+    config.optimizer.learning_rate = cosine(1e-3, 0.0)
+    config.training.update(
+        kclips=24.0,
+        batch_size=8,
+        ema_kclips=0.5,
+        log_kclips=0.2,
+        sample_kclips=4.0,
+        save_kclips=4.0,
+    )
+    config.sampling.update(frames=16, clips=18)
+    return config

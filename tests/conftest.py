@@ -1,0 +1,45 @@
+"""Strict settings for every test: eight fake devices, no silent broadcasting, no reused key."""
+
+import os
+import pathlib
+
+CACHE = pathlib.Path(__file__).parents[1] / ".jax_cache"
+# Before JAX is imported; processes that tests start inherit these.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+
+import jax
+import pytest
+
+TINY_GENERATOR = {"widths": (8, 8), "head": 8, "content": 4, "motion": 4, "style": 8, "stride": 4}
+TINY_DISCRIMINATOR = {"front": 12, "neck": 8, "fold": 4, "widths": (8, 8), "features": 8}
+
+jax.config.update("jax_debug_key_reuse", True)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> pathlib.Path:
+    """The folder of real clips beside the project, where there is one."""
+    folder = pathlib.Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("there are no real clips in ../shared/data beside the project")
+    return folder
+
+
+def tiny_config():
+    """Returns a config that trains in seconds: toy clips, two levels, a few channels."""
+    from vidgen import config as configs
+
+    config = configs.base()
+    config.data.update(path="toy:clips=512", frames=4, size=16)
+    config.generator.update(TINY_GENERATOR)
+    config.discriminator.update(TINY_DISCRIMINATOR)
+    config.training.update(
+        kclips=0.032, batch_size=8, log_kclips=0.008, sample_kclips=0.0, save_kclips=0.016
+    )
+    config.sampling.update(frames=6, clips=2)
+    return config

@@ -1,0 +1,155 @@
+import logging
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vidgen.checkpoint import Checkpoints, digest
+from vidgen.errors import StorageError
+
+
+def tree(value):
+    return {"a": jnp.full((64, 64), value, jnp.float32), "b": {"c": jnp.arange(7) * int(value)}}
+
+
+def wanted(meta):
+    assert meta["config"] == {"x": 1}
+    return {"train": jax.eval_shape(lambda: tree(0.0)), "ema": jax.eval_shape(lambda: tree(0.0))}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    for step in (1, 2, 3):
+        checkpoints.save(step, {"train": tree(step), "ema": tree(step + 0.5)}, {"config": {"x": 1}})
+    checkpoints.close()
+    return Checkpoints(tmp_path / "checkpoints", keep=2)
+
+
+def files(folder: pathlib.Path):
+    return [p for p in sorted(folder.rglob("*")) if p.is_file() and p.stat().st_size]
+
+
+def test_what_was_saved_comes_back(saved):
+    assert saved.steps() == [2, 3]
+    step, items, meta = saved.restore(wanted)
+    assert step == 3 and meta == {"config": {"x": 1}}
+    for name, value in (("train", 3), ("ema", 3.5)):
+        jax.tree.map(np.testing.assert_array_equal, items[name], tree(value))
+    assert saved.restore(wanted, step=2)[0] == 2
+
+
+def test_one_item_can_be_had_alone(saved):
+    _, items, _ = saved.restore(lambda meta: {"ema": wanted(meta)["ema"]})
+    assert list(items) == ["ema"]
+
+
+def test_a_missing_step_is_named(saved):
+    with pytest.raises(StorageError, match="of step 7") as error:
+        saved.restore(wanted, step=7)
+    assert "2, 3" in error.value.hint
+    with pytest.raises(StorageError, match="no checkpoint in"):
+        Checkpoints(saved.folder / "elsewhere").restore(wanted)
+
+
+def largest(folder):
+    return max(files(folder), key=lambda p: p.stat().st_size)
+
+
+DAMAGE = {
+    "flipped": lambda data: (
+        data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :]
+    ),
+    "cut": lambda data: data[: len(data) // 2],
+    "emptied": lambda data: b"",
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_damage_is_found_and_the_one_before_is_used(saved, how, caplog):
+    for item in ("train", "ema"):
+        path = largest(saved.folder / "3" / item)
+        path.write_bytes(DAMAGE[how](path.read_bytes()))
+    with caplog.at_level(logging.WARNING, "vidgen"):
+        step, items, _ = saved.restore(wanted)
+    assert step == 2
+    jax.tree.map(np.testing.assert_array_equal, items["train"], tree(2))
+    assert "damaged" in caplog.text and str(saved.folder / "3") in caplog.text
+
+
+# Orbax reads a checkpoint's files together; when one cannot be read, the answers for the others
+# arrive after its event loop has closed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_no_bit_flipped_anywhere_is_restored_as_if_it_were_good(saved):
+    """Each file of the step, one bit of it: refused, or what comes back is what was saved."""
+    rng = np.random.default_rng(0)
+    for path in files(saved.folder / "3"):
+        good = path.read_bytes()
+        bad = bytearray(good)
+        bad[rng.integers(len(bad))] ^= 1 << rng.integers(8)
+        path.write_bytes(bad)
+        try:
+            _, items, _ = saved.restore(wanted, step=3)
+        except (StorageError, AssertionError):
+            continue
+        finally:
+            path.write_bytes(good)
+        jax.tree.map(np.testing.assert_array_equal, items["train"], tree(3))
+        jax.tree.map(np.testing.assert_array_equal, items["ema"], tree(3.5))
+
+
+def test_later_steps_are_set_aside_not_deleted(saved):
+    saved.set_aside_after(2)
+    assert saved.steps() == [2]
+    assert (saved.folder / "damaged-3-0").is_dir()
+    saved.save(3, {"train": tree(9), "ema": tree(9)}, {"config": {"x": 1}})
+    saved.close()
+    _, items, _ = saved.restore(wanted)
+    jax.tree.map(np.testing.assert_array_equal, items["train"], tree(9))
+
+
+def test_the_digest_sees_values_types_shapes_and_names():
+    base = {"a": np.zeros((2, 3), np.float32)}
+    others = [
+        {"b": np.zeros((2, 3), np.float32)},
+        {"a": np.zeros((3, 2), np.float32)},
+        {"a": np.zeros((2, 3), np.int32)},
+        {"a": -np.zeros((2, 3), np.float32)},
+    ]
+    assert len({digest(t) for t in (base, *others)}) == 5
+
+
+def test_a_full_disk_is_one_line_and_the_older_checkpoint_stays_good(tmp_path):
+    """A process that may not write files beyond 4 KB stands for a full disk."""
+    import subprocess
+    import sys
+
+    code = f"""
+import resource, signal, sys
+import jax.numpy as jnp, numpy as np
+from vidgen.checkpoint import Checkpoints
+from vidgen.errors import StorageError
+c = Checkpoints({str(tmp_path)!r}, keep=2)
+big = {{"x": jnp.asarray(np.random.default_rng(0).normal(size=(256, 256)))}}
+c.save(1, {{"s": big}}, {{}}); c.wait()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    c.save(2, {{"s": big}}, {{}}); c.wait()
+except StorageError as error:
+    print("refused:", error, "|", error.hint)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    lines = [line for line in ran.stdout.splitlines() if line.startswith("refused:")]
+    assert len(lines) == 1 and str(tmp_path) in lines[0], ran.stdout + ran.stderr
+    again = Checkpoints(tmp_path)
+    step, items, _ = again.restore(
+        lambda meta: {"s": {"x": jax.ShapeDtypeStruct((256, 256), jnp.float32)}}
+    )
+    assert step == 1
+    np.testing.assert_array_equal(
+        items["s"]["x"], np.random.default_rng(0).normal(size=(256, 256)).astype(np.float32)
+    )

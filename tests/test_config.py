@@ -1,0 +1,92 @@
+import json
+import pathlib
+
+import pytest
+from conftest import tiny_config
+
+from vidgen import config as configs
+from vidgen.errors import ConfigError
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def test_the_tiny_config_is_valid():
+    configs.validate(tiny_config())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
+def test_every_config_file_is_valid_and_builds(path):
+    from vidgen import cli, train
+
+    config = cli.read_config([f"--config={path}", "--config.data.path=somewhere"], True)
+    assert train.build(config, classes=4).total > 0
+
+
+@pytest.mark.parametrize(
+    "field, value, says",
+    [
+        ("data.path", "", "data.path is empty"),
+        ("data.frames", 1, "at least 2"),
+        ("data.frames", "8", "must be a int"),
+        ("data.crop", "centre", "center"),
+        ("data.fps", -1.0, "at least 0"),
+        ("data.background", (0, 0, 300), "0..255"),
+        ("data.limits.seconds", 0.0, "at least 0.1"),
+        ("objective.loss", "hinges", "did you mean hinge"),
+        ("optimizer.name", "adma", "did you mean adam"),
+        ("optimizer.b1", 1.0, "[0, 1)"),
+        ("optimizer.learning_rate.start", float("nan"), "finite"),
+        ("objective.r1.end", -1.0, "negative"),
+        ("objective.augment_p.start", 1.5, "probability"),
+        ("training.batch_size", 0, "at least 1"),
+        ("training.batch_size", 8.5, "must be a int"),
+        ("seed", True, "must be a int"),
+        ("parallel.mode", "tpu", "one of"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(field, value, says):
+    config = tiny_config()
+    holder, _, name = field.rpartition(".")
+    part = config
+    for step in filter(None, holder.split(".")):
+        part = part[step]
+    with part.ignore_type():
+        part[name] = value
+    with pytest.raises(ConfigError) as error:
+        configs.validate(config)
+    assert f"config.{field}" in str(error.value)
+    assert says in f"{error.value} {error.value.hint}"
+
+
+def test_unknown_and_missing_fields_are_named():
+    config = tiny_config()
+    config.training.batchsize = 3
+    with pytest.raises(ConfigError, match="training.batchsize") as error:
+        configs.validate(config)
+    assert "training.batch_size" in error.value.hint
+    config = tiny_config()
+    del config.data.frames
+    with pytest.raises(ConfigError, match=r"config\.data\.frames is missing"):
+        configs.validate(config)
+
+
+def test_stride_and_fps_exclude_each_other():
+    config = tiny_config()
+    config.data.update(fps=10.0, stride=2)
+    with pytest.raises(ConfigError, match=r"data\.fps is 10.0 and config\.data\.stride is 2"):
+        configs.validate(config)
+
+
+def test_json_and_back_is_the_same_config():
+    config = tiny_config()
+    again = configs.from_json(json.loads(json.dumps(configs.to_json(config))))
+    assert list(configs.differences(config, again)) == []
+    configs.validate(again)
+    again.training.batch_size = 99
+    assert list(configs.differences(config, again)) == [("training.batch_size", 8, 99)]
+
+
+def test_durations_in_clips_are_converted_to_steps():
+    assert configs.steps(1.0, 8) == 125
+    assert configs.steps(1.0, 16) == 62
+    assert configs.steps(0.001, 64) == 1

@@ -1,0 +1,293 @@
+"""The decoding process: its answers, its limits, and what becomes of it on hostile files."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from vidgen import video_io
+from vidgen.data.containers import missing, starts_like_video
+from vidgen.data.decode import Limits, array_clips, strip_shape
+from vidgen.data.workers import Worker, each, request
+from vidgen.errors import DataError
+from vidgen.frames import Unreadable
+
+ROOT = pathlib.Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data" / "clips"
+
+
+@pytest.fixture
+def shared():
+    if not SHARED.is_dir():
+        pytest.skip("no ../shared/data beside the repository")
+    return SHARED
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    """A lossless clip of 10 frames, 40 x 24, and its path."""
+    rng = np.random.default_rng(0)
+    array = rng.integers(0, 256, (10, 24, 40, 3), np.uint8)
+    path = tmp_path_factory.mktemp("video") / "a.webp"
+    video_io.write_video(path, array, fps=10)
+    return path, array
+
+
+@pytest.fixture(scope="module")
+def worker():
+    with Worker(Limits()) as shared_worker:
+        yield shared_worker
+
+
+def place(path, kind="video"):
+    return {"kind": kind, "path": str(path)}
+
+
+def decode(worker, path, limits=None, **settings):
+    chunks = []
+    info = worker.decode(request(place(path), limits or worker.limits, **settings), chunks.append)
+    return np.concatenate(chunks), info
+
+
+def test_frames_and_times_travel_whole(worker, video):
+    path, array = video
+    frames, info = decode(worker, path)
+    assert (frames == array).all()
+    assert info["times"] == pytest.approx(np.arange(10) / 10)
+    assert (info["width"], info["height"], info["codec"]) == (40, 24, "webp")
+
+
+def test_settings_are_those_of_read_video(worker, video):
+    path, _ = video
+    settings = {"size": 12, "fps": 4.0, "start": 0.25, "end": 0.85}
+    frames, _ = decode(worker, path, crop=True, **settings)
+    wanted = video_io.read_video(path, **settings)
+    assert frames.shape == (len(wanted), 12, 12, 3)
+    assert (frames == wanted[:, :, 4:16]).all()
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        (Limits(frames=9), "data.limits.frames=9"),
+        (Limits(pixels=959), "40x24 has more pixels than data.limits.pixels=959"),
+        (Limits(bytes=10 * 24 * 40 * 3 - 1), "data.limits.bytes=28799 at 40x24"),
+    ],
+)
+def test_limits_refuse_and_name_the_field(worker, video, limits, said):
+    path, _ = video
+    with pytest.raises(Unreadable, match=said):
+        decode(worker, path, limits)
+    exact = Limits(frames=10, pixels=960, bytes=10 * 24 * 40 * 3)
+    assert len(decode(worker, path, exact)[0]) == 10
+
+
+def test_a_resize_beyond_the_pixel_limit_is_refused(worker, video):
+    with pytest.raises(Unreadable, match="resized to 167x100"):
+        decode(worker, video[0], Limits(pixels=10_000), size=100)
+
+
+def test_no_frame_in_the_wanted_seconds(worker, video):
+    with pytest.raises(Unreadable, match="no frame in the wanted seconds"):
+        decode(worker, video[0], start=5.0)
+
+
+def test_a_hanging_file_is_given_up_and_the_worker_replaced(tmp_path, video):
+    os.mkfifo(tmp_path / "hang.mp4")  # opening it waits for a writer for ever
+    with Worker(Limits(seconds=1.0)) as worker:
+        decode(worker, video[0])
+        before = worker._process.pid
+        started = time.monotonic()
+        with pytest.raises(Unreadable, match=r"longer than data\.limits\.seconds=1\.0"):
+            decode(worker, tmp_path / "hang.mp4")
+        assert time.monotonic() - started < 4
+        assert len(decode(worker, video[0])[0]) == 10
+        assert worker._process.pid != before
+        assert not pathlib.Path(f"/proc/{before}").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(signal.SIGKILL, "was killed"), (signal.SIGSEGV, "SIGSEGV")]
+)
+def test_a_dying_decoder_is_that_files_reason(tmp_path, video, number, said):
+    os.mkfifo(tmp_path / "hang.mp4")
+    with Worker(Limits()) as worker:
+        decode(worker, video[0])
+        timer = threading.Timer(0.3, os.kill, (worker._process.pid, number))
+        timer.start()
+        with pytest.raises(Unreadable, match=said):
+            decode(worker, tmp_path / "hang.mp4")
+        timer.join()
+        assert len(decode(worker, video[0])[0]) == 10
+
+
+def test_memory_is_bounded(tmp_path):
+    # A bitmap of one colour that claims 600 million pixels, within limits that allow its pixels
+    # but not the memory: the header alone makes a decoder ask for 1.8 GB.
+    picture = tmp_path / "bomb.ppm"
+    with open(picture, "wb") as file:
+        file.write(b"P6 30000 20000 255\n")
+        file.truncate(30000 * 20000 * 3 + 19)
+    bounded = Limits(pixels=700_000_000, bytes=1)
+    with (
+        Worker(Limits(pixels=1_000_000, bytes=1)) as worker,
+        pytest.raises(Unreadable, match="memory"),
+    ):
+        worker.decode(request(place(picture, "strip"), bounded), lambda frames: None)
+
+
+def test_a_decoder_that_cannot_start_says_why(tmp_path, monkeypatch):
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho no such module >&2\nexit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    with Worker(Limits()) as worker, pytest.raises(DataError, match="start: no such module"):
+        worker.look(place("x"))
+
+
+def test_the_process_loads_no_jax_and_needs_no_main_guard(video):
+    script = (
+        "import sys\n"
+        "from vidgen.data.workers import Worker, request\n"
+        "from vidgen.data.decode import Limits\n"
+        "w = Worker(Limits())\n"
+        "n = []\n"
+        f"w.decode(request({place(video[0])!r}, w.limits), lambda f: n.append(len(f)))\n"
+        "maps = open(f'/proc/{w._process.pid}/maps').read() if sys.platform == 'linux' else ''\n"
+        "w.close()\n"
+        "print(sum(n), 'jaxlib' in maps, sorted({'jax', 'av'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-"],
+        input=script, capture_output=True, text=True, cwd=ROOT, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.strip() == "10 False []", done.stderr
+
+
+TRUNCATED = ["friday.mp4", "demo.mp4", "again.mkv", "bear-vp9.webm", "test.avi", "chi.gif"]
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9, 0.995])
+@pytest.mark.parametrize("name", TRUNCATED)
+def test_truncated_files_are_refused_with_a_reason(worker, shared, tmp_path, name, share):
+    data = (shared / name).read_bytes()
+    path = tmp_path / name
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(Unreadable, match=r"cut off|invalid data"):
+        decode(worker, path, size=16)
+
+
+def test_whole_files_are_not_taken_for_truncated(shared):
+    for path in sorted(shared.iterdir()):
+        with open(path, "rb") as file:
+            assert missing(file, path.stat().st_size) == "", path.name
+            file.seek(0)
+            assert starts_like_video(file.read(16)), path.name
+
+
+def test_sound_without_pictures_is_refused(worker, shared):
+    with pytest.raises(Unreadable, match="no video stream, only sound"):
+        decode(worker, shared / "sample_audio_only.mp4")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "is empty"),
+        (b"all text, no video\n" * 99, "invalid data"),
+        (b"#EXTM3U\n#EXTINF:1,\nother.ts\n", "no video that FFmpeg can open"),
+        (b"ffconcat version 1.0\nfile other.mp4\n", "no video that FFmpeg can open"),
+        (b"RIFF\x04\x00\x00\x00WEBP", "."),
+        (b"\x1aE\xdf\xa3" + b"\xff" * 60, "."),
+        (b"\x00\x00\x00\x08ftyp", "no index"),
+    ],
+)
+def test_what_is_no_video_has_a_reason(worker, tmp_path, data, said):
+    (tmp_path / "a.mp4").write_bytes(data)
+    with pytest.raises(Unreadable, match=said) as caught:
+        decode(worker, tmp_path / "a.mp4")
+    assert 5 < len(str(caught.value)) < 200
+
+
+def test_each_keeps_order_of_results_and_reasons_apart(tmp_path, video):
+    refused = {}
+    seen = []
+    places = [place(video[0]), place(tmp_path / "absent.mp4"), place(video[0])]
+
+    def job(slot, worker, number):
+        return len(worker.decode(request(places[number], worker.limits), lambda f: None)["times"])
+
+    results = each(
+        range(3), job, limits=Limits(), workers=2, refuse=refused.__setitem__,
+        progress=lambda done, total, text: seen.append((done, total, text)), text="testing",
+    )  # fmt: skip
+    assert results == {0: 10, 2: 10}
+    assert list(refused) == [1] and "no such file" in refused[1]
+    assert seen[-1] == (3, 3, "testing")
+
+
+def test_each_ends_its_processes_when_something_raises(tmp_path):
+    os.mkfifo(tmp_path / "hang.mp4")
+    pids = []
+    both = threading.Barrier(2)
+
+    def job(slot, worker, number):
+        worker._start()
+        pids.append(worker._process.pid)
+        both.wait(timeout=20)
+        if number == 1:
+            raise KeyboardInterrupt
+        worker.decode(request(place(tmp_path / "hang.mp4"), worker.limits), lambda f: None)
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        each([0, 1], job, limits=Limits(), workers=2, refuse=lambda number, why: None)
+    assert time.monotonic() - started < 10
+    assert len(pids) == 2 and not any(pathlib.Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted"),
+    [((64, 640), (64, 10)), ((640, 64), (64, 10)), ((64, 192), (0, 0)), ((100, 450), (0, 0))],
+)
+def test_strip_shape(size, wanted):
+    assert strip_shape(*size) == wanted
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"),
+    [((5, 8, 8), None), ((5, 8, 8, 3), None), ((5, 8, 8, 9), 5), ((2, 5, 8, 8, 1), 2)],
+)
+def test_array_clips(shape, count):
+    assert array_clips(shape, np.dtype(np.uint8)) == count
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "said"),
+    [((5, 8), "u1", "shape"), ((0, 8, 8), "u1", "shape"), ((5, 8, 8), "f4", "float32")],
+)
+def test_array_clips_refuses(shape, dtype, said):
+    with pytest.raises(Unreadable, match=said):
+        array_clips(shape, np.dtype(dtype))
+
+
+def test_most_flipped_bits_are_noticed(worker, tmp_path):
+    array = np.random.default_rng(1).integers(0, 256, (12, 48, 64, 3), np.uint8)
+    video_io.write_video(tmp_path / "a.mp4", array, fps=25)
+    data = (tmp_path / "a.mp4").read_bytes()
+    start = data.index(b"mdat") + 1000  # the index lies before, and is left alone
+    refused = 0
+    for at in np.linspace(start, len(data) - 1, 20).astype(int):
+        (tmp_path / "b.mp4").write_bytes(data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :])
+        try:
+            decode(worker, tmp_path / "b.mp4")
+        except Unreadable as error:
+            refused += 1
+            assert "good frames" in str(error)
+    assert refused >= 12  # FFmpeg's own default notices 2 or 3

@@ -1,0 +1,279 @@
+"""The real commands, shrunk: train, kill, go on, sample; what stops a run and what it then says."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from conftest import TINY_DISCRIMINATOR, TINY_GENERATOR, tiny_config
+
+from vidgen import config as configs
+from vidgen import sampling, train
+from vidgen.checkpoint import Checkpoints, digest
+from vidgen.errors import DataError, DivergedError
+
+ROOT = pathlib.Path(__file__).parents[1]
+TINY = [
+    "--config=configs/toy.py",
+    "--config.data.path=toy:clips=512",
+    "--config.data.frames=4",
+    "--config.data.size=16",
+    *(f"--config.generator.{n}={v}" for n, v in TINY_GENERATOR.items()),
+    *(f"--config.discriminator.{n}={v}" for n, v in TINY_DISCRIMINATOR.items()),
+    "--config.training.batch_size=8",
+    "--config.training.log_kclips=0.008",
+    "--config.sampling.frames=6",
+    "--config.sampling.clips=2",
+]
+
+
+def length(steps, save=0):
+    return [
+        f"--config.training.kclips={steps * 8 / 1000}",
+        "--config.training.sample_kclips=0",
+        f"--config.training.save_kclips={save * 8 / 1000}",
+    ]
+
+
+def start(*arguments):
+    # One device: the fake eight only slow these down.
+    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONWARNINGS": "error"}
+    command = [sys.executable, "-m", "vidgen", *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def run(*arguments, expect=0):
+    process = start(*arguments)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == expect, f"exit {process.returncode}\n{out}\n{err}"
+    return out, err
+
+
+def digests(workdir, step):
+    """The digests of everything that was saved at a step."""
+    found = {}
+
+    def wanted(meta):
+        experiment = train.build(configs.from_json(meta["config"]), 2)
+        state = jax.eval_shape(experiment.init, 0)
+        return {"train": state.replace(ema=None), "ema": state.ema}
+
+    _, items, _ = Checkpoints(workdir / "checkpoints").restore(wanted, step)
+    found.update({name: digest(tree) for name, tree in items.items()})
+    return found
+
+
+def logged(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of 12 steps that nothing interrupted."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    run("train", *TINY, *length(12, 4), f"--workdir={workdir}")
+    return workdir
+
+
+def test_a_run_writes_what_the_docs_say(whole):
+    assert {p.name for p in whole.iterdir()} == {
+        "run.json", "metrics.jsonl", "tensorboard", "samples", "checkpoints",
+    }  # fmt: skip
+    assert [line["step"] for line in logged(whole)] == list(range(1, 13))
+    assert all(np.isfinite(v) for line in logged(whole) for v in line.values())
+    facts = json.loads((whole / "run.json").read_text())
+    assert facts["config"]["training"]["batch_size"] == 8 and facts["versions"]["jax"]
+    assert facts["classes"] == ["disc", "square"] and facts["command"].startswith("vidgen train")
+    assert {p.name for p in (whole / "samples").iterdir()} == {
+        "step-00000012.mp4", "step-00000012.png",
+    }  # fmt: skip
+    assert Checkpoints(whole / "checkpoints").steps() == [4, 8, 12]
+    events = b"".join(p.read_bytes() for p in (whole / "tensorboard").iterdir())
+    assert b"GIF89a" in events and b"gen/loss" in events
+
+
+def test_the_same_command_again_says_it_is_done(whole):
+    before = (whole / "metrics.jsonl").read_bytes()
+    _, err = run("train", *TINY, *length(12, 4), f"--workdir={whole}")
+    assert "done, 12 steps" in err
+    assert (whole / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("after", [2, 5, 9])
+def test_killed_and_gone_on_gives_the_same_bits(whole, tmp_path, after):
+    """kill -9 as soon as some step has been logged, wherever saving and logging then are."""
+    workdir = tmp_path / "run"
+    arguments = ["train", *TINY, *length(12, 4), f"--workdir={workdir}"]
+    process = start(*arguments)
+    deadline = time.monotonic() + 200
+    while not (workdir / "metrics.jsonl").exists() or len(
+        (workdir / "metrics.jsonl").read_text().splitlines()
+    ) < after:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    run(*arguments)
+    assert [line["step"] for line in logged(workdir)] == list(range(1, 13))
+    for step in (8, 12):
+        assert digests(workdir, step) == digests(whole, step)
+    name = "step-00000012.png"
+    assert (workdir / "samples" / name).read_bytes() == (whole / "samples" / name).read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_at_the_current_step_and_exits_85(whole, tmp_path, number):
+    workdir = tmp_path / "run"
+    arguments = ["train", *TINY, f"--workdir={workdir}"]
+    process = start(*arguments, *length(100_000))
+    deadline = time.monotonic() + 200
+    while not (workdir / "metrics.jsonl").exists() or not (workdir / "metrics.jsonl").read_text():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(number)
+    asked = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 85, err
+    assert time.monotonic() - asked < 10  # 5 s and one step, on a machine that is busy testing
+    assert signal.Signals(number).name in err and "the same command goes on" in err
+    (saved,) = Checkpoints(workdir / "checkpoints").steps()
+    assert logged(workdir)[-1]["step"] in (saved, saved - 1)
+
+
+def test_sampling_from_the_command_line(whole, tmp_path):
+    import imageio.v3 as iio
+
+    for form, count in (("mp4", 3), ("gif", 3), ("webp", 3), ("png", 1), ("npz", 1)):
+        out, _ = run(
+            "sample", whole, "--seeds=0:3", "--frames=6", "--start=2", f"--format={form}",
+            f"--out={tmp_path / form}",
+        )  # fmt: skip
+        paths = out.split()
+        assert len(paths) == count and all(pathlib.Path(p).stat().st_size for p in paths)
+    expected = sampling.load(whole).sample([0, 1, 2], 6, 2)
+    with np.load(tmp_path / "npz" / "videos.npz") as data:
+        np.testing.assert_array_equal(data["video"], expected)
+    png = iio.imread(tmp_path / "png" / "grid.png")
+    assert png.shape == (3 * 16, 6 * 16, 3)
+
+
+def test_another_config_in_the_same_workdir_is_refused(whole):
+    _, err = run(
+        "train", *TINY, *length(12, 4), f"--workdir={whole}", "--config.objective.r1.start=0.125",
+        "--config.seed=5", expect=2,
+    )  # fmt: skip
+    assert "config.objective.r1.start was 2.0, is 0.125" in err or "r1.start was" in err
+    assert "config.seed was 0, is 5" in err and "Traceback" not in err
+
+
+def test_other_clips_in_the_same_workdir_are_refused(tmp_path):
+    config = tiny_config()
+    config.data.path = str(tmp_path / "clips.npy")
+    video = np.random.default_rng(0).integers(0, 256, (12, 8, 16, 16, 3)).astype(np.uint8)
+    np.save(tmp_path / "clips.npy", video)
+    config.data.cache = str(tmp_path / "cache")
+    train.train(config, tmp_path / "run")
+    config.training.save_kclips = 0.008  # may change
+    train.train(config, tmp_path / "run")
+    np.save(tmp_path / "clips.npy", 255 - video)
+    os.utime(tmp_path / "clips.npy", (1, 1))
+    with pytest.raises(DataError, match="have changed since it began"):
+        train.train(config, tmp_path / "run")
+
+
+def test_a_nan_is_named_and_the_last_checkpoint_stays(tmp_path, monkeypatch):
+    """The learning rate explodes after the first checkpoint."""
+    from vidgen import optimizers
+
+    config = tiny_config()
+    real = optimizers.cosine
+    monkeypatch.setattr(
+        optimizers,
+        "cosine",
+        lambda start, end, steps: lambda s: jax.numpy.where(s == 2, 1e30, real(start, end, steps)(s))
+        if start == config.optimizer.learning_rate.start
+        else real(start, end, steps)(s),
+    )
+    with pytest.raises(DivergedError) as error:
+        train.train(config, tmp_path / "run")
+    text = str(error.value)
+    assert "step 3 (clips 16 to 23" in text or "step 4 (clips 24 to 31" in text
+    assert "/norm is" in text or "/loss is" in text
+    assert Checkpoints(tmp_path / "run" / "checkpoints").steps() == [2]
+    assert digests(tmp_path / "run", 2)
+
+
+def test_penalties_may_be_lazy_and_the_compute_bfloat16(tmp_path):
+    config = tiny_config()
+    config.objective.penalty_interval = 2
+    config.parallel.compute = "bfloat16"
+    config.objective.update(augmentations=("flip", "shift"))
+    config.objective.augment_p.update(start=0.3, end=0.3)
+    train.train(config, tmp_path / "run")
+    r1 = [line["dis/r1"] for line in logged(tmp_path / "run")]
+    assert [v > 0 for v in r1] == [True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["train", "--workdir=x"], "there is no --config"),
+        (["train", "--config=configs/nothing.py", "--workdir=x"], "configs/nothing.py"),
+        (["train", "--config=configs/toy.py"], "--workdir"),
+        (["train", *TINY, "--workdir=x", "--config.training.batchsize=4"], "training.batch_size"),
+        (["train", *TINY, "--workdir=x", "--config.training.batch_size=four"], "batch_size"),
+        (["train", *TINY, "--workdir=x", "--config.optimizer.name=adma"], "adam"),
+        (["train", *TINY, "--workdir=x", "--stride=4"], "--stride=4"),
+        (["sample", "x", "--seeds=a"], "--seeds=a"),
+        (["sample", "x", "--format=avi"], "mp4"),
+        (["simple", "x"], "sample"),
+        (["evaluate", "x", "--metrics=fid"], "toy"),
+    ],
+)
+def test_wrong_words_are_answered_in_a_line_or_two(arguments, says, capfd, monkeypatch):
+    from vidgen import cli
+
+    monkeypatch.chdir(ROOT)
+    assert cli.main(arguments) == 2
+    err = capfd.readouterr().err
+    assert says in err and "Traceback" not in err and 1 <= len(err.strip().splitlines()) <= 2
+
+
+def test_missing_clips_and_runs_have_their_exit_codes(tmp_path):
+    _, err = run(
+        "train", *TINY, f"--workdir={tmp_path / 'w'}", f"--config.data.path={tmp_path / 'no'}", expect=3
+    )
+    assert str(tmp_path / "no") in err and "Traceback" not in err
+    _, err = run("sample", tmp_path / "nothing", expect=5)
+    assert str(tmp_path / "nothing") in err and "Traceback" not in err
+
+
+def test_inspect_doctor_and_bench_answer(tmp_path):
+    out, _ = run("data", "inspect", "toy:clips=8", f"--sheet={tmp_path / 'sheet.png'}")
+    assert "disc" in out and (tmp_path / "sheet.png").stat().st_size
+    out, _ = run("doctor")
+    assert "jaxlib" in out and "devices" in out
+
+
+def test_the_first_message_comes_before_jax_is_imported():
+    code = (
+        "import sys\n"
+        "from vidgen import cli, logs\n"
+        "def say(text):\n"
+        "    print(sorted({'jax', 'flax', 'av'} & set(sys.modules))); raise SystemExit\n"
+        "logs.say = say\n"
+        "cli.main(sys.argv[1:])\n"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code, "train", *TINY, "--workdir=x"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert out.stdout.strip() == "[]", out.stdout + out.stderr

@@ -1,0 +1,209 @@
+"""Properties that every generator and every discriminator must have."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import TINY_DISCRIMINATOR, TINY_GENERATOR
+
+from vidgen import keys, models
+from vidgen.errors import ConfigError
+
+SIZE, FRAMES, BATCH = 16, 8, 3
+
+
+@pytest.fixture(params=["residual", "residual, no classes", "residual, bfloat16"])
+def generator(request):
+    kind, _, more = request.param.partition(", ")
+    return models.build(
+        models.GENERATORS,
+        kind,
+        **TINY_GENERATOR,
+        size=SIZE,
+        classes=0 if more == "no classes" else 2,
+        dtype="bfloat16" if more == "bfloat16" else "float32",
+    )
+
+
+@pytest.fixture(params=["residual", "residual, no classes", "residual, bfloat16"])
+def discriminator(request):
+    kind, _, more = request.param.partition(", ")
+    return models.build(
+        models.DISCRIMINATORS,
+        kind,
+        **TINY_DISCRIMINATOR,
+        size=SIZE,
+        classes=0 if more == "no classes" else 2,
+        dtype="bfloat16" if more == "bfloat16" else "float32",
+    )
+
+
+def randomized(params, seed=0):
+    """Replaces every parameter by noise: layers that start at zero must not hide a dependency."""
+    leaves, tree = jax.tree.flatten(params)
+    rng = np.random.default_rng(seed)
+    return jax.tree.unflatten(
+        tree, [jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype) for x in leaves]
+    )
+
+
+def noise(generator, frames, first_knot=0, batch=BATCH):
+    clip_keys = keys.per_clip(keys.root(0), np.arange(batch))
+    content = keys.normal(clip_keys, (generator.content,))
+    begin = jnp.full((batch,), first_knot - generator.context)
+    motion = keys.over_time(clip_keys, begin, generator.knots(frames), generator.motion)
+    return content, motion
+
+
+def make(generator, params, content, motion, phase, frames):
+    label = jnp.arange(len(content)) % 2 if generator.classes else None
+    return apply(generator, frames)({"params": params}, content, motion, jnp.asarray(phase), label)
+
+
+@functools.lru_cache(maxsize=None)
+def apply(module, frames=None):
+    """Compiles a module once for all tests."""
+    return jax.jit(module.apply if frames is None else functools.partial(module.apply, frames=frames))
+
+
+@pytest.fixture
+def trained(generator):
+    content, motion = noise(generator, FRAMES)
+    label = jnp.zeros(BATCH, int) if generator.classes else None
+    init = jax.jit(functools.partial(generator.init, frames=FRAMES))
+    variables = init(jax.random.key(0), content, motion, jnp.zeros(BATCH, int), label)
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {np.dtype("float32")}
+    return randomized(variables["params"])
+
+
+def test_video_has_its_shape_and_range(generator, trained):
+    video = make(generator, trained, *noise(generator, FRAMES), [0, 1, 3], FRAMES)
+    assert video.shape == (BATCH, FRAMES, SIZE, SIZE, 3) and video.dtype == jnp.float32
+    assert np.abs(video).max() <= 1 and np.std(video) > 0.01
+
+
+def test_a_clip_does_not_depend_on_its_batch(generator, trained):
+    content, motion = noise(generator, FRAMES)
+    whole = make(generator, trained, content, motion, [0, 1, 2], FRAMES)
+    changed = content.at[0].set(7.0)
+    others = make(generator, trained, changed, motion.at[0].set(3.0), [2, 1, 2], FRAMES)
+    np.testing.assert_array_equal(whole[1:], others[1:])
+    assert not np.array_equal(whole[0], others[0])
+
+
+def test_overlapping_windows_agree(generator, trained):
+    """Frames 4..8 seen from a window at 0 and from one at 4: the same shape, so the same bits."""
+    stride = generator.stride
+    early = make(generator, trained, *noise(generator, FRAMES), [0] * BATCH, FRAMES)
+    late = make(generator, trained, *noise(generator, FRAMES, 1), [0] * BATCH, FRAMES)
+    np.testing.assert_array_equal(early[:, stride:], late[:, : FRAMES - stride])
+
+
+def test_phase_is_a_shift_in_time(generator, trained):
+    content, motion = noise(generator, FRAMES)
+    plain = make(generator, trained, content, motion, [0] * BATCH, FRAMES)
+    shifted = make(generator, trained, content, motion, [3] * BATCH, FRAMES)
+    np.testing.assert_allclose(plain[:, 3:], shifted[:, :-3], atol=2e-2 if generator.dtype == "bfloat16" else 1e-5)
+
+
+def test_a_window_has_exactly_the_motion_it_needs(generator, trained):
+    """Every step of the noise reaches a frame at the last phase, so none is drawn in vain."""
+    content, motion = noise(generator, FRAMES)
+    phase = [generator.stride - 1] * BATCH
+    plain = make(generator, trained, content, motion, phase, FRAMES)
+    for knot in range(motion.shape[1]):
+        moved = motion.at[:, knot].add(1.0)
+        assert not np.array_equal(plain, make(generator, trained, content, moved, phase, FRAMES))
+
+
+def test_label_content_and_motion_matter(generator, trained):
+    content, motion = noise(generator, FRAMES)
+    plain = make(generator, trained, content, motion, [0] * BATCH, FRAMES)
+    assert not np.allclose(plain, make(generator, trained, content + 1, motion, [0] * BATCH, FRAMES))
+    if generator.classes:
+        one, two = (
+            apply(generator, FRAMES)(
+                {"params": trained}, content, motion, jnp.zeros(BATCH, int), jnp.full(BATCH, label)
+            )
+            for label in (0, 1)
+        )
+        assert not np.allclose(one, two)
+
+
+def judge(discriminator, params, video, label):
+    label = label if discriminator.classes else None
+    return apply(discriminator)({"params": params}, video, label)
+
+
+@pytest.fixture
+def judged(discriminator):
+    video = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (BATCH, FRAMES, SIZE, SIZE, 3)))
+    label = jnp.array([0, 1, 0])
+    init = jax.jit(discriminator.init)
+    variables = init(jax.random.key(0), video, label if discriminator.classes else None)
+    return randomized(variables["params"]), video, label
+
+
+def test_logits_are_float32_and_one_a_clip(discriminator, judged):
+    logits = judge(discriminator, *judged)
+    assert logits.shape == (BATCH,) and logits.dtype == jnp.float32
+
+
+def test_a_logit_does_not_depend_on_the_batch(discriminator, judged):
+    params, video, label = judged
+    logits = judge(discriminator, params, video, label)
+    others = judge(discriminator, params, video.at[0].set(0.0), label)
+    np.testing.assert_array_equal(logits[1:], others[1:])
+    assert logits[0] != others[0]
+
+
+def test_every_pixel_of_every_frame_is_seen(discriminator, judged):
+    params, video, label = judged
+    slopes = jax.jit(jax.grad(lambda v: judge(discriminator, params, v, label).sum()))(video)
+    assert np.mean(np.asarray(slopes) != 0) > 0.99
+
+
+def test_order_of_frames_and_label_matter(discriminator, judged):
+    params, video, label = judged
+    logits = judge(discriminator, params, video, label)
+    assert not np.allclose(logits, judge(discriminator, params, video[:, ::-1], label))
+    if discriminator.classes:
+        assert not np.allclose(logits, judge(discriminator, params, video, 1 - label))
+
+
+@pytest.mark.parametrize(
+    "registry, kind, arguments, says",
+    [
+        ("GENERATORS", "resnet", {}, "one of residual"),
+        ("GENERATORS", "residual", {"width": 3}, "widths"),
+        ("GENERATORS", "residual", {"widths": 64}, "tuple"),
+        ("GENERATORS", "residual", {"stride": 0}, "at least 1"),
+        ("GENERATORS", "residual", {"widths": (8, 8, 8, 8)}, "multiple of 32"),
+        ("DISCRIMINATORS", "residual", {"widths": (8, 8, 8)}, "size / patch"),
+        ("DISCRIMINATORS", "residual", {"front": 8}, "at least 12"),
+        ("DISCRIMINATORS", "residual", {"blocks": -1}, "at least 0"),
+    ],
+)
+def test_wrong_arguments_are_named(registry, kind, arguments, says):
+    with pytest.raises(ConfigError) as error:
+        models.build(getattr(models, registry), kind, size=16, **arguments)
+    text = f"{error.value} {error.value.hint}"
+    assert says in text and next(iter(arguments), "kind") in text
+
+
+def test_conv3x3_is_a_convolution_on_small_and_large_maps():
+    from vidgen.models.layers import Conv3x3
+
+    rng = np.random.default_rng(0)
+    kernel, bias = rng.normal(size=(3, 3, 2, 5)), rng.normal(size=5)
+    for side in (4, 8, 16):
+        x = rng.normal(size=(2, side, side, 2))
+        padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        expected = bias + sum(
+            padded[:, i : i + side, j : j + side] @ kernel[i, j] for i in range(3) for j in range(3)
+        )
+        params = {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}
+        got = Conv3x3(5).apply({"params": params}, jnp.asarray(x))
+        np.testing.assert_allclose(got, expected, atol=1e-4)

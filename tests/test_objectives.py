@@ -1,0 +1,87 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vidgen import objectives
+
+rng = np.random.default_rng(0)
+REAL, FAKE = rng.normal(size=5) * 3, rng.normal(size=5) * 3
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+# The discriminator's and generator's losses as their papers write them, with sigmoids and logs.
+PAPERS = {
+    "rpgan": (
+        lambda r, f: -np.mean(np.log(sigmoid(r - f))),
+        lambda r, f: -np.mean(np.log(sigmoid(f - r))),
+    ),
+    "non_saturating": (
+        lambda r, f: -np.mean(np.log(sigmoid(r))) - np.mean(np.log(1 - sigmoid(f))),
+        lambda r, f: -np.mean(np.log(sigmoid(f))),
+    ),
+    "minimax": (
+        lambda r, f: -np.mean(np.log(sigmoid(r))) - np.mean(np.log(1 - sigmoid(f))),
+        lambda r, f: np.mean(np.log(1 - sigmoid(f))),
+    ),
+    "hinge": (
+        lambda r, f: np.mean(relu(1 - r)) + np.mean(relu(1 + f)),
+        lambda r, f: -np.mean(f),
+    ),
+    "least_squares": (
+        lambda r, f: 0.5 * np.mean((r - 1) ** 2) + 0.5 * np.mean(f**2),
+        lambda r, f: 0.5 * np.mean((f - 1) ** 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", objectives.LOSSES)
+def test_losses_are_those_of_the_papers(name):
+    for ours, paper in zip(objectives.LOSSES[name], PAPERS[name], strict=True):
+        np.testing.assert_allclose(ours(jnp.array(REAL), jnp.array(FAKE)), paper(REAL, FAKE), 1e-5)
+
+
+@pytest.mark.parametrize("name", objectives.LOSSES)
+def test_losses_are_finite_for_extreme_logits(name):
+    for loss in objectives.LOSSES[name]:
+        for real, fake in ((1e4, -1e4), (-1e4, 1e4)):
+            value, slope = jax.value_and_grad(
+                lambda r, f=fake, g=loss: g(jnp.array([r]), jnp.array([f]))
+            )(real)
+            assert np.isfinite(value) and np.isfinite(slope)
+
+
+def test_penalties_are_squared_gradient_norms():
+    shape = (2, 2, 4, 4, 3)
+    real, fake = rng.normal(size=shape), rng.normal(size=shape)
+    weight = rng.normal(size=shape[1:])
+
+    def critic(video):  # logit = (w . x)^2 / 2, so its gradient is (w . x) w
+        return 0.5 * jnp.sum(video * weight[None], axis=(1, 2, 3, 4)) ** 2
+
+    on_real, on_fake, r1, r2 = objectives.critic_with_penalties(
+        critic, jnp.array(real), jnp.array(fake)
+    )
+    for clips, logits, penalty in ((real, on_real, r1), (fake, on_fake, r2)):
+        dots = np.einsum("bthwc,thwc->b", clips, weight)
+        np.testing.assert_allclose(logits, 0.5 * dots**2, rtol=1e-4)
+        np.testing.assert_allclose(penalty, dots**2 * np.sum(weight**2), rtol=1e-4)
+
+
+def test_penalties_can_be_differentiated_by_the_critics_parameters():
+    video = jnp.array(rng.normal(size=(3, 1, 2, 2, 1)))
+
+    def penalty(scale):  # gradient of scale * sum(x^2) / 2 is scale * x
+        critic = lambda v: 0.5 * scale * jnp.sum(v**2, axis=(1, 2, 3, 4))  # noqa: E731
+        return jnp.sum(objectives.critic_with_penalties(critic, video, video)[2])
+
+    np.testing.assert_allclose(
+        jax.grad(penalty)(3.0), 2 * 3.0 * np.sum(np.asarray(video) ** 2), rtol=1e-5
+    )

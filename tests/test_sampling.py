@@ -1,0 +1,136 @@
+"""The promise: frame t of seed s has the same bits from any window, stream or company."""
+
+import functools
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from conftest import TINY_GENERATOR, tiny_config
+
+from vidgen import models, sampling
+from vidgen.errors import ConfigError, StorageError
+
+
+@functools.lru_cache(maxsize=None)
+def make(batch=1, chunk=8, classes=("disc", "square")):
+    generator = models.build(
+        models.GENERATORS, "residual", **TINY_GENERATOR, size=16, classes=len(classes)
+    )
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: (0.3 * rng.normal(size=x.shape)).astype(np.float32),
+        sampling.abstract_params(generator),
+    )
+    meta = {"classes": classes, "fps": 12.0}
+    return sampling.sampler(generator, params, meta, 5, batch=batch, chunk=chunk)
+
+
+def test_videos_differ_by_seed_and_move():
+    video = make().sample([0, 1, 2], 24)
+    assert video.shape == (3, 24, 16, 16, 3) and video.dtype == np.uint8
+    assert len({v.tobytes() for v in video}) == 3
+    assert all(len({f.tobytes() for f in v}) > 12 for v in video)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("start", [0, 3, 1000, 1_000_003])
+def test_windows_streams_and_batches_agree_bit_for_bit(batch, start):
+    sampler = make(batch)
+    expected = sampler.sample([7], 64, start)[0]
+    late = sampler.sample([7], 20, start + 30)[0]
+    np.testing.assert_array_equal(expected[30:50], late)
+    streamed = np.stack(list(itertools.islice(sampler.stream(7, start), 64)))
+    np.testing.assert_array_equal(expected, streamed)
+    crowd = sampler.sample([3, 1, 4, 15, 9, 7, 6], 64, start)
+    np.testing.assert_array_equal(expected, crowd[5])
+
+
+def test_another_batch_or_chunk_differs_by_rounding_only():
+    expected = make(1, 8).sample([7, 8], 32).astype(int)
+    for other in (make(4, 8), make(1, 16)):
+        assert np.abs(other.sample([7, 8], 32) - expected).max() <= 1
+
+
+def test_labels_choose_the_class():
+    sampler = make()
+    by_name = sampler.sample([4, 5], 8, labels="square")
+    np.testing.assert_array_equal(by_name, sampler.sample([4, 5], 8, labels=[1, 1]))
+    assert not np.array_equal(by_name, sampler.sample([4, 5], 8, labels=0))
+    assert set(sampler.latents(range(8), 4)["label"]) == {0, 1}
+
+
+def test_decoded_latents_are_the_sample_and_can_be_edited():
+    sampler = make(4)
+    latents = sampler.latents([1, 2, 3], 20, 5)
+    np.testing.assert_array_equal(sampler.decode(latents, 20, 5), sampler.sample([1, 2, 3], 20, 5))
+    swapped = {**latents, "content": latents["content"][::-1], "label": latents["label"][::-1]}
+    video = sampler.decode(swapped, 20, 5)
+    # Clip 1 keeps all its own; the others have another's looks.
+    np.testing.assert_array_equal(video[1], sampler.sample([2], 20, 5)[0])
+    assert not np.array_equal(video[0], sampler.sample([1], 20, 5)[0])
+    with pytest.raises(ConfigError, match="steps of motion"):
+        sampler.decode(latents, 40, 5)
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        ({"seeds": [], "frames": 4}, "seeds"),
+        ({"seeds": [-1], "frames": 4}, "-1"),
+        ({"seeds": [1.5], "frames": 4}, "whole numbers"),
+        ({"seeds": [1], "frames": 0}, "frames is 0"),
+        ({"seeds": [1], "frames": 4, "start": -1}, "start is -1"),
+        ({"seeds": [1], "frames": 4, "start": 2**31}, "start is"),
+        ({"seeds": [1], "frames": 4, "labels": "cube"}, "'cube'"),
+        ({"seeds": [1], "frames": 4, "labels": 2}, "2"),
+        ({"seeds": [1, 2], "frames": 4, "labels": [0]}, "1 labels for 2 seeds"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, says):
+    with pytest.raises(ConfigError) as error:
+        make().sample(**arguments)
+    assert says in f"{error.value} {error.value.hint}"
+
+
+def test_a_chunk_must_fit_the_stride():
+    with pytest.raises(ConfigError, match="chunk is 6") as error:
+        make(1, 6)
+    assert "4" in error.value.hint
+
+
+def test_loading_what_is_not_there_says_so(tmp_path):
+    with pytest.raises(StorageError, match="no run in"):
+        sampling.load(tmp_path / "nothing")
+    with pytest.raises(StorageError, match="no checkpoint"):
+        sampling.load(tmp_path)
+
+
+def test_streaming_takes_constant_memory():
+    import tracemalloc
+
+    stream = make(1, 64).stream(3)
+    for _ in range(200):
+        next(stream)
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for _ in range(10_000):
+        next(stream)
+    after = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert after - before < 2_000_000  # 10,000 frames are 7.7 MB
+
+
+def test_a_trained_run_is_loaded_by_its_path(tmp_path):
+    import vidgen
+    from vidgen import train
+
+    config = tiny_config()
+    train.train(config, tmp_path / "run")
+    sampler = vidgen.load(tmp_path / "run")
+    assert sampler.classes == ("disc", "square") and sampler.fps == 10.0
+    assert sampler.step == 4 and sampler.sample([0], 5).shape == (1, 5, 16, 16, 3)
+    assert vidgen.load(tmp_path / "run", 2).step == 2
+    assert not np.array_equal(
+        vidgen.load(tmp_path / "run", 2).sample([0], 5), sampler.sample([0], 5)
+    )

@@ -1,0 +1,350 @@
+"""Reading and writing video files, and the arrangement of clips into pictures."""
+
+import errno
+import pathlib
+import re
+import struct
+import types
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from vidgen import frames, video_io
+from vidgen.errors import DataError, StorageError
+
+SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def shared():
+    if not SHARED.is_dir():
+        pytest.skip("no ../shared/data beside the repository")
+    return SHARED
+
+
+def smooth(count=6, height=24, width=40):
+    """Slowly varying colours, which lossy codecs keep."""
+    t, y, x = np.meshgrid(
+        np.arange(count) / count,
+        np.arange(height) / height,
+        np.arange(width) / width,
+        indexing="ij",
+    )
+    return np.stack([255 * x, 255 * y, 255 * t], -1).astype(np.uint8)
+
+
+def encode(
+    path, arrays, codec="ffv1", pix_fmt="bgr0", pts=None, rate=25, options=None, format="rgb24"
+):
+    """Writes arrays with PyAV alone, one tick of `pts` being a millisecond."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options=options or {})
+        stream.width, stream.height = arrays[0].shape[1], arrays[0].shape[0]
+        stream.pix_fmt = pix_fmt
+        if pts is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for n, array in enumerate(arrays):
+            frame = av.VideoFrame.from_ndarray(array, format=format)
+            if pts is not None:
+                frame.pts, frame.time_base = pts[n], stream.codec_context.time_base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize(("suffix", "error"), [(".mp4", 4.0), (".gif", 6.0), (".webp", 0.0)])
+def test_written_video_reads_back(tmp_path, suffix, error):
+    video = smooth()
+    path = tmp_path / f"a{suffix}"
+    video_io.write_video(path, video, fps=12.5)
+    read = video_io.read_video(path)
+    assert read.shape == video.shape and read.dtype == np.uint8
+    assert np.abs(read.astype(int) - video).mean() <= error
+    info = video_io.probe(path)
+    assert (info.width, info.height, info.frames) == (40, 24, 6)
+    assert info.fps == pytest.approx(12.5)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_npz_is_exact_and_of_any_batch(tmp_path):
+    video = smooth()[None].repeat(2, 0)
+    video_io.write_video(tmp_path / "a.npz", video, fps=29.97)
+    with np.load(tmp_path / "a.npz") as arrays:
+        assert (arrays["video"] == video).all() and arrays["fps"] == 29.97
+
+
+def test_odd_sides_are_padded_in_mp4_only(tmp_path):
+    video = smooth(3, 21, 33)
+    video_io.write_video(tmp_path / "a.mp4", video, fps=25)
+    read = video_io.read_video(tmp_path / "a.mp4")
+    assert read.shape == (3, 22, 34, 3)
+    assert np.abs(read[:, :21, :33].astype(int) - video).mean() < 4
+    video_io.write_video(tmp_path / "a.webp", video, fps=25)
+    assert (video_io.read_video(tmp_path / "a.webp") == video).all()
+
+
+def test_gif_delays_follow_the_rate_on_average(tmp_path):
+    video_io.write_video(tmp_path / "a.gif", smooth(31), fps=29.97)
+    with av.open(str(tmp_path / "a.gif")) as container:
+        times = [float(frame.time) for frame in container.decode(video=0)]
+    assert times[-1] == pytest.approx(30 / 29.97, abs=0.011)
+
+
+@pytest.mark.parametrize(
+    ("name", "video", "fps", "said"),
+    [
+        ("a.avi", smooth(), 25, "choose .mp4"),
+        ("a.mp4", smooth().astype(np.float32), 25, "float32"),
+        ("a.mp4", smooth()[None], 25, "(1, 6, 24, 40, 3)"),
+        ("a.mp4", smooth()[:0], 25, "(0, 24, 40, 3)"),
+        ("a.mp4", smooth(), 0, "0 frames a second"),
+    ],
+)
+def test_write_refuses_what_it_cannot_write(tmp_path, name, video, fps, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        video_io.write_video(tmp_path / name, video, fps)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", sorted(video_io._WRITERS))
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, suffix):
+    path = tmp_path / f"a{suffix}"
+    video_io.write_video(path, smooth(), fps=25)
+    good = path.read_bytes()
+
+    def full(temporary, video, fps):
+        temporary.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setitem(video_io._WRITERS, suffix, full)
+    with pytest.raises(StorageError, match="no space left") as caught:
+        video_io.write_video(path, smooth(), fps=25)
+    assert str(path) in str(caught.value) and caught.value.hint and caught.value.exit_code == 5
+    assert path.read_bytes() == good
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "a.png"
+    with pytest.raises(StorageError, match=re.escape(str(path))):
+        video_io.write_png(path, smooth()[0])
+
+
+def test_grid_places_every_clip():
+    videos = np.random.default_rng(0).integers(1, 256, (5, 2, 3, 4, 3), np.uint8)
+    tiled = video_io.grid(videos, columns=2)
+    assert tiled.shape == (2, 9, 8, 3)
+    for n in range(5):
+        row, column = divmod(n, 2)
+        assert (tiled[:, 3 * row : 3 * row + 3, 4 * column : 4 * column + 4] == videos[n]).all()
+    assert not tiled[:, 6:, 4:].any()
+    assert video_io.grid(videos).shape == (2, 6, 12, 3)
+
+
+def test_film_strips_show_first_to_last(tmp_path):
+    videos = np.random.default_rng(0).integers(0, 256, (2, 5, 3, 4, 3), np.uint8)
+    strips = video_io.film_strips(videos, columns=3)
+    assert strips.shape == (6, 12, 3)
+    for row in range(2):
+        for column, frame in enumerate((0, 2, 4)):
+            tile = strips[3 * row : 3 * row + 3, 4 * column : 4 * column + 4]
+            assert (tile == videos[row, frame]).all()
+    video_io.write_grid(tmp_path / "a.png", videos, columns=3)
+    assert (np.asarray(Image.open(tmp_path / "a.png")) == strips).all()
+
+
+def test_float_and_back():
+    levels = np.arange(256, dtype=np.uint8)
+    floats = video_io.to_float(levels)
+    assert floats.dtype == np.float32 and floats[0] == -1 and floats[255] == 1
+    assert (video_io.to_uint8(floats) == levels).all()
+    assert video_io.to_uint8(np.array([-3.0, 3.0, 0.0039])).tolist() == [0, 255, 128]
+    with pytest.raises(ValueError, match="NaN"):
+        video_io.to_uint8(np.array([np.nan]))
+    with pytest.raises(TypeError, match="float32"):
+        video_io.to_float(floats)
+
+
+# -------------------------------------------------------------------------------- decoding
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv444p", "bgr0"])
+def test_resize_is_antialiased_on_both_paths(tmp_path, pix_fmt):
+    # One pixel wide stripes: anything that skips pixels sees black or white, or beats between them.
+    stripes = np.zeros((64, 100, 3), np.uint8)
+    stripes[:, ::2] = 255
+    encode(tmp_path / "a.mkv", [stripes], pix_fmt=pix_fmt)
+    small = video_io.read_video(tmp_path / "a.mkv", size=16)
+    assert small.shape == (1, 16, 25, 3)
+    assert np.abs(small[:, :, 2:-2].astype(int) - 127).max() < 16
+
+
+def test_resize_agrees_with_an_area_mean(tmp_path):
+    picture = np.kron(np.random.default_rng(0).integers(0, 256, (8, 12, 3)), np.ones((8, 8, 1)))
+    encode(tmp_path / "a.mkv", [picture.astype(np.uint8)], pix_fmt="yuv444p")
+    small = video_io.read_video(tmp_path / "a.mkv", size=8)[0].astype(float)
+    # A triangle of twice the step: each pixel takes 3/4 of its own block and 1/8 of its neighbours.
+    kernel = np.array([1, 6, 1]) / 8
+    blocks = np.pad(picture[::8, ::8], ((1, 1), (1, 1), (0, 0)), mode="edge")
+    rows = sum(kernel[i] * blocks[i : i + 8] for i in range(3))
+    wanted = sum(kernel[i] * rows[:, i : i + 12] for i in range(3))
+    assert np.abs(small - wanted)[1:-1, 1:-1].mean() < 2.5
+
+
+ORIENTATIONS = {
+    (1, 0, 0, 1): lambda a: a,
+    (0, 1, -1, 0): lambda a: np.rot90(a, -1),
+    (-1, 0, 0, -1): lambda a: np.rot90(a, 2),
+    (0, -1, 1, 0): lambda a: np.rot90(a, 1),
+    (-1, 0, 0, 1): np.fliplr,
+    (1, 0, 0, -1): np.flipud,
+    (0, 1, 1, 0): lambda a: a.transpose(1, 0, 2),
+    (0, -1, -1, 0): lambda a: np.rot90(a.transpose(1, 0, 2), 2),
+}
+
+
+@pytest.mark.parametrize("matrix", ORIENTATIONS)
+def test_rotation_metadata_is_obeyed(tmp_path, matrix):
+    video_io.write_video(tmp_path / "a.mp4", smooth(2), fps=25)
+    stored = video_io.read_video(tmp_path / "a.mp4")
+    data = (tmp_path / "a.mp4").read_bytes()
+    a, b, c, d = matrix
+    identity = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    turned = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    at = data.index(identity, data.index(b"tkhd"))
+    (tmp_path / "b.mp4").write_bytes(data[:at] + turned + data[at + 36 :])
+    read = video_io.read_video(tmp_path / "b.mp4")
+    wanted = np.stack([ORIENTATIONS[matrix](frame) for frame in stored])
+    assert read.shape == wanted.shape
+    assert (read == wanted).all()
+    info = video_io.probe(tmp_path / "b.mp4")
+    assert (info.height, info.width) == wanted.shape[1:3]
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "apng"])
+def test_transparency_lies_over_the_background(tmp_path, suffix):
+    picture = np.zeros((16, 16, 4), np.uint8)
+    picture[:, :8] = (255, 0, 0, 255)
+    other = picture.copy()
+    other[8:, :8] = (0, 0, 255, 255)
+    first, second = Image.fromarray(picture), Image.fromarray(other)
+    kind = {"gif": "GIF", "webp": "WEBP", "apng": "PNG"}[suffix]
+    options = {"gif": {"disposal": 2}, "webp": {"lossless": True}, "apng": {}}[suffix]
+    path = tmp_path / f"a.{suffix}"
+    first.save(path, kind, save_all=True, append_images=[second], duration=100, **options)
+    if suffix == "webp":  # libwebp forgets to flag the transparency of such a small animation
+        data = bytearray((tmp_path / "a.webp").read_bytes())
+        data[20] |= 0x10
+        (tmp_path / "a.webp").write_bytes(data)
+    video = video_io.read_video(tmp_path / f"a.{suffix}", background=(0, 200, 0))
+    assert video.shape == (2, 16, 16, 3)
+    assert (video[:, :, 8:] == (0, 200, 0)).all()
+    assert (video[:, :8, :8] == (255, 0, 0)).all()
+    assert (video[1, 8:, :8] == (0, 0, 255)).all()
+
+
+def test_grey_becomes_rgb_exactly(tmp_path):
+    grey = np.arange(240, dtype=np.uint8).reshape(12, 20)
+    encode(tmp_path / "a.mkv", [grey], pix_fmt="gray", format="gray")
+    video = video_io.read_video(tmp_path / "a.mkv")
+    assert (video == grey[None, :, :, None]).all()
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p10le", "yuv422p", "yuvj420p", "yuv444p12le"])
+def test_pixel_formats_keep_their_colours(tmp_path, pix_fmt):
+    video = smooth()
+    codec = "mjpeg" if pix_fmt == "yuvj420p" else "ffv1"
+    encode(tmp_path / "a.mkv", video, codec, pix_fmt)
+    read = video_io.read_video(tmp_path / "a.mkv")
+    assert np.abs(read.astype(int) - video).mean() < 3
+
+
+def test_frames_are_taken_by_their_times_not_their_number(tmp_path):
+    # Grey level = time in tens of milliseconds; the rate drops from 50 to 10 in the middle.
+    pts = [0, 20, 40, 60, 80, 100, 200, 300, 400]
+    arrays = [np.full((16, 16, 3), p // 2, np.uint8) for p in pts]
+    encode(tmp_path / "a.mkv", arrays, pts=pts, rate=50)
+    every = video_io.read_video(tmp_path / "a.mkv")[:, 0, 0, 0].tolist()
+    assert every == [p // 2 for p in pts]
+    at20 = video_io.read_video(tmp_path / "a.mkv", fps=20)[:, 0, 0, 0].astype(int) * 2
+    wanted = [min(pts, key=lambda p: (abs(p - t), p)) for t in range(0, 401, 50)]
+    assert at20.tolist() == wanted
+    part = video_io.read_video(tmp_path / "a.mkv", start=0.06, end=0.3)[:, 0, 0, 0] * 2
+    assert part.tolist() == [60, 80, 100, 200]
+
+
+def test_seeking_gives_the_frames_of_a_full_decode(tmp_path):
+    arrays = [np.full((16, 16, 3), 2 * n, np.uint8) for n in range(120)]
+    encode(tmp_path / "a.mp4", arrays, "libx264", "yuv444p", options={"g": "30", "crf": "0"})
+    full = video_io.read_video(tmp_path / "a.mp4")
+    part = video_io.read_video(tmp_path / "a.mp4", start=3.0, end=4.0)
+    assert len(part) == 25 and (part == full[75:100]).all()
+
+
+def test_resample_takes_the_nearest_frame():
+    times = np.cumsum(np.random.default_rng(0).uniform(0.01, 0.2, 40))
+    taken = list(frames.resample(zip(times, range(40), strict=True), 12.0))
+    wanted = np.arange(times[0], times[-1] + 1e-6, 1 / 12)
+    assert len(taken) == len(wanted)
+    for (seconds, number), t in zip(taken, wanted, strict=True):
+        assert seconds == pytest.approx(t)
+        assert abs(times[number] - t) == pytest.approx(np.abs(times - t).min())
+
+
+def test_shuffled_and_missing_times_are_put_in_order():
+    stamps = [0.04, 0.08, 0.16, 0.12, 0.2, 0.28, 0.24, None]
+    fakes = [types.SimpleNamespace(time=stamp, number=n) for n, stamp in enumerate(stamps)]
+    ordered = list(frames._in_order(fakes, 25.0))
+    assert [frame.number for _, frame in ordered] == list(range(8))
+    assert [t for t, _ in ordered] == pytest.approx([0.04 * n for n in range(1, 8)] + [0.28])
+
+
+@pytest.mark.parametrize(
+    ("stored", "aspect", "wanted"),
+    [((640, 480), 1.0, (85, 64)), ((480, 640), 1.0, (64, 85)), ((340, 256), 64 / 51, (107, 64))],
+)
+def test_scaled_keeps_the_displayed_aspect(stored, aspect, wanted):
+    assert frames.scaled(*stored, 64, aspect) == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("text.mp4", b"not a video at all\n" * 50, "invalid data"),
+        ("list.mp4", b"ffconcat version 1.0\nfile other.mp4\n", "list.mp4"),
+        ("empty.mp4", b"", "empty.mp4"),
+    ],
+)
+def test_what_is_no_video_is_named(tmp_path, name, data, said):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DataError, match=said) as caught:
+        video_io.read_video(tmp_path / name)
+    assert name in str(caught.value)
+    with pytest.raises(DataError, match=r"absent\.mp4.*no such file"):
+        video_io.probe(tmp_path / "absent.mp4")
+
+
+def test_shared_clips_have_the_sizes_of_the_manifest(shared):
+    text = (shared / "MANIFEST.md").read_text("utf-8")
+    rows = re.findall(r"^\| `([^`]+)` \| \d+ \| (\d+)x(\d+) \| \d+ \|", text, re.M)
+    rows = [row for row in rows if (shared / "clips" / row[0]).exists()]
+    assert len(rows) == 45
+    for name, width, height in rows:
+        info = video_io.probe(shared / "clips" / name)
+        turned = name == "video_90.mov"  # the manifest has sizes as stored
+        wanted = (int(height), int(width)) if turned else (int(width), int(height))
+        assert (name, info.width, info.height) == (name, *wanted)
+
+
+def test_rotated_shared_clip_shows_its_keyboard_upright(shared):
+    path = shared / "clips" / "video_90.mov"
+    upright = video_io.read_video(path)
+    with av.open(str(path)) as container:
+        stored = next(container.decode(video=0)).to_ndarray(format="rgb24", threads=1)
+    assert upright.shape[1:3] == (568, 320)
+    turned = np.rot90(stored, -1).astype(int)
+    assert np.abs(turned - upright[0]).mean() < 3
+    assert np.abs(turned[::-1, ::-1] - upright[0]).mean() > 20

@@ -1,0 +1,313 @@
+"""The commands: `vidgen train|sample|evaluate|data|bench|doctor`; the same as `python -m vidgen`.
+
+Errors meant for a person are one or two lines and an exit code (README); `--debug` shows where they
+come from. JAX is imported after the arguments have been read.
+"""
+
+import argparse
+import logging
+import pathlib
+import shlex
+import sys
+from typing import Any
+
+from vidgen import __version__
+from vidgen.errors import ConfigError, VidgenError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command and returns its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    logging.basicConfig(format="vidgen: %(message)s", level=logging.WARNING)
+    try:
+        options, config_flags = _parser().parse_known_args(arguments)
+        wrong = [f for f in config_flags if not f.startswith("--config")]
+        if wrong or (config_flags and not hasattr(options, "takes_config")):
+            unknown = (wrong or config_flags)[0]
+            raise ConfigError(f"unknown argument {unknown!r}", f"vidgen {options.command} --help")
+        if hasattr(options, "takes_config"):
+            options.config = read_config(config_flags, options.takes_config)
+        options.line = shlex.join(["vidgen", *arguments])
+        return options.run(options) or 0
+    except VidgenError as error:
+        if "--debug" in arguments:
+            raise
+        print(f"vidgen: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"        {error.hint}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        if "--debug" in arguments:
+            raise
+        print("vidgen: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as in `vidgen ... | head`
+        sys.stdout = None
+        return 0
+
+
+def read_config(config_flags: list[str], required: bool) -> Any:
+    """Reads `--config=FILE --config.FIELD=VALUE ...` into a config.
+
+    Args:
+      config_flags: The flags.
+      required: Whether there must be a file; otherwise None is returned without one.
+
+    Raises:
+      ConfigError: The file cannot be read, or a field or its value is wrong.
+    """
+    from absl import flags
+    from ml_collections import config_flags as reader
+
+    from vidgen import config as configs
+
+    if not any(f.startswith("--config=") or f == "--config" for f in config_flags):
+        if required or config_flags:
+            raise ConfigError("there is no --config", "name one: --config=configs/toy.py")
+        return None
+    values = flags.FlagValues()
+    reader.DEFINE_config_file("config", flag_values=values)
+    try:
+        values(["vidgen", *config_flags])
+        config = values["config"].value
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no config file {error.filename or error}") from error
+    except flags.UnrecognizedFlagError as error:
+        raise _unknown_field(str(error.flagname)) from error
+    except (AttributeError, KeyError) as error:
+        raise _unknown_field(_overridden(config_flags, error)) from error
+    except (flags.Error, TypeError, ValueError) as error:
+        raise ConfigError(f"config: {error}".splitlines()[0]) from error
+    except (SyntaxError, ImportError, NameError) as error:
+        raise ConfigError(f"the config file cannot be read: {error}") from error
+    configs.validate(config)
+    return config
+
+
+def _overridden(config_flags: list[str], error: Exception) -> str:
+    """Returns the flag whose last part an error speaks of, or the error's text."""
+    for flag in config_flags:
+        name = flag.removeprefix("--").partition("=")[0]
+        if name.rpartition(".")[2] in str(error):
+            return name
+    return str(error)
+
+
+def _unknown_field(name: str) -> ConfigError:
+    from vidgen import config as configs
+
+    known = list(configs.flatten(configs.base()))
+    return ConfigError(
+        f"there is no field {name}", configs.near(name.removeprefix("config."), known)
+    )
+
+
+def _train(options: argparse.Namespace) -> None:
+    from vidgen import logs
+
+    config = options.config
+    logs.say(
+        f"vidgen {__version__}: training {config.method} on {config.data.path}, "
+        f"{config.training.kclips:g} kclips, into {options.workdir}"
+    )
+    compilation_cache()
+    from vidgen import train
+
+    train.train(config, options.workdir, options.line)
+
+
+def compilation_cache() -> None:
+    """Keeps compiled programs on disk, so that the next start takes a tenth of the time."""
+    import os
+
+    import jax
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        folder = os.environ.get("VIDGEN_CACHE") or pathlib.Path.home() / ".cache" / "vidgen"
+        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(folder) / "programs"))
+    # All three are needed; by default small and quickly compiled programs are not kept.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _sample(options: argparse.Namespace) -> None:
+    from vidgen import logs, video_io
+
+    compilation_cache()
+    import vidgen
+
+    seeds = parse_seeds(options.seeds)
+    sampler = vidgen.load(options.run_folder, options.step)
+    label = options.label
+    if label is not None and label.isdigit() and label not in sampler.classes:
+        label = int(label)
+    out = pathlib.Path(options.out)
+    fps = options.fps or sampler.fps
+    videos = sampler.sample(seeds, options.frames, options.start, label)
+    out.mkdir(parents=True, exist_ok=True)
+    if options.format == "png":
+        video_io.write_grid(out / "grid.png", videos)
+        print(out / "grid.png")
+    elif options.format == "npz":
+        video_io.write_video(out / "videos.npz", videos, fps)
+        print(out / "videos.npz")
+    else:
+        for seed, video in zip(seeds, videos, strict=True):
+            path = out / f"seed-{seed:06d}.{options.format}"
+            video_io.write_video(path, video, fps)
+            print(path)
+    logs.say(f"{len(seeds)} videos of {options.frames} frames from step {sampler.step}")
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Reads `7`, `0:16` (the end left out) or `1,2,5`.
+
+    Raises:
+      ConfigError: It is none of these, or empty.
+    """
+    try:
+        seeds = []
+        for part in text.split(","):
+            first, colon, end = part.partition(":")
+            seeds += range(int(first), int(end)) if colon else [int(first)]
+    except ValueError as error:
+        raise ConfigError(f"--seeds={text}", "as in 7, 0:16 or 1,2,5") from error
+    if not seeds:
+        raise ConfigError(f"--seeds={text} names none", "as in 7, 0:16 or 1,2,5")
+    return seeds
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    compilation_cache()
+    from vidgen import evaluate
+
+    for name, value in evaluate.evaluate(options.run_folder, options.metrics, options.clips).items():
+        print(f"{name:24s} {value:.3f}")
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from vidgen import config as configs
+    from vidgen import logs
+    from vidgen.data import inspect
+
+    data = (options.config or configs.base()).data
+    with logs.bar() as progress:
+        report = inspect.inspect(
+            options.data,
+            frames=data.frames,
+            stride=data.stride,
+            fps=data.fps or None,
+            labels=data.labels,
+            limits=_limits(data),
+            workers=data.workers,
+            progress=progress,
+        )
+    inspect.show(report)
+    inspect.write_contact_sheet(options.sheet, report)
+    print(options.sheet)
+
+
+def _pack(options: argparse.Namespace) -> None:
+    from vidgen import logs
+    from vidgen.data.pack import open_store
+
+    data = options.config.data
+    with logs.bar() as progress:
+        store = open_store(
+            options.data,
+            frames=data.frames,
+            stride=data.stride,
+            fps=data.fps or None,
+            size=data.size,
+            crop=data.crop,
+            labels=data.labels,
+            limits=_limits(data),
+            cache=options.out or data.cache or None,
+            strict=data.strict,
+            workers=data.workers,
+            background=data.background,
+            progress=progress,
+        )
+    print(getattr(store, "path", "toy clips are made as they are needed: there is nothing to pack"))
+
+
+def _limits(data: Any) -> Any:
+    from vidgen.data.decode import Limits
+
+    return Limits(**data.limits.to_dict())
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from vidgen import bench
+
+    bench.bench(options.config)
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    del options
+    from vidgen import doctor
+
+    for name, value in doctor.facts():
+        print(f"{name:14s} {value}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="vidgen", description="Train video generators and sample from them.")
+    parser.add_argument("--version", action="version", version=f"vidgen {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    help_config = "--config=FILE [--config.FIELD=VALUE ...]"
+
+    def command(name, run, text, into=commands, **more):
+        made = into.add_parser(name, help=text, description=text, allow_abbrev=False, **more)
+        made.add_argument("--debug", action="store_true", help="show where an error comes from")
+        made.set_defaults(run=run)
+        return made
+
+    train = command("train", _train, "Train, or go on with, the run in a folder.", epilog=help_config)
+    train.add_argument("--workdir", required=True, help="folder of the run")
+    train.set_defaults(takes_config=True)
+
+    sample = command("sample", _sample, "Make videos with a trained run.")
+    sample.add_argument("run_folder", metavar="RUN", help="folder of the run")
+    sample.add_argument("--seeds", default="0:16", help="7, 0:16 or 1,2,5 (default 0:16)")
+    sample.add_argument("--frames", type=int, default=64, help="length (default 64)")
+    sample.add_argument("--start", type=int, default=0, help="first frame (default 0)")
+    sample.add_argument("--label", help="class name or number (default: by seed)")
+    sample.add_argument("--step", type=int, help="checkpoint (default: the newest)")
+    sample.add_argument("--fps", type=float, help="default: that of the training clips")
+    sample.add_argument("--out", default="samples", help="folder (default samples)")
+    sample.add_argument(
+        "--format", default="mp4", choices=("mp4", "gif", "webp", "png", "npz"), help="default mp4"
+    )
+
+    evaluate = command("evaluate", _evaluate, "Measure the videos that a run makes.")
+    evaluate.add_argument("run_folder", metavar="RUN")
+    evaluate.add_argument("--metrics", default="toy", help="toy: the check of toy clips")
+    evaluate.add_argument("--clips", type=int, default=256, help="how many (default 256)")
+
+    data = commands.add_parser("data", help="Look at clips, or pack them.")
+    data_commands = data.add_subparsers(dest="data_command", required=True, parser_class=_Parser)
+    inspect = command("inspect", _inspect, "Show what is there and what can be used.", data_commands)
+    inspect.add_argument("data", help="folder, archive, array, manifest or toy")
+    inspect.add_argument("--sheet", default="contact-sheet.png", help="PNG to write")
+    inspect.set_defaults(takes_config=False)
+    pack = command("pack", _pack, "Decode clips once, for training.", data_commands)
+    pack.add_argument("data", help="folder, archive, array or manifest")
+    pack.add_argument("--out", help="folder for packs (default: the config's data.cache)")
+    pack.set_defaults(takes_config=True)
+
+    bench = command("bench", _bench, "Measure step, loader and sampler.", epilog=help_config)
+    bench.set_defaults(takes_config=True)
+    command("doctor", _doctor, "Print versions, devices, codecs and space.")
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises ConfigError where argparse would print its usage and exit."""
+
+    def error(self, message: str):
+        raise ConfigError(message, f"{self.prog} --help")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""Clips from anywhere to ready uint8 batches.
+
+A source (`sources.py`: folders, archives, arrays, strips, manifests) is decoded once, in bounded
+child processes (`decode.py`, `workers.py`), into a pack at training size (`packing.py`, `pack.py`).
+`clips.py` reads shuffled windows from the pack; `inspect.py` reports what a source holds.
+
+    store = open_store("clips/", frames=16, stride=1, size=64)
+    for batch in Clips(store, frames=16).batches(32):
+        batch["video"]                            # uint8 [32, 16, 64, 64, 3]
+
+The names below are loaded on first use, so that a training run on a pack imports no decoder.
+"""
+
+_LAZY = {
+    "Clips": "vidgen.data.clips",
+    "Limits": "vidgen.data.decode",
+    "Pack": "vidgen.data.pack",
+    "ToySource": "vidgen.data.toy",
+    "open_source": "vidgen.data.sources",
+    "open_store": "vidgen.data.pack",
+    "write_pack": "vidgen.data.packing",
+}
+__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
+    "Clips",
+    "Limits",
+    "Pack",
+    "ToySource",
+    "open_source",
+    "open_store",
+    "write_pack",
+]
+
+
+def __getattr__(name: str):
+    if name not in _LAZY:
+        raise AttributeError(f"module 'vidgen.data' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_LAZY[name]), name)

@@ -1,0 +1,231 @@
+"""The endless stream of training clips: item k is a pure function of (seed, k).
+
+    clips = Clips(store, frames=16, stride=2, seed=0, flip=True)
+    clips[10**9]["video"]                         # uint8 [16, H, W, 3], at once
+    for batch in clips.batches(32, start=step):   # resuming is passing the step
+        batch["video"], batch["index"]            # uint8 [32, 16, H, W, 3], int32 [32]
+
+Each epoch visits every clip once, in an order of its own, and takes from it a window, a square and
+a direction that depend on nothing but (seed, k).
+"""
+
+import collections
+import concurrent.futures
+import functools
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+from vidgen import seeds
+from vidgen.errors import ConfigError, DataError
+
+Batch = dict[str, np.ndarray]
+
+
+class Store(Protocol):
+    """What `Clips` reads: a `Pack`, a `ToySource`, or anything of the same shape.
+
+    Attributes:
+      classes: Names of the classes; empty where clips have no labels.
+      labels: int32 `[N]`.
+      lengths: int64 `[N]`, frames.
+    """
+
+    classes: Any
+    labels: np.ndarray
+    lengths: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Returns clip `index`, uint8 `[T, H, W, 3]`; the same each time, from any thread."""
+        ...
+
+
+class Clips:
+    """Windows of the clips of a store, drawn without end.
+
+    Attributes:
+      classes: Names of the classes; empty where clips have no labels.
+      windows: How many different windows there are, not counting crops and flips.
+      skipped: Numbers of the clips that are too short, int64 `[n]`; empty with `short="loop"`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        frames: int,
+        stride: int = 1,
+        seed: int = 0,
+        flip: bool = False,
+        short: str = "skip",
+    ):
+        """Chooses the clips that are long enough.
+
+        Args:
+          store: Where clips come from.
+          frames: Frames of a window.
+          stride: Distance of its frames in the clip.
+          seed: Another seed is another stream.
+          flip: Whether half of the windows are mirrored.
+          short: What becomes of a clip of fewer than `(frames - 1) * stride + 1` frames: "skip"
+            leaves it out, "loop" plays it round and round.
+
+        Raises:
+          ConfigError: A value is out of range.
+          DataError: No clip is long enough.
+        """
+        if frames < 1 or stride < 1:
+            raise ConfigError(f"data.frames={frames} and data.stride={stride} must be at least 1")
+        if short not in ("skip", "loop"):
+            raise ConfigError(f"data.short={short!r} is not known", "choose 'skip' or 'loop'")
+        self.store, self.frames, self.stride = store, frames, stride
+        self.seed, self.flip = seed, flip
+        self.classes = tuple(store.classes)
+        lengths = np.asarray(store.lengths, np.int64)
+        self._span = (frames - 1) * stride + 1
+        enough = lengths >= (1 if short == "loop" else self._span)
+        self.skipped = np.flatnonzero(~enough)
+        self._chosen = np.flatnonzero(enough)
+        if not len(self._chosen):
+            raise DataError(
+                f"none of {len(lengths)} clips has the {self._span} frames of a window with "
+                f"data.frames={frames}, data.stride={stride}; the longest has "
+                f"{lengths.max(initial=0)}",
+                "lower data.frames or data.stride, or set data.short=loop",
+            )
+        chosen = lengths[self._chosen]
+        # A looped clip has a window for each of its frames.
+        self._starts = np.where(chosen >= self._span, chosen - self._span + 1, chosen)
+        self.windows = int(self._starts.sum())
+        self._key = np.uint64(seeds.stream(seed, "clips").integers(1 << 63))
+
+    def __getitem__(self, k: int) -> dict[str, Any]:
+        """Returns item `k` of the stream, of any size.
+
+        Returns:
+          `video` uint8 `[T, H, W, 3]`, `index` (`k` modulo 2**31) and, where there are classes,
+          `label`, both int32.
+        """
+        return {name: values[0] for name, values in self.take(int(k), 1).items()}
+
+    def take(self, start: int, count: int) -> Batch:
+        """Returns items `start` to `start + count` of the stream as one batch.
+
+        Returns:
+          `video` uint8 `[B, T, H, W, 3]`, `index` int32 `[B]` (the number of the item modulo 2**31)
+          and, where there are classes, `label` int32 `[B]`.
+
+        Raises:
+          DataError: The clips are not of one size.
+        """
+        if start < 0:
+            raise IndexError(f"item {start} of the stream")
+        k = np.arange(start, start + count, dtype=np.int64)
+        epoch, place = np.divmod(k, len(self._chosen))
+        order = functools.partial(seeds.permutation, self.seed, size=len(self._chosen))
+        slot = np.array([order(e)[p] for e, p in zip(epoch.tolist(), place.tolist(), strict=True)])
+        first = (self._draw(k, 0) * self._starts[slot]).astype(np.int64)
+        top, left, side = self._draw(k, 1), self._draw(k, 2), self._draw(k, 3)
+        video = None
+        for n, clip_number in enumerate(self._chosen[slot].tolist()):
+            window = self._window(self.store[clip_number], int(first[n]))
+            window = _square(window, top[n], left[n])
+            if video is None:
+                video = np.empty((count, *window.shape), np.uint8)
+            elif window.shape != video.shape[1:]:
+                sizes = f"{window.shape[1:3]} and {video.shape[2:4]}"
+                raise DataError(f"clips {clip_number} and others are not of one size: {sizes}")
+            if self.flip and side[n] < 0.5:
+                for channel in range(window.shape[-1]):  # five times faster than all at once
+                    video[n, ..., channel] = window[:, :, ::-1, channel]
+            else:
+                video[n] = window
+        assert video is not None
+        batch = {"video": video, "index": (k & 0x7FFFFFFF).astype(np.int32)}
+        if self.classes:
+            batch["label"] = np.asarray(self.store.labels, np.int32)[self._chosen[slot]]
+        return batch
+
+    def _window(self, clip: np.ndarray, first: int) -> np.ndarray:
+        if len(clip) >= self._span:
+            return clip[first : first + self._span : self.stride]
+        return clip[(first + self.stride * np.arange(self.frames)) % len(clip)]
+
+    def _draw(self, k: np.ndarray, lane: int) -> np.ndarray:
+        """Returns a uniform number in [0, 1) for each item, float64 `[B]`.
+
+        A counter hash: a NumPy generator for each item would cost more than copying the clip.
+
+        Reference: Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (2014).
+        """
+        with np.errstate(over="ignore"):
+            key = _mix(self._key + np.uint64(lane))
+            return (_mix(_mix(k.astype(np.uint64)) ^ key) >> np.uint64(11)) * 2.0**-53
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        start: int = 0,
+        host: tuple[int, int] = (0, 1),
+        ahead: int = 2,
+    ) -> Iterator[Batch]:
+        """Yields batch `start`, `start + 1`, ... without end, made ahead in a background thread.
+
+        Args:
+          batch_size: Items of a global batch; batch s holds items `s * batch_size` and following.
+          start: Number of the first batch: the training step.
+          host: `(i, n)`: yield only the i-th of n equal parts of each global batch.
+          ahead: Batches made in advance.
+
+        Yields:
+          What `take` returns. An error of the thread is raised here. Closing the generator, or
+          dropping it, ends the thread.
+
+        Raises:
+          ConfigError: `batch_size` does not divide by the number of hosts.
+        """
+        part, parts = host
+        if batch_size < 1 or batch_size % parts or not 0 <= part < parts:
+            raise ConfigError(
+                f"training.batch_size={batch_size} does not divide by {parts} hosts (host {part})"
+            )
+        return self._batches(
+            batch_size, start, batch_size // parts * part, batch_size // parts, ahead
+        )
+
+    def _batches(
+        self, batch_size: int, start: int, offset: int, count: int, ahead: int
+    ) -> Iterator[Batch]:
+        pool = concurrent.futures.ThreadPoolExecutor(1, "vidgen-clips")
+        waiting: collections.deque[concurrent.futures.Future[Batch]] = collections.deque()
+        step = start
+        try:
+            while True:
+                while len(waiting) <= ahead:
+                    waiting.append(pool.submit(self.take, step * batch_size + offset, count))
+                    step += 1
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _mix(x: np.ndarray | np.uint64) -> Any:
+    """Scrambles 64 bit integers: the finalizer of SplitMix64."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _square(window: np.ndarray, top: float, left: float) -> np.ndarray:
+    """Cuts the square of the shorter side out of `[T, H, W, 3]`, at fractions of the slack."""
+    height, width = window.shape[1:3]
+    if height == width:
+        return window
+    side = min(height, width)
+    y, x = int(top * (height - side + 1)), int(left * (width - side + 1))
+    return window[:, y : y + side, x : x + side]

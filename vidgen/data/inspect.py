@@ -1,0 +1,333 @@
+"""What a path holds, before anything is trained on it: the report of `vidgen data inspect`.
+
+    report = inspect("clips/", frames=16, stride=2, progress=bar)
+    show(report)                                  # tables on the terminal
+    write_contact_sheet("sheet.png", report)      # a row a clip, a column a frame
+
+Every clip is decoded from end to end, as packing would: what the report calls good is good.
+"""
+
+import collections
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from vidgen.data.decode import Limits
+from vidgen.data.pack import Pack
+from vidgen.data.sources import Entry, is_toy, list_source, toy_source
+from vidgen.data.workers import Worker, each, frame_rate, request
+from vidgen.errors import DataError
+from vidgen.frames import centre
+from vidgen.video_io import film_strips, write_png
+
+Path = str | os.PathLike[str]
+_SHOWN, _ROWS = 8, 32  # frames of a clip, and clips, on the contact sheet
+_UNEVEN = 1.5  # longest over shortest distance of two frames, from which a clip's rate varies
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipReport:
+    """What one good clip is.
+
+    Attributes:
+      name: Path below the root.
+      label: Name of its class, or None.
+      width: Pixels as shown, upright.
+      height: See `width`.
+      frames: Frames decoded.
+      fps: Mean frames per second.
+      seconds: Time from the first frame to the end of the last.
+      codec: FFmpeg's name of the codec, or "pictures", "strip", "array".
+      notes: What is worth knowing: variable rate, interlaced, transparent, not square pixels, ...
+      thumbnails: uint8 `[n, S, S, 3]`, up to 8 frames from first to last; none of most clips where
+        there are more than 32.
+    """
+
+    name: str
+    label: str | None
+    width: int
+    height: int
+    frames: int
+    fps: float
+    seconds: float
+    codec: str
+    notes: tuple[str, ...]
+    thumbnails: np.ndarray = dataclasses.field(repr=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a path holds.
+
+    Attributes:
+      root: The path.
+      classes: Names of the classes, sorted.
+      clips: The good clips, in the order of their names.
+      skipped: `(name, reason)` of each file that cannot be used.
+      ignored: Number of files that do not look like clips.
+      frames: Frames of a training window that `windows` counts.
+      stride: Their distance.
+      windows: How many windows a training with this config would draw from.
+      short: Names of the clips that are too short for one window.
+    """
+
+    root: str
+    classes: tuple[str, ...]
+    clips: tuple[ClipReport, ...]
+    skipped: tuple[tuple[str, str], ...]
+    ignored: int
+    frames: int
+    stride: int
+    windows: int
+    short: tuple[str, ...]
+
+
+def inspect(
+    path: Path,
+    *,
+    frames: int = 16,
+    stride: int = 1,
+    fps: float | None = None,
+    labels: str = "folder",
+    limits: Limits | None = None,
+    workers: int = 2,
+    thumbnail: int = 64,
+    progress: Any = None,
+) -> Report:
+    """Decodes every clip of a path and reports what they are.
+
+    Args:
+      path: What `open_source` takes.
+      frames: Frames of a training window.
+      stride: Distance of its frames.
+      fps: Rate to which training would resample, for the number of windows.
+      labels: "folder" or "none".
+      limits: What decoding one file may cost.
+      workers: Decoding processes.
+      thumbnail: Side of the squares on the contact sheet.
+      progress: Called with (done, total, text).
+
+    Raises:
+      DataError: Nothing at the path looks like a clip.
+    """
+    if is_toy(path) or (pathlib.Path(path) / "pack.json").is_file():
+        return _of_store(path, frames, stride)
+    limits = limits or Limits()
+    source = list_source(path, labels=labels, limits=limits)
+    refused: dict[int, str] = {}
+    shown = set(_spread(len(source), _ROWS).tolist())
+    reports = each(
+        range(len(source)),
+        lambda slot, worker, n: _report(worker, source.entries[n], limits, thumbnail, n in shown),
+        limits=limits,
+        workers=workers,
+        refuse=refused.__setitem__,
+        progress=progress,
+        text="decoding",
+    )
+    bad = (*source.skipped, *((source.entries[n].name, refused[n]) for n in sorted(refused)))
+    clips = tuple(reports[n] for n in sorted(reports))
+    lengths = [_length(clip, fps) for clip in clips]
+    return _counted(
+        source.root, source.classes, clips, bad, source.ignored, frames, stride, lengths
+    )
+
+
+def _counted(
+    root: str,
+    classes: tuple[str, ...],
+    clips: tuple[ClipReport, ...],
+    skipped: tuple[tuple[str, str], ...],
+    ignored: int,
+    frames: int,
+    stride: int,
+    lengths: list[int],
+) -> Report:
+    span = (frames - 1) * stride + 1
+    return Report(
+        root=root,
+        classes=classes,
+        clips=clips,
+        skipped=skipped,
+        ignored=ignored,
+        frames=frames,
+        stride=stride,
+        windows=sum(max(0, length - span + 1) for length in lengths),
+        short=tuple(c.name for c, length in zip(clips, lengths, strict=True) if length < span),
+    )
+
+
+def _length(clip: ClipReport, fps: float | None) -> int:
+    """Returns the frames of a clip, resampled to `fps` as `frames.resample` does."""
+    if fps is None or not clip.fps:
+        return clip.frames
+    return int((clip.seconds - 1 / clip.fps) * fps + 1e-6) + 1
+
+
+def _spread(count: int, most: int) -> np.ndarray:
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
+
+
+def _report(
+    worker: Worker, entry: Entry, limits: Limits, thumbnail: int, shown: bool
+) -> ClipReport:
+    kept: list[np.ndarray] = []
+    every, seen = 1, 0
+
+    def sink(frames: np.ndarray) -> None:
+        nonlocal every, seen, kept
+        for frame in frames if shown else ():
+            if seen % every == 0:
+                kept.append(frame)
+                if len(kept) > 4 * _SHOWN:  # thin out: memory stays bounded, whatever the length
+                    kept, every = kept[::2], every * 2
+            seen += 1
+
+    asked = request(entry.ref, limits, size=thumbnail, crop=True, start=entry.start, end=entry.end)
+    info = worker.decode(asked, sink)
+    times = np.array(info["times"])
+    fps = frame_rate(times, info["fps"])
+    return ClipReport(
+        name=entry.name,
+        label=entry.label,
+        width=info["width"],
+        height=info["height"],
+        frames=len(times),
+        fps=fps,
+        seconds=float(times[-1] - times[0]) + (1 / fps if fps else 0.0),
+        codec=info["codec"],
+        notes=_notes(info, times, thumbnail),
+        thumbnails=np.stack([kept[n] for n in _spread(len(kept), _SHOWN)])
+        if kept
+        else np.zeros((0, thumbnail, thumbnail, 3), np.uint8),
+    )
+
+
+def _notes(info: dict[str, Any], times: np.ndarray, thumbnail: int) -> tuple[str, ...]:
+    steps = np.diff(times)
+    found = {
+        "one frame": len(times) == 1,
+        "variable rate": len(steps) > 0 and steps.max() > _UNEVEN * max(steps.min(), 1e-6),
+        "interlaced": info["interlaced"],
+        "transparent": info["alpha"],
+        "rotated": list(info["matrix"]) != [1, 0, 0, 1],
+        "pixels not square": abs(info["pixel_aspect"] - 1) > 0.01,
+        f"smaller than {thumbnail}": min(info["width"], info["height"]) < thumbnail,
+    }
+    return tuple(note for note, true in found.items() if true)
+
+
+def _of_store(path: Path, frames: int, stride: int) -> Report:
+    """Reports on a pack or on the toy clips, whose frames are as training gets them."""
+    span = (frames - 1) * stride + 1
+    store = toy_source(str(path), frames=span) if is_toy(path) else Pack(path)
+    names = getattr(store, "names", None) or [f"toy {n}" for n in range(len(store))]
+    shown = set(_spread(len(store), _ROWS).tolist())
+    height, width = store[0].shape[1:3]
+    clips = []
+    for n, (name, length) in enumerate(zip(names, store.lengths.tolist(), strict=True)):
+        pictures = np.zeros((0, 1, 1, 3), np.uint8)
+        if n in shown:
+            clip = store[n]
+            pictures = centre(clip, min(clip.shape[1:3]))[_spread(length, _SHOWN)]
+        label = store.classes[store.labels[n]] if store.classes else None
+        codec = "pack" if isinstance(store, Pack) else "toy"
+        seconds = length / store.fps
+        clips.append(
+            ClipReport(name, label, width, height, length, store.fps, seconds, codec, (), pictures)
+        )
+    bad = tuple((name, why) for name, why in store.skipped)
+    lengths = store.lengths.tolist()
+    return _counted(str(path), tuple(store.classes), tuple(clips), bad, 0, frames, stride, lengths)
+
+
+# -------------------------------------------------------------------------------- showing
+
+
+def show(report: Report, console: Any = None) -> None:
+    """Prints a report: a row for each class, what is worth knowing, and every file of no use.
+
+    Args:
+      report: From `inspect`.
+      console: A rich Console; None makes one on standard output.
+    """
+    import rich.console
+    import rich.markup
+    import rich.table
+
+    console = console or rich.console.Console()
+    table = rich.table.Table(title=rich.markup.escape(report.root))
+    for heading in ("class", "clips", "frames", "seconds", "length", "size", "fps", "codec"):
+        table.add_column(heading, justify="left" if heading in ("class", "codec") else "right")
+    groups: dict[str, list[ClipReport]] = {}
+    for clip in report.clips:
+        groups.setdefault(clip.label or "", []).append(clip)
+    for label, clips in sorted(groups.items()):
+        table.add_row(rich.markup.escape(label or "-"), *_row(clips))
+    if len(groups) > 1:
+        table.add_section()
+        table.add_row("total", *_row(list(report.clips)))
+    console.print(table)
+    for line in lines(report):
+        console.print(rich.markup.escape(line), highlight=False, soft_wrap=True)
+
+
+def _row(clips: list[ClipReport]) -> list[str]:
+    sizes = collections.Counter(f"{c.width}x{c.height}" for c in clips).most_common()
+    codecs = collections.Counter(c.codec for c in clips).most_common()
+    return [
+        str(len(clips)),
+        str(sum(c.frames for c in clips)),
+        f"{sum(c.seconds for c in clips):.1f}",
+        _range([c.frames for c in clips], "{:d}"),
+        sizes[0][0] + (f" and {len(sizes) - 1} more" if len(sizes) > 1 else ""),
+        _range([c.fps for c in clips], "{:.4g}"),
+        ", ".join(name for name, _ in codecs),
+    ]
+
+
+def _range(values: list[Any], form: str) -> str:
+    low, high = form.format(min(values)), form.format(max(values))
+    return low if low == high else f"{low}-{high}"
+
+
+def lines(report: Report) -> list[str]:
+    """Returns what a report says below its table, as plain lines."""
+    said = []
+    notes = collections.Counter(note for clip in report.clips for note in clip.notes)
+    for note, count in notes.most_common():
+        said.append(f"{note}: {_some([c.name for c in report.clips if note in c.notes], count)}")
+    if report.short:
+        said.append(f"too short for a window: {_some(list(report.short), len(report.short))}")
+    said.append(
+        f"{report.windows} windows of {report.frames} frames, stride {report.stride}, in "
+        f"{len(report.clips) - len(report.short)} clips"
+    )
+    if report.ignored:
+        said.append(f"{report.ignored} files are no videos and were left alone")
+    said += [f"cannot be used: {name}: {why}" for name, why in report.skipped]
+    return said
+
+
+def _some(names: list[str], count: int) -> str:
+    return f"{count} ({', '.join(names[:3])}{', ...' if count > 3 else ''})"
+
+
+def write_contact_sheet(path: Path, report: Report) -> None:
+    """Writes a PNG with a row for each of up to 32 clips, spread over the source, frames across.
+
+    Raises:
+      DataError: There is no good clip.
+      StorageError: The file cannot be written.
+    """
+    shown = [clip.thumbnails for clip in report.clips if len(clip.thumbnails)]
+    if not shown:
+        raise DataError(f"{report.root}: holds no clip to show")
+    rows = []
+    for pictures in shown:
+        blank = np.zeros((_SHOWN - len(pictures), *pictures.shape[1:]), np.uint8)
+        rows.append(film_strips(np.concatenate([pictures, blank])[None], _SHOWN))
+    write_png(path, np.concatenate(rows))

@@ -1,0 +1,125 @@
+"""Toy clips, made by rule: one disc or square that bounces over a plain background.
+
+Each clip is drawn by arithmetic from its number alone, so there is no file to fetch, any frame rate
+and length is true, and what a generator makes of them can be checked (`vidgen.metrics.toy`).
+"""
+
+import colorsys
+import dataclasses
+
+import numpy as np
+
+from vidgen import seeds
+from vidgen.errors import ConfigError
+
+CLASSES = ("disc", "square")
+
+# As shares of the frame's side. A speed of 0.06 is two pixels a frame at 32x32.
+RADIUS = (0.13, 0.22)
+SPEED = (0.015, 0.06)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """The rule of one clip, in shares of the frame's side and of full intensity.
+
+    Attributes:
+      label: Index into `CLASSES`.
+      radius: Half the side of the square, or the radius of the disc.
+      colour: RGB of the object in [0, 1].
+      background: RGB of the background in [0, 1].
+      start: Centre (y, x) at frame 0.
+      velocity: Movement (y, x) per frame, before bouncing.
+    """
+
+    label: int
+    radius: float
+    colour: np.ndarray
+    background: np.ndarray
+    start: np.ndarray
+    velocity: np.ndarray
+
+    def centres(self, times: np.ndarray) -> np.ndarray:
+        """Returns the centre at the given frames, bounced off the walls; float64 `[T, 2]`."""
+        room = 1.0 - 2.0 * self.radius
+        path = self.start - self.radius + np.asarray(times, float)[:, None] * self.velocity
+        # A ball between two walls is a triangle wave: unfold the room, then fold it back.
+        return self.radius + room - np.abs(np.mod(path, 2 * room) - room)
+
+
+def scene(seed: int, index: int) -> Scene:
+    """Draws the rule of clip `index`: a pure function of both arguments."""
+    rng = seeds.stream(seed, "toy", index)
+    radius = rng.uniform(*RADIUS)
+    angle = rng.uniform(0, 2 * np.pi)
+    # Bright and saturated over darker and duller: any two hues stay apart.
+    colour = colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.6, 1), rng.uniform(0.75, 1))
+    background = colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.2, 0.7), rng.uniform(0.1, 0.4))
+    return Scene(
+        label=index % len(CLASSES),
+        radius=radius,
+        colour=np.array(colour),
+        background=np.array(background),
+        start=rng.uniform(radius, 1 - radius, 2),
+        velocity=rng.uniform(*SPEED) * np.array([np.sin(angle), np.cos(angle)]),
+    )
+
+
+def render(rule: Scene, times: np.ndarray, size: int) -> np.ndarray:
+    """Draws a scene with soft (antialiased) edges.
+
+    Args:
+      rule: The scene.
+      times: Frame numbers `[T]`; fractions are allowed.
+      size: Side of the frames in pixels.
+
+    Returns:
+      Frames, uint8 `[T, size, size, 3]`.
+    """
+    centres = rule.centres(times) * size
+    pixels = np.arange(size) + 0.5
+    dy = np.abs(pixels - centres[:, 0, None])[:, :, None]
+    dx = np.abs(pixels - centres[:, 1, None])[:, None, :]
+    radius = rule.radius * size
+    if rule.label == CLASSES.index("disc"):
+        cover = np.clip(radius - np.sqrt(dy**2 + dx**2) + 0.5, 0, 1)
+    else:
+        cover = np.clip(radius - dy + 0.5, 0, 1) * np.clip(radius - dx + 0.5, 0, 1)
+    frames = rule.background + cover[..., None] * (rule.colour - rule.background)
+    return np.round(255 * frames).astype(np.uint8)
+
+
+class ToySource:
+    """Toy clips as a store: what `vidgen.data.clips.Clips` reads.
+
+    Args:
+      clips: How many different clips there are.
+      frames: Frames of each.
+      size: Side of the frames in pixels, at least 8.
+      seed: Another seed gives other clips of the same kind.
+
+    Raises:
+      ConfigError: A number is out of range.
+    """
+
+    classes = CLASSES
+    fps = 10.0
+    skipped: tuple = ()
+
+    def __init__(self, clips: int = 65536, frames: int = 8, size: int = 32, seed: int = 0):
+        for name, value, least in (("clips", clips, 1), ("frames", frames, 1), ("size", size, 8)):
+            if value < least:
+                raise ConfigError(f"toy clips: {name} is {value}, must be at least {least}")
+        self.frames, self.size, self.seed = frames, size, seed
+        self.lengths = np.full(clips, frames, np.int64)
+        self.labels = np.arange(clips, dtype=np.int32) % len(CLASSES)
+        self.fingerprint = f"toy-1-{seed}-{clips}-{frames}-{size}"
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Draws clip `index`; uint8 `[T, H, W, 3]`."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"toy clip {index} of {len(self)}")
+        return render(scene(self.seed, index), np.arange(self.frames), self.size)

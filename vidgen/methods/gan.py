@@ -1,0 +1,207 @@
+"""The video GAN: `State`, `init`, `step`, `sample`; pure functions of arrays.
+
+Modules, optimizers and schedules come in as keyword arguments, bound with `functools.partial`;
+nothing here knows of config, files or devices.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from vidgen import augment, keys, objectives
+
+Schedule = Callable[[jax.Array], jax.Array]  # step -> value
+
+
+@struct.dataclass
+class State:
+    """Everything that changes in training, as arrays.
+
+    Attributes:
+      step: Updates made, int32 scalar.
+      key: Key of the run as raw data, uint32 `[2]`; never changes, all noise is folded from it.
+      gen: Parameters of the generator.
+      dis: Parameters of the discriminator.
+      ema: Exponential moving average of `gen`.
+      gen_opt: Optimizer state of the generator.
+      dis_opt: Optimizer state of the discriminator.
+    """
+
+    step: jax.Array
+    key: jax.Array
+    gen: Any
+    dis: Any
+    ema: Any
+    gen_opt: Any
+    dis_opt: Any
+
+
+def init(
+    seed: int,
+    *,
+    gen: nn.Module,
+    dis: nn.Module,
+    gen_tx: optax.GradientTransformation,
+    dis_tx: optax.GradientTransformation,
+    frames: int,
+) -> State:
+    """Makes the state of step 0: a pure function of the seed and the modules."""
+    key = keys.root(seed)
+    index = jnp.zeros((1,), jnp.int32)
+    label = index if gen.classes else None
+    noise = draw(keys.named(key, "init"), index, gen=gen, frames=frames)
+    gen_params = gen.init(keys.named(key, "gen"), *noise, label, frames=frames)["params"]
+    video = jnp.zeros((1, frames, gen.size, gen.size, 3))
+    dis_params = dis.init(keys.named(key, "dis"), video, label)["params"]
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        key=jax.random.key_data(key),
+        gen=gen_params,
+        dis=dis_params,
+        ema=jax.tree.map(jnp.copy, gen_params),  # an alias could not be donated
+        gen_opt=gen_tx.init(gen_params),
+        dis_opt=dis_tx.init(dis_params),
+    )
+
+
+def draw(key: jax.Array, index: jax.Array, *, gen: nn.Module, frames: int):
+    """Draws the noise of training clips: `(content, motion, phase)`, each from its clip's key.
+
+    Args:
+      key: Key of the step and purpose.
+      index: Global numbers of the draws, int32 `[B]`.
+      gen: The generator, for the sizes of its noise.
+      frames: Length of the window.
+
+    Returns:
+      Content `[B, content]`, motion `[B, knots, motion]`, phase int32 `[B]`.
+    """
+    clip_keys = keys.per_clip(key, index)
+    part = lambda name: jax.vmap(keys.named, (0, None))(clip_keys, name)  # noqa: E731
+    content = keys.normal(part("content"), (gen.content,))
+    motion = keys.normal(part("motion"), (gen.knots(frames), gen.motion))
+    phase = jax.vmap(lambda k: jax.random.randint(k, (), 0, gen.stride))(part("phase"))
+    return content, motion, phase
+
+
+def step(
+    state: State,
+    batch: dict[str, jax.Array],
+    *,
+    gen: nn.Module,
+    dis: nn.Module,
+    gen_tx: optax.GradientTransformation,
+    dis_tx: optax.GradientTransformation,
+    loss: str,
+    r1: Schedule,
+    r2: Schedule,
+    ema_decay: Schedule,
+    augment_p: Schedule,
+    augmentations: tuple[str, ...] = (),
+    penalize: bool = True,
+    axis: str | None = None,
+) -> tuple[State, dict[str, jax.Array]]:
+    """Updates the discriminator, then the generator, then the average.
+
+    Args:
+      state: The state; its buffers may be donated.
+      batch: `video` uint8 `[B, T, H, W, C]`, `index` int32 `[B]`, `label` int32 `[B]`.
+      gen: Generator module.
+      dis: Discriminator module.
+      gen_tx: Optimizer of the generator.
+      dis_tx: Optimizer of the discriminator.
+      loss: Name of a pair in `objectives.LOSSES`.
+      r1: Weight of the gradient penalty on real clips, by step.
+      r2: Weight of the gradient penalty on generated clips, by step.
+      ema_decay: Share of the average that stays in one step, by step.
+      augment_p: Probability of each augmentation, by step.
+      augmentations: Names out of `augment.AUGMENTATIONS`.
+      penalize: Whether this step computes the penalties (lazy regularisation skips some).
+      axis: Name of the mapped axis to average gradients over, or None.
+
+    Returns:
+      The new state, and scalar metrics named `dis/...` and `gen/...`.
+
+    Reference: Huang et al., "The GAN is dead; long live the GAN!", 2024.
+    """
+    key = keys.at_step(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
+    index, label = batch["index"], batch.get("label") if gen.classes else None
+    real = batch["video"].astype(jnp.float32) / 127.5 - 1
+    frames = real.shape[1]
+    dis_loss, gen_loss = objectives.LOSSES[loss]
+    probability = augment_p(state.step)
+
+    def generate(params, purpose):
+        noise = draw(keys.named(key, purpose), index, gen=gen, frames=frames)
+        return gen.apply({"params": params}, *noise, label, frames=frames)
+
+    def augmented(video, purpose):
+        clip_keys = keys.per_clip(keys.named(key, purpose), index)
+        return augment.apply(video, clip_keys, probability, augmentations)
+
+    def average(tree):
+        return tree if axis is None else jax.lax.pmean(tree, axis)
+
+    fake = jax.lax.stop_gradient(generate(state.gen, "dis"))
+    real_seen = augmented(real, "augment real")
+    fake_seen = augmented(fake, "augment fake")
+
+    def for_dis(params):
+        both_labels = None if label is None else jnp.concatenate([label, label])
+        critic = lambda video: dis.apply({"params": params}, video, both_labels)  # noqa: E731
+        if penalize:
+            on_real, on_fake, p1, p2 = objectives.critic_with_penalties(
+                critic, real_seen, fake_seen
+            )
+            p1, p2 = jnp.mean(p1), jnp.mean(p2)
+        else:
+            on_real, on_fake = jnp.split(critic(jnp.concatenate([real_seen, fake_seen])), 2)
+            p1 = p2 = jnp.zeros(())
+        adversarial = dis_loss(on_real, on_fake)
+        total = adversarial + 0.5 * (r1(state.step) * p1 + r2(state.step) * p2)
+        return total, {
+            "dis/loss": adversarial,
+            "dis/r1": p1,
+            "dis/r2": p2,
+            "dis/real": jnp.mean(on_real),
+            "dis/fake": jnp.mean(on_fake),
+            "dis/accuracy": jnp.mean(on_real > on_fake),
+        }
+
+    (_, dis_metrics), grads = average(jax.value_and_grad(for_dis, has_aux=True)(state.dis))
+    dis_metrics["dis/grad"] = optax.tree.norm(grads)
+    updates, dis_opt = dis_tx.update(grads, state.dis_opt, state.dis)
+    dis_params = optax.apply_updates(state.dis, updates)
+
+    def for_gen(params):
+        seen = augmented(generate(params, "gen"), "augment gen")
+        critic = lambda video: dis.apply({"params": dis_params}, video, label)  # noqa: E731
+        return gen_loss(critic(real_seen), critic(seen))
+
+    value, grads = average(jax.value_and_grad(for_gen)(state.gen))
+    gen_metrics = {"gen/loss": value, "gen/grad": optax.tree.norm(grads)}
+    updates, gen_opt = gen_tx.update(grads, state.gen_opt, state.gen)
+    gen_params = optax.apply_updates(state.gen, updates)
+    decay = ema_decay(state.step)
+    ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state.ema, gen_params)
+
+    new = state.replace(
+        step=state.step + 1,
+        gen=gen_params,
+        dis=dis_params,
+        ema=ema,
+        gen_opt=gen_opt,
+        dis_opt=dis_opt,
+    )
+    # Norms see what is not finite anywhere, in the average too, which no loss reads.
+    norms = {
+        "gen/norm": optax.tree.norm(gen_params),
+        "gen/ema": optax.tree.norm(ema),
+        "dis/norm": optax.tree.norm(dis_params),
+    }
+    return new, {**dis_metrics, **gen_metrics, **norms}

@@ -1,0 +1,58 @@
+"""Models, as maths only: arrays in, arrays out; no I/O, no config, no devices.
+
+`build(registry, kind, **arguments)` makes a Linen module by name. A new model is one more entry below.
+"""
+
+import dataclasses
+import difflib
+from typing import Any
+
+import flax.linen as nn
+
+from vidgen.errors import ConfigError
+from vidgen.models.discriminators import ResidualDiscriminator
+from vidgen.models.generators import ResidualGenerator
+
+GENERATORS = {"residual": ResidualGenerator}
+DISCRIMINATORS = {"residual": ResidualDiscriminator}
+
+
+def build(registry: dict[str, Any], kind: str, **arguments) -> nn.Module:
+    """Makes a module by name and checks its arguments.
+
+    Args:
+      registry: `GENERATORS` or `DISCRIMINATORS`.
+      kind: A name in the registry.
+      **arguments: The module's attributes.
+
+    Raises:
+      ConfigError: The kind or an argument is unknown, or an argument is of the wrong type or out
+        of range.
+    """
+    role = "generator" if registry is GENERATORS else "discriminator"
+    if kind not in registry:
+        raise ConfigError(f"config.{role}.kind is {kind!r}", f"one of {', '.join(registry)}")
+    module = registry[kind]
+    fields = {f.name: f for f in dataclasses.fields(module) if f.name not in ("parent", "name")}
+    for name, value in arguments.items():
+        if name not in fields:
+            close = difflib.get_close_matches(name, list(fields), n=3) or sorted(fields)
+            raise ConfigError(
+                f"there is no field config.{role}.{name} for kind {kind!r}", ", ".join(close) + "?"
+            )
+        like = 0 if fields[name].default is dataclasses.MISSING else fields[name].default
+        whole = lambda v: isinstance(v, int) and not isinstance(v, bool)  # noqa: E731
+        value = tuple(value) if isinstance(value, list) else value  # as JSON has it
+        arguments[name] = value
+        if isinstance(like, tuple):
+            good = isinstance(value, tuple) and value and all(whole(v) and v > 0 for v in value)
+            want = "a tuple of positive whole numbers"
+        elif whole(like):
+            good, want = whole(value) and value >= 0, "a whole number, at least 0"
+        else:
+            continue
+        if not good:
+            raise ConfigError(f"config.{role}.{name} is {value!r}", f"it must be {want}")
+    made = module(**arguments)
+    made.check()
+    return made

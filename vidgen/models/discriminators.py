@@ -1,0 +1,89 @@
+"""Discriminators: `(video, label) -> logits`."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vidgen.errors import ConfigError
+from vidgen.models import layers
+
+
+class ResidualDiscriminator(nn.Module):
+    """Judges a window of video: frames first, then all frames of a group together.
+
+    A narrow front sees each frame finely. Its features are folded down to the resolution of the
+    trunk, and there `fold` frames at a time into channels, which one matrix product mixes: from
+    then on 2D residual blocks see motion as they see shape, once for a group instead of once for a
+    frame. Between levels, neighbouring groups are mixed. The class enters by projection.
+
+    Reference: Huang et al., "The GAN is dead; long live the GAN!" (R3GAN), 2024, for residual
+      blocks without normalisation; Miyato and Koyama, "cGANs with Projection Discriminator", 2018.
+
+    Attributes:
+      classes: Number of classes; 0 for none.
+      size: Side of the frames in pixels.
+      patch: Side of the pixel patches that the front works on.
+      front: Channels of the front; at least 3 * patch^2, or it is blind to some patterns.
+      neck: Channels of a frame before frames are folded together.
+      fold: Frames folded together.
+      widths: Channels of each level of the trunk, finest first, each half as large, down to 4x4.
+      blocks: Residual blocks of each level.
+      features: Width of the last layer before the logit.
+      dtype: Type of the computation; parameters are float32.
+    """
+
+    size: int
+    classes: int = 0
+    patch: int = 2
+    front: int = 24
+    neck: int = 48
+    fold: int = 8
+    widths: tuple[int, ...] = (96, 128)
+    blocks: int = 1
+    features: int = 256
+    dtype: str = "float32"
+
+    def check(self) -> None:
+        """Raises ConfigError if the attributes do not fit each other."""
+        trunk = 4 * 2 ** (len(self.widths) - 1)
+        folds = self.size / self.patch / trunk if self.patch else 0.0
+        if folds < 1 or folds != int(folds) or int(folds) & (int(folds) - 1):
+            raise ConfigError(
+                f"config.discriminator.widths has {len(self.widths)} levels, from {trunk}x{trunk}; "
+                f"{self.size}x{self.size} frames in patches of {self.patch} do not fold to that",
+                "size / patch must be 4 times 2 for each level after the first, or more twos",
+            )
+        if self.front < 3 * self.patch**2:
+            raise ConfigError(
+                f"config.discriminator.front is {self.front}",
+                f"at least {3 * self.patch**2}, the numbers of a patch, or it cannot see them all",
+            )
+
+    @nn.compact
+    def __call__(self, video: jax.Array, label: jax.Array | None = None) -> jax.Array:
+        """Maps video in [-1, 1] `[B, T, H, W, C]` and labels `[B]` to logits float32 `[B]`."""
+        act = layers.leaky_relu
+        dense = lambda width, name: layers.dense(width, self.dtype, name)  # noqa: E731
+        b, t, h, w, c = video.shape
+        x = layers.space_to_depth(video.astype(self.dtype).reshape(b * t, h, w, c), self.patch)
+        x = layers.dense(self.front, self.dtype, "embed", gain=1.0)(x)
+        x = act(x + layers.Conv3x3(self.front, self.dtype, name="front")(act(x)))
+        trunk = 4 * 2 ** (len(self.widths) - 1)
+        x = act(dense(self.neck, "neck")(layers.space_to_depth(x, x.shape[1] // trunk)))
+
+        groups = t // self.fold
+        x = x.reshape(b * groups, self.fold, trunk, trunk, self.neck)
+        x = x.transpose(0, 2, 3, 1, 4).reshape(b * groups, trunk, trunk, -1)
+        x = dense(self.widths[0], "fold")(x)
+        for level, width in enumerate(self.widths):
+            if level:
+                x = layers.downsample(x)
+            for block in range(self.blocks):
+                x = layers.Residual(width, self.dtype, name=f"level{level}_{block}")(x)
+            x = layers.MixTime(groups, self.dtype, name=f"time{level}")(x)
+        x = act(dense(self.features, "last")(act(x).reshape(b, -1))).astype(jnp.float32)
+        logits = layers.dense(1, "float32", "logit", gain=1.0)(x)[:, 0]
+        if self.classes:
+            embedding = layers.embed(self.classes, self.features, "float32", "class")(label)
+            logits += jnp.mean(x * embedding, -1)
+        return logits

@@ -1,0 +1,145 @@
+"""Building blocks of generators and discriminators: 2D convolutions on folded time, no norms.
+
+Convolutions run on `[batch * time, height, width, channel]` images; time is mixed by matrix
+products. On a CPU that is several times faster than 3D convolution, whose gradients reach a tenth
+of the matrix-product rate there, and no slower on a GPU or TPU.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def _scaled(gain: float) -> Callable:
+    return nn.initializers.variance_scaling(gain, "fan_in", "truncated_normal")
+
+
+def dense(features: int, dtype: str, name: str, gain: float = 2.0) -> nn.Dense:
+    """Returns a dense layer over channels; gain 2 keeps the variance through a ReLU (He)."""
+    return nn.Dense(features, dtype=dtype, kernel_init=_scaled(gain), name=name)
+
+
+def embed(count: int, features: int, dtype: str, name: str) -> nn.Embed:
+    """Returns a table of `count` learnt vectors of unit variance, one for each class."""
+    init = nn.initializers.normal(1.0)
+    return nn.Embed(count, features, dtype=dtype, embedding_init=init, name=name)
+
+
+def leaky_relu(x: jax.Array) -> jax.Array:
+    """Applies a leaky ReLU of slope 0.2."""
+    return nn.leaky_relu(x, 0.2)
+
+
+def space_to_depth(x: jax.Array, patch: int) -> jax.Array:
+    """Folds patches of pixels into channels; `[N, H, W, C]` to `[N, H/p, W/p, p*p*C]`."""
+    n, h, w, c = x.shape
+    x = x.reshape(n, h // patch, patch, w // patch, patch, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, h // patch, w // patch, patch * patch * c)
+
+
+def resize(x: jax.Array, side: int) -> jax.Array:
+    """Enlarges maps by bilinear interpolation; `[N, H, W, C]` to `[N, side, side, C]`."""
+    return jax.image.resize(x, (x.shape[0], side, side, x.shape[-1]), "bilinear")
+
+
+def downsample(x: jax.Array) -> jax.Array:
+    """Halves the resolution by averaging; `[N, H, W, C]` to `[N, H/2, W/2, C]`."""
+    n, h, w, c = x.shape
+    return x.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4))
+
+
+class Film(nn.Module):
+    """Scales and shifts the channels of maps by a style, starting near the identity.
+
+    Reference: Perez et al., "FiLM: visual reasoning with a general conditioning layer", 2018.
+    """
+
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, style: jax.Array) -> jax.Array:
+        """Maps `[N, H, W, C]` and styles `[N, S]` to `[N, H, W, C]`."""
+        film = dense(2 * x.shape[-1], self.dtype, "film", gain=1.0)(style)
+        scale, shift = jnp.split(film[:, None, None, :], 2, -1)
+        return x * (1 + scale) + shift
+
+
+class Conv3x3(nn.Module):
+    """A 3x3 convolution with bias and same padding, on small maps as three matrix products.
+
+    Up to 8x8 the taps along a row are laid side by side, and each row of the kernel is one matrix
+    product: on two CPU cores 1.3 to 1.8 times as fast as the convolution, gradients included.
+    """
+
+    features: int
+    dtype: str = "float32"
+    gain: float = 2.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `[N, H, W, C]` to `[N, H, W, features]`."""
+        n, h, w, c = x.shape
+        init = _scaled(self.gain) if self.gain else nn.initializers.zeros
+        kernel = self.param("kernel", init, (3, 3, c, self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
+        if h > 8:
+            numbers = ("NHWC", "HWIO", "NHWC")
+            x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+            return x + bias[None, None, None]
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        taps = jnp.concatenate([x[:, :, j : j + w] for j in range(3)], -1)
+        rows = [
+            taps[:, i : i + h].reshape(-1, 3 * c) @ kernel[i].reshape(3 * c, -1) for i in range(3)
+        ]
+        x = (rows[0] + rows[1] + rows[2]).reshape(n, h, w, -1)
+        return x + bias[None, None, None]
+
+
+class Residual(nn.Module):
+    """Adds two 3x3 convolutions to their input, the last starting at zero; no normalisation.
+
+    With a style, the features between the convolutions are modulated by it.
+
+    Reference: Zhang et al., "Fixup initialization", 2019.
+    """
+
+    features: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, style: jax.Array | None = None) -> jax.Array:
+        """Maps `[N, H, W, C]` and styles `[N, S]` to `[N, H, W, features]`."""
+        skip = x
+        if x.shape[-1] != self.features:
+            skip = dense(self.features, self.dtype, "skip", gain=1.0)(x)
+        x = Conv3x3(self.features, self.dtype, name="in")(leaky_relu(x))
+        if style is not None:
+            x = Film(self.dtype, name="style")(x, style)
+        return skip + Conv3x3(self.features, self.dtype, gain=0.0, name="out")(leaky_relu(x))
+
+
+class MixTime(nn.Module):
+    """Adds to each step of time a linear map of it and its neighbours, starting at zero.
+
+    Time is padded by repeating its ends: for discriminators, whose windows have a fixed length.
+    """
+
+    steps: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps images `[B * steps, H, W, C]`, time varying fastest, to the same shape."""
+        if self.steps == 1:
+            return x
+        n, h, w, c = x.shape
+        video = leaky_relu(x).reshape(-1, self.steps, h, w, c)
+        before = jnp.concatenate([video[:, :1], video[:, :-1]], 1)
+        after = jnp.concatenate([video[:, 1:], video[:, -1:]], 1)
+        taps = jnp.concatenate([before, video, after], -1)
+        zero = nn.initializers.zeros
+        mixed = nn.Dense(c, dtype=self.dtype, kernel_init=zero, name="taps")(taps)
+        return x + mixed.reshape(n, h, w, c)

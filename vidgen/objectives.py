@@ -1,0 +1,94 @@
+"""Adversarial losses and gradient penalties: functions of arrays and of a critic.
+
+Logits of real clips are `real`, of generated ones `fake`, both `[B]`; every loss is a scalar mean.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+
+def _softplus(x: jax.Array) -> jax.Array:
+    return jnp.logaddexp(x, 0.0)
+
+
+def rpgan_dis(real, fake):
+    """Relativistic pairing loss of the discriminator; Jolicoeur-Martineau, 2018; R3GAN, 2024."""
+    return jnp.mean(_softplus(fake - real))
+
+
+def rpgan_gen(real, fake):
+    """Relativistic pairing loss of the generator."""
+    return jnp.mean(_softplus(real - fake))
+
+
+def bce_dis(real, fake):
+    """Binary cross-entropy of the discriminator; Goodfellow et al., 2014."""
+    return jnp.mean(_softplus(-real)) + jnp.mean(_softplus(fake))
+
+
+def non_saturating_gen(real, fake):
+    """Non-saturating loss of the generator: `-log sigmoid(fake)`."""
+    return jnp.mean(_softplus(-fake))
+
+
+def minimax_gen(real, fake):
+    """Saturating loss of the generator: `log(1 - sigmoid(fake))`."""
+    return -jnp.mean(_softplus(fake))
+
+
+def hinge_dis(real, fake):
+    """Hinge loss of the discriminator; Lim and Ye, 2017."""
+    return jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake))
+
+
+def hinge_gen(real, fake):
+    """Generator's part of the hinge loss: `-fake`."""
+    return -jnp.mean(fake)
+
+
+def least_squares_dis(real, fake):
+    """Least-squares loss of the discriminator with targets 1 and 0; Mao et al., 2017."""
+    return 0.5 * jnp.mean((real - 1) ** 2) + 0.5 * jnp.mean(fake**2)
+
+
+def least_squares_gen(real, fake):
+    """Least-squares loss of the generator with target 1."""
+    return 0.5 * jnp.mean((fake - 1) ** 2)
+
+
+LOSSES = {
+    "rpgan": (rpgan_dis, rpgan_gen),
+    "non_saturating": (bce_dis, non_saturating_gen),
+    "minimax": (bce_dis, minimax_gen),
+    "hinge": (hinge_dis, hinge_gen),
+    "least_squares": (least_squares_dis, least_squares_gen),
+}
+
+
+def critic_with_penalties(
+    critic: Callable[[jax.Array], jax.Array], real: jax.Array, fake: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Evaluates a critic and both zero-centred gradient penalties with one joint VJP.
+
+    Real and fake go through the critic as one batch, and one backward pass gives the gradients of
+    both: a critic sees each clip apart, so the gradient of the sum of all logits is theirs.
+
+    Args:
+      critic: Maps videos `[N, T, H, W, C]` to logits `[N]`, clip by clip.
+      real: Videos in [-1, 1] `[B, T, H, W, C]`.
+      fake: Likewise.
+
+    Returns:
+      `(real_logits [B], fake_logits [B], r1 [B], r2 [B])`, where r1 and r2 are the squared norms
+      of the logits' gradients by the pixels of real and of fake clips.
+
+    Reference: Mescheder et al., "Which training methods for GANs do actually converge?", 2018.
+    """
+    both = jnp.concatenate([real, fake])
+    logits, pullback = jax.vjp(critic, both)
+    (slopes,) = pullback(jnp.ones_like(logits))
+    norms = jnp.sum(slopes.astype(jnp.float32) ** 2, axis=tuple(range(1, slopes.ndim)))
+    b = real.shape[0]
+    return logits[:b], logits[b:], norms[:b], norms[b:]

@@ -1,0 +1,337 @@
+"""Sampling: video as a function of (weights, seed, time).
+
+    import vidgen
+
+    sampler = vidgen.load("runs/toy")
+    clips = sampler.sample(seeds=[0, 1, 2], frames=64)
+    vidgen.write_video("out.mp4", clips[0], fps=sampler.fps)
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vidgen import keys, models
+from vidgen.checkpoint import Checkpoints
+from vidgen.errors import ConfigError, StorageError
+
+Latents = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """A generator with its weights, ready to make video.
+
+    Every program runs on `batch` videos of `chunk` frames that begin at multiples of `chunk`,
+    whatever is asked for. So, with the same weights, `batch`, `chunk`, machine and versions, frame t
+    of seed s comes out with the same bits from any window, stream, or company of seeds.
+
+    Attributes:
+      generator: The Linen module.
+      params: Its parameters (the moving average of training).
+      classes: Names of the classes, in the order of the labels; empty without classes.
+      fps: Frames per second of the training clips.
+      step: Training step of the weights.
+      batch: Videos computed together; fewer seeds are padded.
+      chunk: Frames computed together; a multiple of the generator's stride.
+    """
+
+    generator: nn.Module
+    params: Any
+    classes: tuple[str, ...]
+    fps: float
+    step: int
+    batch: int
+    chunk: int
+
+    def sample(
+        self,
+        seeds: Sequence[int],
+        frames: int,
+        start: int = 0,
+        labels: Sequence[int | str] | int | str | None = None,
+    ) -> np.ndarray:
+        """Makes video.
+
+        Args:
+          seeds: One for each video, in [0, 2^32).
+          frames: Length of the videos, at least 1.
+          start: First frame, at least 0; any window of the endless video of a seed can be had.
+          labels: A class name or number for all, or one for each; by default each seed has its own.
+
+        Returns:
+          uint8 `[len(seeds), frames, H, W, 3]`.
+
+        Raises:
+          ConfigError: An argument is out of range or names no class.
+        """
+        return self.decode(self.latents(seeds, frames, start, labels), frames, start)
+
+    def stream(
+        self, seed: int, start: int = 0, label: int | str | None = None
+    ) -> Iterator[np.ndarray]:
+        """Yields the frames of one seed from `start` on without end, in constant memory.
+
+        Each is uint8 `[H, W, 3]`, the same as `sample` gives.
+        """
+        first = start // self.chunk * self.chunk
+        while True:
+            chunk = self.sample([seed], self.chunk, first, label)[0]
+            yield from chunk[max(start - first, 0) :]
+            first += self.chunk
+
+    def latents(
+        self,
+        seeds: Sequence[int],
+        frames: int,
+        start: int = 0,
+        labels: Sequence[int | str] | int | str | None = None,
+    ) -> Latents:
+        """Draws the noise that `decode` turns into video; arguments as for `sample`.
+
+        Returns:
+          `content` float32 `[N, Z]`; `motion` float32 `[N, K, M]`, the steps of motion noise from
+          `context` before the first chunk to the end of the last; `label` int32 `[N]`.
+        """
+        seeds = np.asarray(seeds)
+        if seeds.ndim != 1 or not seeds.size or not np.issubdtype(seeds.dtype, np.integer):
+            raise ConfigError(f"seeds are {seeds.tolist()!r}", "a list of whole numbers")
+        if seeds.min() < 0 or seeds.max() >= 2**32:
+            raise ConfigError(f"seeds reach from {seeds.min()} to {seeds.max()}", "use 0 to 2^32-1")
+        first, last = self._chunks(frames, start)
+        seeds = seeds.astype(np.uint32)
+        label = self._labels(seeds, labels)
+        stride, context = self.generator.stride, self.generator.context
+        per_chunk = self.chunk // stride
+        begin = first * per_chunk - context
+        need = (last - first) * per_chunk + self._extra
+        blocks = -(-need // per_chunk)
+        content, motion = [], []
+        for rows in self._rows(len(seeds)):
+            own = self._pad(seeds[rows])
+            # Noise, too, is drawn in blocks of one shape, so that one program makes all of it.
+            drawn = [
+                _draw(self, own, np.int32(begin + block * per_chunk)) for block in range(blocks)
+            ]
+            count = len(seeds[rows])
+            content.append(np.asarray(drawn[0][0])[:count])
+            motion.append(np.concatenate([np.asarray(m) for _, m in drawn], 1)[:count, :need])
+        return {
+            "content": np.concatenate(content),
+            "motion": np.concatenate(motion),
+            "label": label,
+        }
+
+    def decode(self, latents: Latents, frames: int, start: int = 0) -> np.ndarray:
+        """Turns noise into video: `decode(latents(seeds, n, s), n, s)` is `sample(seeds, n, s)`.
+
+        The latents may have been edited in between: contents exchanged or interpolated, motion of
+        one video given to another.
+
+        Args:
+          latents: As from `latents`, for the same `frames` and `start`.
+          frames: Length of the videos.
+          start: First frame.
+
+        Returns:
+          uint8 `[N, frames, H, W, 3]`.
+        """
+        first, last = self._chunks(frames, start)
+        per_chunk = self.chunk // self.generator.stride
+        need = (last - first) * per_chunk + self._extra
+        if latents["motion"].shape[1] != need:
+            raise ConfigError(
+                f"these latents hold {latents['motion'].shape[1]} steps of motion, "
+                f"{frames} frames from {start} need {need}",
+                "decode with the frames and start they were drawn for",
+            )
+        count = len(latents["content"])
+        size = self.generator.size
+        video = np.empty((count, (last - first) * self.chunk, size, size, 3), np.uint8)
+        for rows in self._rows(count):
+            content, label = self._pad(latents["content"][rows]), self._pad(latents["label"][rows])
+            motion = self._pad(latents["motion"][rows])
+            for chunk in range(last - first):
+                part = motion[:, chunk * per_chunk : (chunk + 1) * per_chunk + self._extra]
+                made = np.asarray(_decode(self, content, part, label))
+                video[rows, chunk * self.chunk : (chunk + 1) * self.chunk] = made[
+                    : len(latents["content"][rows])
+                ]
+        skip = start - first * self.chunk
+        return video[:, skip : skip + frames]
+
+    @property
+    def _extra(self) -> int:
+        """Steps of motion noise that a chunk needs beyond one every `stride` frames."""
+        return self.generator.knots(self.chunk) - self.chunk // self.generator.stride
+
+    def _chunks(self, frames: int, start: int) -> tuple[int, int]:
+        if frames < 1:
+            raise ConfigError(f"frames is {frames}", "at least 1")
+        if not 0 <= start <= 2**31 - 1 - frames - 2 * self.chunk:
+            raise ConfigError(f"start is {start}", "0 to about 2^31")
+        return start // self.chunk, -(-(start + frames) // self.chunk)
+
+    def _rows(self, count: int) -> Iterator[slice]:
+        return (slice(i, min(i + self.batch, count)) for i in range(0, count, self.batch))
+
+    def _pad(self, rows: np.ndarray) -> np.ndarray:
+        missing = self.batch - len(rows)
+        return np.concatenate([rows, np.repeat(rows[-1:], missing, 0)]) if missing else rows
+
+    def _labels(self, seeds: np.ndarray, labels) -> np.ndarray:
+        number = max(len(self.classes), 1)
+        if labels is None:
+            return (seeds % number).astype(np.int32)
+        if isinstance(labels, (int, str, np.integer)):
+            labels = [labels] * len(seeds)
+        if len(labels) != len(seeds):
+            raise ConfigError(f"{len(labels)} labels for {len(seeds)} seeds", "give one for each")
+        found = []
+        for label in labels:
+            if isinstance(label, str) and label in self.classes:
+                found.append(self.classes.index(label))
+            elif not isinstance(label, str) and 0 <= int(label) < number:
+                found.append(int(label))
+            else:
+                raise ConfigError(
+                    f"there is no class {label!r}", "one of " + ", ".join(self.classes or ("0",))
+                )
+        return np.array(found, np.int32)
+
+
+def load(
+    path: str | pathlib.Path,
+    step: int | None = None,
+    *,
+    batch: int | None = None,
+    chunk: int | None = None,
+) -> Sampler:
+    """Loads the averaged generator of a run.
+
+    Args:
+      path: The run's folder.
+      step: A step that has a checkpoint; by default the newest that verifies.
+      batch: Videos computed together; 1 on a CPU, 8 elsewhere by default.
+      chunk: Frames computed together, a multiple of the generator's stride; by default the
+        least that is at least 16.
+
+    Returns:
+      A `Sampler`.
+
+    Raises:
+      StorageError: There is no checkpoint, or none that verifies.
+      ConfigError: `batch` or `chunk` is out of range.
+    """
+    found: dict[str, Any] = {}
+
+    def wanted(meta):
+        found["generator"] = models.build(models.GENERATORS, **meta["generator"])
+        return {"ema": abstract_params(found["generator"])}
+
+    folder = pathlib.Path(path)
+    if not folder.is_dir():
+        raise StorageError(f"there is no run in {folder}", "name the folder given as --workdir")
+    at, items, meta = Checkpoints(folder / "checkpoints").restore(wanted, step)
+    return sampler(found["generator"], items["ema"], meta, at, batch=batch, chunk=chunk)
+
+
+def sampler(
+    generator: nn.Module,
+    params: Any,
+    meta: dict[str, Any],
+    step: int,
+    *,
+    batch: int | None = None,
+    chunk: int | None = None,
+) -> Sampler:
+    """Makes a sampler of a generator and its weights; arguments as for `load`."""
+    stride = generator.stride
+    if batch is None:
+        batch = 1 if jax.default_backend() == "cpu" else 8
+    if chunk is None:
+        chunk = -(-16 // stride) * stride
+    if batch < 1:
+        raise ConfigError(f"batch is {batch}", "at least 1")
+    if chunk < 1 or chunk % stride:
+        raise ConfigError(f"chunk is {chunk}", f"a positive multiple of the stride, {stride}")
+    return Sampler(
+        generator=generator,
+        params=params,
+        classes=tuple(meta["classes"]),
+        fps=float(meta["fps"]),
+        step=step,
+        batch=batch,
+        chunk=chunk,
+    )
+
+
+def abstract_params(generator: nn.Module) -> Any:
+    """Returns the shapes and types of a generator's parameters, without computing any."""
+    frames = generator.stride
+    noise = (
+        jnp.zeros((1, generator.content)),
+        jnp.zeros((1, generator.knots(frames), generator.motion)),
+        jnp.zeros((1,), jnp.int32),
+        jnp.zeros((1,), jnp.int32) if generator.classes else None,
+    )
+    init = functools.partial(generator.init, frames=frames)
+    return jax.eval_shape(init, jax.random.key(0), *noise)["params"]
+
+
+def _draw(sampler: Sampler, seeds: np.ndarray, first: np.ndarray):
+    per_chunk = sampler.chunk // sampler.generator.stride
+    return draw_program(sampler.generator, per_chunk)(seeds, first)
+
+
+def _decode(sampler: Sampler, content, motion, label):
+    return decode_program(sampler.generator, sampler.chunk)(
+        sampler.params, content, motion, label
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def draw_program(generator: nn.Module, steps: int):
+    """Compiles the drawing of noise: content, and `steps` of motion from a given one on."""
+
+    @jax.jit
+    def draw(seeds, first):
+        roots = jax.vmap(keys.root)(seeds)
+        content = keys.normal(
+            jax.vmap(lambda k: keys.named(k, "content"))(roots), (generator.content,)
+        )
+        motion = keys.over_time(
+            jax.vmap(lambda k: keys.named(k, "motion"))(roots),
+            jnp.full(seeds.shape, first),
+            steps,
+            generator.motion,
+        )
+        return content, motion
+
+    return draw
+
+
+@functools.lru_cache(maxsize=8)
+def decode_program(generator: nn.Module, frames: int):
+    """Compiles noise to video for one chunk of `frames`."""
+
+    @jax.jit
+    def decode(params, content, motion, label):
+        phase = jnp.zeros(content.shape[:1], jnp.int32)
+        label = label if generator.classes else None
+        video = generator.apply({"params": params}, content, motion, phase, label, frames=frames)
+        return to_uint8(video)
+
+    return decode
+
+
+def to_uint8(video: jax.Array) -> jax.Array:
+    """Maps float video in [-1, 1] to uint8 0..255, rounding; beyond is clipped."""
+    return jnp.clip(jnp.round((video + 1) * 127.5), 0, 255).astype(jnp.uint8)

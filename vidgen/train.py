@@ -1,0 +1,380 @@
+"""The training loop, the only one: clips, step, log, save, sample.
+
+A run is a function of its config and its data. Run the same command again and it goes on from the
+newest good checkpoint, with the same bits as if it had never stopped.
+"""
+
+import dataclasses
+import functools
+import importlib
+import importlib.metadata
+import pathlib
+import platform
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+import vidgen
+from vidgen import config as configs
+from vidgen import logs, models, optimizers, parallel, sampling, video_io
+from vidgen.checkpoint import Checkpoints
+from vidgen.data.clips import Clips
+from vidgen.data.decode import Limits
+from vidgen.data.pack import open_store
+from vidgen.errors import ConfigError, DataError, DivergedError, Preempted
+
+# Fields that may change between the starts of one run: they do not change its result.
+FREE = (
+    "training.log_kclips",
+    "training.sample_kclips",
+    "training.save_kclips",
+    "training.keep",
+    "sampling.",
+    "data.cache",
+    "data.workers",
+    "data.strict",
+    "parallel.mode",
+)
+
+
+def open_clips(config: ConfigDict, progress: Callable | None = None) -> tuple[Any, Clips]:
+    """Opens the clips that a config names, packing them if need be.
+
+    Returns:
+      The store (its `classes`, `fps`, `fingerprint`, `skipped`) and the endless stream of clips.
+
+    Raises:
+      DataError: No clip can be used.
+    """
+    data = config.data
+    store = open_store(
+        data.path,
+        frames=data.frames,
+        stride=data.stride,
+        fps=data.fps or None,
+        size=data.size,
+        crop=data.crop,
+        labels=data.labels,
+        limits=Limits(**data.limits.to_dict()),
+        cache=data.cache or None,
+        strict=data.strict,
+        workers=data.workers,
+        background=data.background,
+        progress=progress,
+    )
+    clips = Clips(
+        store,
+        frames=data.frames,
+        stride=data.stride,
+        seed=config.seed,
+        flip=data.flip,
+        short=data.short,
+    )
+    return store, clips
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What a config describes, built: modules as arguments and the pure functions over them.
+
+    Attributes:
+      generator: Arguments that `models.build` makes the generator from; JSON data.
+      init: `init(seed) -> state`.
+      step: `step(state, batch, *, axis) -> (state, metrics)`.
+      lazy_step: The same without penalties, for the steps between those that have them.
+      interval: Every how many steps the penalties are computed.
+      total: Steps of the whole training.
+    """
+
+    generator: dict[str, Any]
+    init: Callable[[int], Any]
+    step: Callable
+    lazy_step: Callable
+    interval: int
+    total: int
+
+
+def build(config: ConfigDict, classes: int) -> Experiment:
+    """Builds the experiment of a config; the last place that sees the config.
+
+    Args:
+      config: A config that `vidgen.config.validate` took.
+      classes: Number of classes of the data; 1 or 0 for none.
+
+    Raises:
+      ConfigError: The models cannot be built from their arguments.
+    """
+    method = importlib.import_module(f"vidgen.methods.{config.method}")
+    batch_size, total = config.training.batch_size, _steps(config, config.training.kclips)
+    classes = classes if classes > 1 else 0
+    shared = {"size": config.data.size, "classes": classes, "dtype": config.parallel.compute}
+    gen_arguments = {**config.generator.to_dict(), **shared}
+    gen = models.build(models.GENERATORS, **gen_arguments)
+    dis = models.build(models.DISCRIMINATORS, **config.discriminator.to_dict(), **shared)
+    if config.data.frames % dis.fold:
+        raise ConfigError(
+            f"config.data.frames is {config.data.frames}, not a multiple of "
+            f"config.discriminator.fold, {dis.fold}"
+        )
+
+    def schedule(spec):
+        over = _steps(config, spec.kclips) if spec.kclips else total
+        return optimizers.cosine(spec.start, spec.end, over)
+
+    objective, optimizer = config.objective, config.optimizer
+    make = functools.partial(
+        optimizers.build,
+        optimizer.name,
+        b1=optimizer.b1,
+        b2=schedule(optimizer.b2),
+        weight_decay=optimizer.weight_decay,
+    )
+    rate = optimizers.warmup(
+        schedule(optimizer.learning_rate),
+        _steps(config, optimizer.warmup_kclips) if optimizer.warmup_kclips else 0,
+    )
+    interval = objective.penalty_interval
+    parts = {
+        "gen": gen,
+        "dis": dis,
+        "gen_tx": make(learning_rate=rate),
+        "dis_tx": make(learning_rate=lambda s: optimizer.discriminator_rate * rate(s)),
+    }
+    step = functools.partial(
+        method.step,
+        **parts,
+        loss=objective.loss,
+        r1=lambda s, f=schedule(objective.r1): interval * f(s),
+        r2=lambda s, f=schedule(objective.r2): interval * f(s),
+        ema_decay=optimizers.ema_decay(
+            config.training.ema_kclips, config.training.ema_rampup, batch_size
+        ),
+        augment_p=schedule(objective.augment_p),
+        augmentations=tuple(objective.augmentations),
+    )
+    return Experiment(
+        generator=gen_arguments,
+        init=functools.partial(method.init, **parts, frames=config.data.frames),
+        step=step,
+        lazy_step=functools.partial(step, penalize=False),
+        interval=interval,
+        total=total,
+    )
+
+
+def train(config: ConfigDict, workdir: str | pathlib.Path, command: str = "") -> None:
+    """Trains until the config's end, from the newest good checkpoint if there is one.
+
+    Args:
+      config: The experiment.
+      workdir: Folder of the run; docs/outputs.md tells what is written there.
+      command: How the run was started, for run.json.
+
+    Raises:
+      ConfigError: The config is wrong or does not fit the run in the workdir.
+      DataError: The clips cannot be read, or have changed since the run began.
+      DivergedError: A quantity became NaN or infinite; the last checkpoint is intact.
+      StorageError: Something could not be written.
+      Preempted: SIGINT or SIGTERM came; the state is saved.
+    """
+    configs.validate(config)
+    workdir = pathlib.Path(workdir)
+    with _Signals() as signals:
+        _train(config, workdir, command, signals)
+
+
+def _train(config: ConfigDict, workdir: pathlib.Path, command: str, signals: "_Signals") -> None:
+    with logs.bar() as progress:
+        store, clips = open_clips(config, progress)
+    experiment = build(config, len(store.classes))
+    total, batch_size = experiment.total, config.training.batch_size
+    meta = {
+        "config": configs.to_json(config),
+        "generator": experiment.generator,
+        "classes": list(store.classes),
+        "fps": config.sampling.fps or store.fps,
+        "fingerprint": store.fingerprint,
+        "vidgen": vidgen.__version__,
+    }
+    checkpoints = Checkpoints(workdir / "checkpoints", config.training.keep)
+    step, put_state, put_batch = parallel.place(
+        experiment.step, config.parallel.mode, batch_size=batch_size
+    )
+    lazy_step = step
+    if experiment.interval > 1:
+        lazy_step, *_ = parallel.place(
+            experiment.lazy_step, config.parallel.mode, batch_size=batch_size
+        )
+
+    first = 0
+    if checkpoints.steps():
+        abstract = jax.eval_shape(experiment.init, config.seed)
+
+        def wanted(saved):
+            _check_same_run(saved, meta, workdir)
+            return {"train": abstract.replace(ema=None), "ema": abstract.ema}
+
+        first, items, _ = checkpoints.restore(wanted)
+        checkpoints.set_aside_after(first)
+        if first >= total:
+            logs.say(f"{workdir}: done, {first} steps of {total}")
+            return
+        state = items["train"].replace(ema=items["ema"])
+        logs.say(f"{workdir}: going on from step {first} of {total}")
+    else:
+        state = jax.jit(experiment.init, static_argnums=0)(config.seed)
+    state = put_state(state)
+    workdir.mkdir(parents=True, exist_ok=True)
+    logs.write_json(workdir / "run.json", {**_run_facts(store, clips), **meta, "command": command})
+
+    every = {
+        name: _steps(config, config.training[f"{name}_kclips"])
+        if config.training[f"{name}_kclips"]
+        else total
+        for name in ("log", "sample", "save")
+    }
+    run_log = logs.RunLog(workdir, first)
+    terminal = logs.Terminal(total, first, "clips", batch_size)
+
+    def save(at):
+        checkpoints.save(at, {"train": state.replace(ema=None), "ema": state.ema}, meta)
+
+    def sample(at):
+        sampler = sampling.sampler(
+            models.build(models.GENERATORS, **experiment.generator), state.ema, meta, at
+        )
+        videos = sampler.sample(range(config.sampling.clips), config.sampling.frames)
+        path = workdir / "samples" / f"step-{at:08d}"
+        grid = video_io.grid(videos)
+        video_io.write_video(f"{path}.mp4", grid, fps=sampler.fps)
+        video_io.write_grid(f"{path}.png", videos)
+        run_log.video(at, "samples", grid, sampler.fps)
+
+    batches = clips.batches(batch_size, start=first)
+    waited = busy_since = time.monotonic()
+    waited = 0.0
+    pending = None  # (step, indices, metrics): looked at a step later, so that devices never wait
+    try:
+        for at in range(first, total):
+            before = time.monotonic()
+            batch = next(batches)
+            waited += time.monotonic() - before
+            run = step if at % experiment.interval == 0 else lazy_step
+            state, metrics = run(state, put_batch(batch))
+            done = at + 1
+            if pending is not None:
+                _check_finite(*pending, workdir)
+            pending = (done, batch["index"], metrics)
+            stop = signals.received
+            if stop or done == total or any(done % n == 0 for n in every.values()):
+                # What is logged, sampled or saved has been looked at first.
+                _check_finite(*pending, workdir)
+            if stop:
+                save(done)
+                checkpoints.wait()
+                raise Preempted(
+                    f"{stop}: saved step {done} of {total} in {workdir}", "the same command goes on"
+                )
+            terminal.step(done, _losses(metrics) if done % every["log"] == 0 else "")
+            if done % every["log"] == 0 or done == total:
+                span = time.monotonic() - busy_since
+                run_log.metrics(
+                    done,
+                    {
+                        "kclips": done * batch_size / 1000,
+                        **{name: float(value) for name, value in metrics.items()},
+                        "clips_per_second": terminal.rate(),
+                        "data_wait": waited / span,
+                        "skipped_files": len(store.skipped),
+                    },
+                )
+                waited, busy_since = 0.0, time.monotonic()
+            if done % every["sample"] == 0 or done == total:
+                sample(done)
+            if done % every["save"] == 0 or done == total:
+                save(done)
+        checkpoints.wait()
+        logs.say(f"{workdir}: done, {total} steps, {total * batch_size / 1000:g} kclips")
+    finally:
+        batches.close()
+        terminal.close()
+        run_log.close()
+
+
+def _steps(config: ConfigDict, kclips: float) -> int:
+    return configs.steps(kclips, config.training.batch_size)
+
+
+def _losses(metrics: dict[str, jax.Array]) -> str:
+    return f"gen {float(metrics['gen/loss']):.3f}  dis {float(metrics['dis/loss']):.3f}"
+
+
+def _check_finite(step, indices, metrics, workdir) -> None:
+    bad = sorted(name for name, value in metrics.items() if not np.isfinite(value))
+    if bad:
+        first, last = int(np.min(indices)), int(np.max(indices))
+        raise DivergedError(
+            f"step {step} (clips {first} to {last} of the stream): "
+            + ", ".join(f"{name} is {float(metrics[name])}" for name in bad),
+            f"the checkpoints in {workdir / 'checkpoints'} are intact; lower "
+            "config.optimizer.learning_rate or raise config.objective.r1 and r2 in a new workdir",
+        )
+
+
+def _check_same_run(saved: dict[str, Any], now: dict[str, Any], workdir: pathlib.Path) -> None:
+    """Refuses to go on with a run whose result the new config or data would change."""
+    changed = [
+        f"config.{name} was {old!r}, is {new!r}"
+        for name, old, new in configs.differences(
+            configs.from_json(saved["config"]), configs.from_json(now["config"])
+        )
+        if not name.startswith(FREE)
+    ]
+    if changed:
+        raise ConfigError(
+            f"the run in {workdir} has another config: " + "; ".join(changed),
+            "set them back, or name a new --workdir",
+        )
+    if saved["fingerprint"] != now["fingerprint"]:
+        raise DataError(
+            f"the clips of the run in {workdir} have changed since it began: "
+            f"fingerprint {saved['fingerprint'][:12]}, now {now['fingerprint'][:12]}",
+            "bring the old clips back, or name a new --workdir",
+        )
+
+
+def _run_facts(store, clips) -> dict[str, Any]:
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "av")
+    return {
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in packages},
+        "devices": [str(d.device_kind) for d in jax.devices()],
+        "clips": len(store),
+        "windows": clips.windows,
+        "skipped": [list(pair) for pair in store.skipped],
+    }
+
+
+class _Signals:
+    """Notes SIGINT and SIGTERM, to be looked at between steps; a second SIGINT stops at once."""
+
+    def __enter__(self):
+        self.received = ""
+        self.old = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.old[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number, frame):
+        del frame
+        self.received = signal.Signals(number).name
+        signal.signal(number, self.old[number])
+
+    def __exit__(self, *_):
+        for number, handler in self.old.items():
+            signal.signal(number, handler)

@@ -32,7 +32,9 @@ def test_probability_zero_changes_nothing_and_half_changes_half():
     everything = tuple(augment.AUGMENTATIONS)
     np.testing.assert_array_equal(augment.apply(VIDEO, KEYS, jnp.zeros(()), everything), VIDEO)
     many = jnp.repeat(VIDEO[:1], 400, 0)
-    out = augment.apply(many, keys.per_clip(keys.root(1), np.arange(400)), jnp.array(0.5), ("flip",))
+    out = augment.apply(
+        many, keys.per_clip(keys.root(1), np.arange(400)), jnp.array(0.5), ("flip",)
+    )
     share = np.mean([not np.array_equal(a, b) for a, b in zip(out, many, strict=True)])
     assert 0.4 < share < 0.6
 
@@ -49,6 +51,8 @@ def test_flip_mirrors_and_shift_moves_with_its_edge():
 
 def test_cutout_blanks_about_a_quarter():
     ones = jnp.ones((200, 2, 16, 16, 1))
-    out = augment.apply(ones, keys.per_clip(keys.root(3), np.arange(200)), jnp.ones(()), ("cutout",))
+    out = augment.apply(
+        ones, keys.per_clip(keys.root(3), np.arange(200)), jnp.ones(()), ("cutout",)
+    )
     blank = 1 - np.asarray(out).mean((1, 2, 3, 4))
     assert blank.max() == 0.25 and 0.1 < blank.mean() < 0.25

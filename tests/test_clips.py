@@ -106,6 +106,15 @@ def test_crops_are_squares_anywhere_along_the_longer_side():
     assert all(clips[k]["video"].shape == (4, 4, 4, 3) for k in range(5))
 
 
+def test_window_square_and_flip_are_drawn_independently():
+    clips = Clips(Store([7], height=4, width=7), frames=4, flip=True)
+    seen = set()
+    for k in range(600):
+        _, shown, columns = read(clips[k])
+        seen.add((shown[0], min(columns), columns[0] < columns[-1]))
+    assert len(seen) == 4 * 4 * 2
+
+
 def test_short_clips_are_skipped_and_told():
     clips = Clips(Store([3, 8, 2, 8]), frames=4)
     assert clips.skipped.tolist() == [0, 2]

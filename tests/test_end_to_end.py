@@ -46,7 +46,12 @@ def start(*arguments):
     environment = {**os.environ, "XLA_FLAGS": "", "PYTHONWARNINGS": "error"}
     command = [sys.executable, "-m", "vidgen", *map(str, arguments)]
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
 
 
@@ -114,9 +119,10 @@ def test_killed_and_gone_on_gives_the_same_bits(whole, tmp_path, after):
     arguments = ["train", *TINY, *length(12, 4), f"--workdir={workdir}"]
     process = start(*arguments)
     deadline = time.monotonic() + 200
-    while not (workdir / "metrics.jsonl").exists() or len(
-        (workdir / "metrics.jsonl").read_text().splitlines()
-    ) < after:
+    while (
+        not (workdir / "metrics.jsonl").exists()
+        or len((workdir / "metrics.jsonl").read_text().splitlines()) < after
+    ):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.005)
     process.kill()
@@ -149,7 +155,7 @@ def test_a_signal_saves_at_the_current_step_and_exits_85(whole, tmp_path, number
 
 
 def test_sampling_from_the_command_line(whole, tmp_path):
-    import imageio.v3 as iio
+    from PIL import Image
 
     for form, count in (("mp4", 3), ("gif", 3), ("webp", 3), ("png", 1), ("npz", 1)):
         out, _ = run(
@@ -161,8 +167,8 @@ def test_sampling_from_the_command_line(whole, tmp_path):
     expected = sampling.load(whole).sample([0, 1, 2], 6, 2)
     with np.load(tmp_path / "npz" / "videos.npz") as data:
         np.testing.assert_array_equal(data["video"], expected)
-    png = iio.imread(tmp_path / "png" / "grid.png")
-    assert png.shape == (3 * 16, 6 * 16, 3)
+    with Image.open(tmp_path / "png" / "grid.png") as png:
+        assert png.size == (6 * 16, 3 * 16)
 
 
 def test_another_config_in_the_same_workdir_is_refused(whole):
@@ -198,9 +204,13 @@ def test_a_nan_is_named_and_the_last_checkpoint_stays(tmp_path, monkeypatch):
     monkeypatch.setattr(
         optimizers,
         "cosine",
-        lambda start, end, steps: lambda s: jax.numpy.where(s == 2, 1e30, real(start, end, steps)(s))
-        if start == config.optimizer.learning_rate.start
-        else real(start, end, steps)(s),
+        lambda start, end, steps: (
+            lambda s: (
+                jax.numpy.where(s == 2, 1e30, real(start, end, steps)(s))
+                if start == config.optimizer.learning_rate.start
+                else real(start, end, steps)(s)
+            )
+        ),
     )
     with pytest.raises(DivergedError) as error:
         train.train(config, tmp_path / "run")
@@ -249,7 +259,11 @@ def test_wrong_words_are_answered_in_a_line_or_two(arguments, says, capfd, monke
 
 def test_missing_clips_and_runs_have_their_exit_codes(tmp_path):
     _, err = run(
-        "train", *TINY, f"--workdir={tmp_path / 'w'}", f"--config.data.path={tmp_path / 'no'}", expect=3
+        "train",
+        *TINY,
+        f"--workdir={tmp_path / 'w'}",
+        f"--config.data.path={tmp_path / 'no'}",
+        expect=3,
     )
     assert str(tmp_path / "no") in err and "Traceback" not in err
     _, err = run("sample", tmp_path / "nothing", expect=5)

@@ -65,7 +65,9 @@ def make(generator, params, content, motion, phase, frames):
 @functools.lru_cache(maxsize=None)
 def apply(module, frames=None):
     """Compiles a module once for all tests."""
-    return jax.jit(module.apply if frames is None else functools.partial(module.apply, frames=frames))
+    return jax.jit(
+        module.apply if frames is None else functools.partial(module.apply, frames=frames)
+    )
 
 
 @pytest.fixture
@@ -105,7 +107,9 @@ def test_phase_is_a_shift_in_time(generator, trained):
     content, motion = noise(generator, FRAMES)
     plain = make(generator, trained, content, motion, [0] * BATCH, FRAMES)
     shifted = make(generator, trained, content, motion, [3] * BATCH, FRAMES)
-    np.testing.assert_allclose(plain[:, 3:], shifted[:, :-3], atol=2e-2 if generator.dtype == "bfloat16" else 1e-5)
+    np.testing.assert_allclose(
+        plain[:, 3:], shifted[:, :-3], atol=2e-2 if generator.dtype == "bfloat16" else 1e-5
+    )
 
 
 def test_a_window_has_exactly_the_motion_it_needs(generator, trained):
@@ -121,7 +125,9 @@ def test_a_window_has_exactly_the_motion_it_needs(generator, trained):
 def test_label_content_and_motion_matter(generator, trained):
     content, motion = noise(generator, FRAMES)
     plain = make(generator, trained, content, motion, [0] * BATCH, FRAMES)
-    assert not np.allclose(plain, make(generator, trained, content + 1, motion, [0] * BATCH, FRAMES))
+    assert not np.allclose(
+        plain, make(generator, trained, content + 1, motion, [0] * BATCH, FRAMES)
+    )
     if generator.classes:
         one, two = (
             apply(generator, FRAMES)(

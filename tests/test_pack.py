@@ -23,6 +23,7 @@ from vidgen.data.packing import write_pack
 from vidgen.data.sources import list_source
 from vidgen.data.toy import ToySource
 from vidgen.errors import ConfigError, DataError, StorageError
+from vidgen.frames import centre
 
 ROOT = pathlib.Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -131,6 +132,18 @@ def test_limits_skip_by_name(folder, cache):
     assert "data.limits.frames=7" in dict(store.skipped)["wave/c.webp"]
 
 
+def test_a_clip_refused_half_way_leaves_nothing(folder, cache):
+    # At this size a chunk of six frames is written before the eighth is too many. The first and
+    # the last clip to be decoded are refused: they are the largest and the smallest file.
+    video_io.write_video(folder / "wave" / "d.mp4", np.zeros((8, 24, 40, 3), np.uint8), fps=10)
+    store = store_of(folder, cache, size=256, limits=Limits(frames=7))
+    for n, name in enumerate(("walk/a.webp", "walk/b.webp")):
+        wanted = centre(video_io.read_video(folder / name, size=256), 256)
+        assert (store[n] == wanted).all()
+    size = sum(path.stat().st_size for path in store.path.glob("frames-*"))
+    assert size == (6 + 7) * 256 * 256 * 3
+
+
 def test_the_fingerprint_is_of_the_content(folder, tmp_path):
     one = store_of(folder, tmp_path / "1", workers=1)
     for path in folder.rglob("*.*"):
@@ -150,6 +163,9 @@ def flip_byte(path, at=-5):
 DAMAGES = {
     "flipped frame": lambda path: flip_byte(max(path.glob("frames-*"), key=os.path.getsize)),
     "flipped index": lambda path: flip_byte(path / "pack.json", 120),
+    "other label": lambda path: (path / "pack.json").write_text(
+        (path / "pack.json").read_text().replace('"label": [0', '"label": [1')
+    ),
     "short frames": lambda path: os.truncate(max(path.glob("frames-*"), key=os.path.getsize), 9),
     "no frames": lambda path: max(path.glob("frames-*"), key=os.path.getsize).unlink(),
     "no index": lambda path: (path / "pack.json").unlink(),

@@ -35,7 +35,8 @@ def trained(mode, devices=8, interval=1):
 
 def same(one, two):
     return all(
-        np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True)
+        np.array_equal(a, b)
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True)
     )
 
 

@@ -8,6 +8,7 @@ def test_a_stream_depends_on_its_names_alone():
     first = seeds.stream(3, "window", 7).random(4)
     seeds.stream(3, "window", 6).random(100)
     np.testing.assert_array_equal(first, seeds.stream(3, "window", 7).random(4))
+    np.testing.assert_array_equal(first, seeds.stream(3, "window", np.int64(7)).random(4))
     for other in (
         seeds.stream(4, "window", 7),
         seeds.stream(3, "crop", 7),

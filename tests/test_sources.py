@@ -180,12 +180,14 @@ def test_damaged_archives_name_the_archive(tmp_path, tree):
     assert "damaged" in dict(list_source(tmp_path / "bad.zip").skipped)["walk/a.webp"]
 
 
-def test_clips_beside_class_folders_are_kept_and_visible(tmp_path):
+@pytest.mark.parametrize("folder", ["wave", "#1"])
+def test_clips_beside_class_folders_are_kept_and_visible(tmp_path, folder):
     put(tmp_path / "a.webp")
-    put(tmp_path / "wave" / "b.webp")
+    put(tmp_path / folder / "b.webp")
     source = list_source(tmp_path)
-    assert source.classes == (UNLABELLED, "wave")
-    assert source.labels.tolist() == [0, 1]
+    assert source.classes == tuple(sorted((UNLABELLED, folder)))
+    of = {e.name: source.classes[n] for e, n in zip(source.entries, source.labels, strict=True)}
+    assert of == {"a.webp": UNLABELLED, f"{folder}/b.webp": folder}
 
 
 def test_no_classes(tmp_path):
@@ -363,14 +365,14 @@ def test_nasty_files_have_reasons_and_harm_nothing(tmp_path):
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="permissions do not bind root")
 def test_files_without_permission_have_a_reason(tmp_path):
-    put(tmp_path / "a.webp")
+    put(tmp_path / "a.mp4", height=32, width=32)
     put(tmp_path / "b" / "c.webp")
-    (tmp_path / "a.webp").chmod(0)
+    (tmp_path / "a.mp4").chmod(0)
     (tmp_path / "b").chmod(0)
     try:
         source = list_source(tmp_path)
         assert dict(source.skipped) == {"b": "permission denied"}
-        with pytest.raises(DataError, match=r"a\.webp: permission denied"):
+        with pytest.raises(DataError, match=r"a\.mp4: permission denied"):
             source[0]
     finally:
         (tmp_path / "b").chmod(0o755)

@@ -284,6 +284,20 @@ def test_seeking_gives_the_frames_of_a_full_decode(tmp_path):
     assert len(part) == 25 and (part == full[75:100]).all()
 
 
+def test_titles_that_are_no_utf8_do_no_harm(tmp_path):
+    with av.open(str(tmp_path / "a.avi"), "w") as container:
+        container.metadata["title"] = "Kuche@@@@"
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        picture = np.zeros((32, 32, 3), np.uint8)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    data = (tmp_path / "a.avi").read_bytes()
+    assert b"@@@@" in data
+    (tmp_path / "a.avi").write_bytes(data.replace(b"@@@@", b"\xfc\xff\xe9@"))
+    assert video_io.read_video(tmp_path / "a.avi").shape == (1, 32, 32, 3)
+
+
 def test_resample_takes_the_nearest_frame():
     times = np.cumsum(np.random.default_rng(0).uniform(0.01, 0.2, 40))
     taken = list(frames.resample(zip(times, range(40), strict=True), 12.0))

@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def read_config(config_flags: list[str], required: bool) -> Any:
-    """Reads `--config=FILE --config.FIELD=VALUE ...` into a config.
+    """Reads `--config=FILE --config.FIELD=VALUE ...` into a config that was validated.
 
     Args:
       config_flags: The flags.
@@ -56,50 +56,47 @@ def read_config(config_flags: list[str], required: bool) -> Any:
     Raises:
       ConfigError: The file cannot be read, or a field or its value is wrong.
     """
-    from absl import flags
-    from ml_collections import config_flags as reader
-
     from vidgen import config as configs
 
-    if not any(f.startswith("--config=") or f == "--config" for f in config_flags):
-        if required or config_flags:
+    file, overrides = None, []
+    rest = iter(config_flags)
+    for flag in rest:
+        name, equals, value = flag.partition("=")
+        value = value if equals else next(rest, "")
+        if name == "--config":
+            file = value
+        else:
+            overrides.append((name.removeprefix("--config."), value))
+    if not file:
+        if required or overrides:
             raise ConfigError("there is no --config", "name one: --config=configs/toy.py")
         return None
-    values = flags.FlagValues()
-    reader.DEFINE_config_file("config", flag_values=values)
-    try:
-        values(["vidgen", *config_flags])
-        config = values["config"].value
-    except FileNotFoundError as error:
-        raise ConfigError(f"there is no config file {error.filename or error}") from error
-    except flags.UnrecognizedFlagError as error:
-        raise _unknown_field(str(error.flagname)) from error
-    except (AttributeError, KeyError) as error:
-        raise _unknown_field(_overridden(config_flags, error)) from error
-    except (flags.Error, TypeError, ValueError) as error:
-        raise ConfigError(f"config: {error}".splitlines()[0]) from error
-    except (SyntaxError, ImportError, NameError) as error:
-        raise ConfigError(f"the config file cannot be read: {error}") from error
+    config = _config_of_file(file)
+    for name, value in overrides:
+        configs.override(config, name, value)
     configs.validate(config)
     return config
 
 
-def _overridden(config_flags: list[str], error: Exception) -> str:
-    """Returns the flag whose last part an error speaks of, or the error's text."""
-    for flag in config_flags:
-        name = flag.removeprefix("--").partition("=")[0]
-        if name.rpartition(".")[2] in str(error):
-            return name
-    return str(error)
+def _config_of_file(path: str) -> Any:
+    """Runs a config file, which is the user's own program, and returns what it makes."""
+    import importlib.util
 
-
-def _unknown_field(name: str) -> ConfigError:
-    from vidgen import config as configs
-
-    known = list(configs.flatten(configs.base()))
-    return ConfigError(
-        f"there is no field {name}", configs.near(name.removeprefix("config."), known)
-    )
+    if not pathlib.Path(path).is_file():
+        raise ConfigError(f"there is no config file {path}")
+    spec = importlib.util.spec_from_file_location("config_of_the_run", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path} is not a Python file", "as configs/toy.py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return module.get_config()
+    except Exception as error:  # whatever the user's program raises is about that file
+        where = error.__traceback__
+        while where is not None and where.tb_next is not None:
+            where = where.tb_next
+        line = f" (line {where.tb_lineno})" if where is not None else ""
+        raise ConfigError(f"{path}{line}: {type(error).__name__}: {error}") from error
 
 
 def _train(options: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ must. The config stops at the rim of the program: below train, evaluate and samp
 plain keyword arguments.
 """
 
+import ast
 import difflib
 import json
 import math
@@ -239,6 +240,43 @@ def validate(config: ConfigDict) -> None:
         raise ConfigError(
             f"config.data.background is {config.data.background}", "three numbers in 0..255"
         )
+
+
+def override(config: ConfigDict, name: str, text: str) -> None:
+    """Sets one field from the command line's text.
+
+    Args:
+      config: Changed in place.
+      name: Dotted, as `training.batch_size`.
+      text: A Python literal such as `8`, `1e-3`, `(64, 32)` or `True`; bare text where the field
+        holds text.
+
+    Raises:
+      ConfigError: There is no such field, or the text is no value for it.
+    """
+    flat = flatten(config)
+    if name not in flat:
+        inside = [known for known in flat if known.startswith(f"{name}.")]
+        hint = f"it has the parts {', '.join(inside)}" if inside else near(name, list(flat))
+        raise ConfigError(f"there is no field config.{name}", hint)
+    like = flat[name]
+    value: Any = text
+    if not isinstance(like, str):
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError) as error:
+            raise ConfigError(
+                f"config.{name} is {text!r}", f"it must be a {type(like).__name__}, as {like!r}"
+            ) from error
+    if isinstance(like, tuple) and isinstance(value, list):
+        value = tuple(value)
+    if isinstance(like, float) and type(value) is int:
+        value = float(value)
+    _check_type(name, value, like)
+    *path, last = name.split(".")
+    for part in path:
+        config = config[part]
+    config[last] = value
 
 
 def _check_type(name: str, value: Any, like: Any) -> None:

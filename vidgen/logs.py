@@ -121,9 +121,9 @@ class Terminal:
 
     def __init__(self, total: int, done: int, unit: str, per_step: int):
         self.total, self.done, self.unit, self.per_step = total, done, unit, per_step
-        self.start = self.said = time.monotonic()
-        self.first = done
-        self.bar = None
+        self.first, self.start = done, 0.0
+        self.said = time.monotonic()
+        self.bar, self.text = None, ""
         if sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -139,22 +139,24 @@ class Terminal:
             self.bar.start()
 
     def rate(self) -> float:
-        """Returns units per second since the first step of this start."""
-        return (self.done - self.first) * self.per_step / max(time.monotonic() - self.start, 1e-9)
+        """Returns units per second since the first step of this start; 0 until the second."""
+        steps = self.done - self.first
+        return steps * self.per_step / (time.monotonic() - self.start) if steps else 0.0
 
     def step(self, done: int, text: str) -> None:
-        """Shows that `done` steps are done; the first call starts the clock (after compiling)."""
+        """Shows that `done` steps are done; the clock starts with the first, which compiles."""
         now = time.monotonic()
-        if self.done == self.first:
+        if not self.start:
             self.start, self.first = now, done
-        self.done = done
-        text = f"{self.rate():.1f} {self.unit}/s  {text}"
+        self.done, self.text = done, text or self.text
+        rate = self.rate()
+        text = f"{rate:.1f} {self.unit}/s  {self.text}"
         if self.bar is not None:
             self.bar.update(self.task, completed=done, text=text)
-        elif now - self.said > 10 or done == self.total:
+        elif (now - self.said > 10 and rate) or done == self.total:
             self.said = now
-            left = (self.total - done) * self.per_step / max(self.rate(), 1e-9)
-            say(f"step {done}/{self.total}  {text}  {left / 60:.1f} min left")
+            left = (self.total - done) * self.per_step / rate / 60 if rate else 0.0
+            say(f"step {done}/{self.total}  {text}  {left:.1f} min left")
 
     def close(self) -> None:
         """Leaves the bar where it is."""

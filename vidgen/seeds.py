@@ -20,7 +20,9 @@ def stream(seed: int, *names: str | int) -> np.random.Generator:
     Returns:
       A Philox generator keyed by the SHA-256 of seed and names.
     """
-    text = "/".join(f"{type(n).__name__}:{n}" for n in (int(seed), *names))
+    # Numbers and words are kept apart, and a NumPy integer is the number it stands for.
+    parts = (f"s:{n}" if isinstance(n, str) else f"n:{int(n)}" for n in (seed, *names))
+    text = "/".join(parts)
     digest = hashlib.sha256(text.encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 

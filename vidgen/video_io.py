@@ -242,7 +242,8 @@ def write_video(path: Path, video: np.ndarray, fps: float) -> None:
       path: `.mp4` (H.264 4:2:0, visually lossless; odd sides are padded by one pixel), `.gif`,
         `.webp` (lossless), or `.npz` (exact: arrays `video` and `fps`).
       video: uint8 `[T, H, W, 3]`; for `.npz` any number of leading axes.
-      fps: Frames per second. GIF stores hundredths of a second a frame, WebP thousandths.
+      fps: Frames per second. GIF stores hundredths of a second a frame, WebP thousandths; both
+        store equal frames in a row as one that is shown longer.
 
     Raises:
       ValueError: The suffix, the shape, the type or the rate is not one of those above.

@@ -51,8 +51,8 @@ class Limits:
     """
 
     frames: int = 100_000
-    pixels: int = 1 << 25  # 8K video has 33.2 million
-    bytes: int = 1 << 31
+    pixels: int = 50_000_000  # 8K video has 33 million
+    bytes: int = 4_000_000_000
     seconds: float = 120.0
 
     def memory(self) -> int:
@@ -375,7 +375,8 @@ def _alarm(seconds: float) -> None:
 def _why(error: BaseException) -> str:
     if isinstance(error, KeyError):
         return f"has no member {error}"
-    if isinstance(error, zipfile.BadZipFile | tarfile.TarError | zlib.error | EOFError):
+    archive = zipfile.BadZipFile | tarfile.TarError | zlib.error | EOFError
+    if isinstance(error, archive) and not getattr(error, "strerror", None):  # that is FFmpeg's
         return f"damaged archive: {error}"
     return reason(error)
 

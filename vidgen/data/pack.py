@@ -270,5 +270,5 @@ def _reported(pack: Pack, strict: bool) -> Pack:
 def warn_skipped(name: str, why: str, strict: bool) -> None:
     """Warns once of a file that cannot be used; raises DataError instead where `strict` is set."""
     if strict:
-        raise DataError(f"{name}: {why}", "mend or remove it, or leave --strict out to skip it")
+        raise DataError(f"{name}: {why}", "mend or remove it, or set data.strict=False to skip it")
     _LOG.warning("%s: skipped: %s", name, why)

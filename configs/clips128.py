@@ -2,12 +2,12 @@
 
     vidgen train --config=configs/clips128.py --config.data.path=FOLDER --workdir=runs/mine
 
-Expected: not measured on a GPU yet. Look at the samples after 200 kclips; if the figures fall apart
-or the run stops with a NaN, raise config.objective.r1.start and r2.start; if they stay blurred, lower
-them. With fewer than about 2,000 clips, keep the augmentations on.
+Expected: not measured on a GPU yet. Look at the samples after 200 kclips; if the figures fall
+apart or the run stops with a NaN, raise config.objective.r1.start and r2.start; if they stay
+blurred, lower them. With fewer than about 2,000 clips, keep the augmentations on.
 """
 
-from vidgen.config import base, constant, cosine
+from vidgen.config import base, cosine
 
 
 def get_config():

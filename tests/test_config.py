@@ -61,7 +61,7 @@ def test_a_wrong_value_is_refused_by_name(field, value, says):
 def test_unknown_and_missing_fields_are_named():
     config = tiny_config()
     config.training.batchsize = 3
-    with pytest.raises(ConfigError, match="training.batchsize") as error:
+    with pytest.raises(ConfigError, match=r"training\.batchsize") as error:
         configs.validate(config)
     assert "training.batch_size" in error.value.hint
     config = tiny_config()

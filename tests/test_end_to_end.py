@@ -114,7 +114,7 @@ def test_the_same_command_again_says_it_is_done(whole):
 
 @pytest.mark.parametrize("after", [2, 5, 9])
 def test_killed_and_gone_on_gives_the_same_bits(whole, tmp_path, after):
-    """kill -9 as soon as some step has been logged, wherever saving and logging then are."""
+    """Kill -9 as soon as some step has been logged, wherever saving and logging then are."""
     workdir = tmp_path / "run"
     arguments = ["train", *TINY, *length(12, 4), f"--workdir={workdir}"]
     process = start(*arguments)

@@ -62,7 +62,7 @@ def make(generator, params, content, motion, phase, frames):
     return apply(generator, frames)({"params": params}, content, motion, jnp.asarray(phase), label)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def apply(module, frames=None):
     """Compiles a module once for all tests."""
     return jax.jit(

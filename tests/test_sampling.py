@@ -12,7 +12,7 @@ from vidgen import models, sampling
 from vidgen.errors import ConfigError, StorageError
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def make(batch=1, chunk=8, classes=("disc", "square")):
     generator = models.build(
         models.GENERATORS, "residual", **TINY_GENERATOR, size=16, classes=len(classes)

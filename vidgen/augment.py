@@ -65,7 +65,10 @@ AUGMENTATIONS = {
 
 
 def apply(
-    video: jax.Array, clip_keys: jax.Array, probability: jax.Array, names: tuple[str, ...]
+    video: jax.Array,
+    clip_keys: jax.Array,
+    probability: jax.typing.ArrayLike,
+    names: tuple[str, ...],
 ) -> jax.Array:
     """Applies each named augmentation to each clip with a probability.
 

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
+from vidgen import config as configs
 from vidgen import logs, models, parallel, sampling, train
 
 
@@ -37,7 +37,7 @@ def flops(compiled: Any) -> float:
     return float(compiled.cost_analysis().get("flops", 0.0))
 
 
-def bench(config: ConfigDict) -> dict[str, float]:
+def bench(config: configs.Config) -> dict[str, float]:
     """Measures a config on the devices at hand and prints a table.
 
     Returns:
@@ -76,7 +76,9 @@ def bench(config: ConfigDict) -> dict[str, float]:
     stream.close()
     result["loader_clips"] = seen / (time.perf_counter() - start)
     share = result["step_clips"] / result["loader_clips"]
-    print(f"{'loader':16s}{result['loader_clips']:10.1f} clips/s  ({share:.1%} of it feeds the step)")
+    print(
+        f"{'loader':16s}{result['loader_clips']:10.1f} clips/s  ({share:.1%} of it feeds the step)"
+    )
 
     sampler = sampling.sampler(
         models.build(models.GENERATORS, **experiment.generator),

@@ -65,7 +65,9 @@ class Checkpoints:
         meta = {"meta": meta, "digests": {name: digest(tree) for name, tree in items.items()}}
         args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         with self._storage_errors(step):
-            if not self._open().save(step, args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **args)):
+            if not self._open().save(
+                step, args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **args)
+            ):
                 raise StorageError(
                     f"checkpoint {step} was not saved: {self.folder / str(step)} is in the way",
                     "move it away",
@@ -121,8 +123,11 @@ class Checkpoints:
         raise StorageError(f"no checkpoint{wanted} in {self.folder}", f"there are: {have}")
 
     def set_aside_after(self, step: int) -> None:
-        """Renames the steps after `step` to `damaged-<step>`: a run that goes on from an older one
-        will write them anew, and nothing is deleted that somebody may want to look at."""
+        """Renames the steps after `step` to `damaged-<step>-<n>`.
+
+        A run that goes on from an older step will write them anew, and nothing is deleted that
+        somebody may want to look at.
+        """
         for later in [s for s in self.steps() if s > step]:
             source, number = self.folder / str(later), 0
             while (target := self.folder / f"damaged-{later}-{number}").exists():
@@ -144,7 +149,9 @@ class Checkpoints:
                     ),
                 )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise _Damaged(f"cannot be read ({type(error).__name__}: {_first_line(error)})") from error
+            raise _Damaged(
+                f"cannot be read ({type(error).__name__}: {_first_line(error)})"
+            ) from error
         items = {name: items[name] for name in wanted}
         for name, tree in items.items():
             if digest(tree) != saved["digests"].get(name):

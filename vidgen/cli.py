@@ -178,7 +178,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     compilation_cache()
     from vidgen import evaluate
 
-    for name, value in evaluate.evaluate(options.run_folder, options.metrics, options.clips).items():
+    for name, value in evaluate.evaluate(
+        options.run_folder, options.metrics, options.clips
+    ).items():
         print(f"{name:24s} {value:.3f}")
 
 
@@ -260,7 +262,9 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(run=run)
         return made
 
-    train = command("train", _train, "Train, or go on with, the run in a folder.", epilog=help_config)
+    train = command(
+        "train", _train, "Train, or go on with, the run in a folder.", epilog=help_config
+    )
     train.add_argument("--workdir", required=True, help="folder of the run")
     train.set_defaults(takes_config=True)
 
@@ -284,7 +288,9 @@ def _parser() -> argparse.ArgumentParser:
 
     data = commands.add_parser("data", help="Look at clips, or pack them.")
     data_commands = data.add_subparsers(dest="data_command", required=True, parser_class=_Parser)
-    inspect = command("inspect", _inspect, "Show what is there and what can be used.", data_commands)
+    inspect = command(
+        "inspect", _inspect, "Show what is there and what can be used.", data_commands
+    )
     inspect.add_argument("data", help="folder, archive, array, manifest or toy")
     inspect.add_argument("--sheet", default="contact-sheet.png", help="PNG to write")
     inspect.set_defaults(takes_config=False)

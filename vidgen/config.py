@@ -16,6 +16,9 @@ from ml_collections import ConfigDict
 
 from vidgen.errors import ConfigError
 
+# An ml_collections.ConfigDict; its fields are attributes that no type checker knows.
+Config = Any
+
 
 def constant(value: float) -> dict[str, float]:
     """Returns a schedule that stays at one value."""
@@ -27,7 +30,7 @@ def cosine(start: float, end: float, kclips: float = 0.0) -> dict[str, float]:
     return {"start": start, "end": end, "kclips": kclips}
 
 
-def base() -> ConfigDict:
+def base() -> Config:
     """Returns the config that every experiment starts from, each field with its default.
 
     Durations are in thousands of clips seen (kclips). A schedule is `constant(value)` or
@@ -42,7 +45,7 @@ def base() -> ConfigDict:
             "path": "",  # folder, archive, array, manifest, pack, or "toy"; docs/data.md
             "frames": 16,  # length of a training window
             "stride": 1,  # take every n-th frame
-            "fps": 0.0,  # resample to this rate by true time stamps; 0: frames as they were recorded
+            "fps": 0.0,  # resample to this rate by true time stamps; 0: every frame as recorded
             "size": 64,  # side of the frames in pixels
             "crop": "center",  # "center" or "random": where the square is cut from wider frames
             "flip": False,  # mirror half of the clips left to right
@@ -67,6 +70,7 @@ def base() -> ConfigDict:
             "blocks": 1,  # residual blocks of each level
             "head": 32,  # channels of the pointwise layers at full resolution
             "head_layers": 1,  # how many of them
+            "palette": 16,  # colours that a clip mixes its pixels from
             "content": 64,  # channels of the content noise
             "motion": 32,  # channels of the motion noise
             "style": 192,  # channels of the features that steer the network
@@ -192,7 +196,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def validate(config: ConfigDict) -> None:
+def validate(config: Config) -> None:
     """Checks every field of a config for name, type, range and contradiction.
 
     The arguments of the generator and the discriminator are checked by `vidgen.models.build`.
@@ -212,9 +216,7 @@ def validate(config: ConfigDict) -> None:
             raise ConfigError(f"there is no field config.{name}", near(name, list(known)))
         _check_type(name, value, known[name])
         if name in _CHOICES and value not in _CHOICES[name]:
-            raise ConfigError(
-                f"config.{name} is {value!r}", near(str(value), list(_CHOICES[name]))
-            )
+            raise ConfigError(f"config.{name} is {value!r}", near(str(value), list(_CHOICES[name])))
         if name in _LEAST and not value >= _LEAST[name]:
             raise ConfigError(f"config.{name} is {value}", f"it must be at least {_LEAST[name]}")
     for name in (n for n in given if n.startswith("objective.augment_p.") and "kclips" not in n):
@@ -224,7 +226,7 @@ def validate(config: ConfigDict) -> None:
         if not 0 <= given[name] < 1:
             raise ConfigError(f"config.{name} is {given[name]}", "it must be in [0, 1)")
     for name, value in given.items():
-        schedule, _, end = name.rpartition(".")
+        schedule = name.rpartition(".")[0]
         if f"{schedule}.kclips" in given and schedule != "training" and value < 0:
             raise ConfigError(f"config.{name} is {value}", f"{schedule} may not be negative")
     if not config.data.path:
@@ -242,7 +244,7 @@ def validate(config: ConfigDict) -> None:
         )
 
 
-def override(config: ConfigDict, name: str, text: str) -> None:
+def override(config: Config, name: str, text: str) -> None:
     """Sets one field from the command line's text.
 
     Args:
@@ -296,12 +298,12 @@ def steps(kclips: float, batch_size: int) -> int:
     return max(round(1000 * kclips / batch_size), 1)
 
 
-def to_json(config: ConfigDict) -> dict[str, Any]:
+def to_json(config: Config) -> dict[str, Any]:
     """Returns the config as plain data for `json.dump`."""
     return json.loads(config.to_json_best_effort())
 
 
-def from_json(data: dict[str, Any]) -> ConfigDict:
+def from_json(data: dict[str, Any]) -> Config:
     """Rebuilds a config from `to_json` data; lists become tuples. Nothing is executed."""
 
     def convert(value):
@@ -312,7 +314,7 @@ def from_json(data: dict[str, Any]) -> ConfigDict:
     return ConfigDict(convert(data))
 
 
-def differences(old: ConfigDict, new: ConfigDict) -> Iterator[tuple[str, Any, Any]]:
+def differences(old: Config, new: Config) -> Iterator[tuple[str, Any, Any]]:
     """Yields `(field, old value, new value)` wherever two configs differ."""
     before, after = flatten(old), flatten(new)
     for name in sorted(before.keys() | after.keys()):

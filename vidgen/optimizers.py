@@ -1,12 +1,10 @@
 """Optimizers by name, and schedules in steps."""
 
-from collections.abc import Callable
-
-import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-Schedule = Callable[[jax.Array], jax.Array]
+Schedule = optax.Schedule  # step -> value
 
 
 def cosine(start: float, end: float, steps: int) -> Schedule:
@@ -17,6 +15,11 @@ def cosine(start: float, end: float, steps: int) -> Schedule:
         return end + (start - end) * 0.5 * (1 + jnp.cos(jnp.pi * part))
 
     return value
+
+
+def times(factor: float, schedule: Schedule) -> Schedule:
+    """Returns a schedule multiplied by a number."""
+    return lambda step: factor * schedule(step)
 
 
 def warmup(schedule: Schedule, steps: int) -> Schedule:
@@ -60,9 +63,10 @@ def build(
         return optax.inject_hyperparams(optax.adamw)(
             learning_rate=learning_rate, b1=b1, b2=b2, weight_decay=weight_decay
         )
+    first = float(np.asarray(b2(0)))
     others = {
-        "rmsprop": lambda: optax.rmsprop(learning_rate, decay=float(b2(0)), momentum=momentum),
-        "adadelta": lambda: optax.adadelta(learning_rate, rho=float(b2(0))),
+        "rmsprop": lambda: optax.rmsprop(learning_rate, decay=first, momentum=momentum),
+        "adadelta": lambda: optax.adadelta(learning_rate, rho=first),
         "sgd": lambda: optax.sgd(learning_rate, momentum=momentum),
     }
     return others[name]()

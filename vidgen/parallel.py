@@ -16,12 +16,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from vidgen.errors import ConfigError
 
 AXIS = "data"
-Step = Callable[..., tuple[Any, dict[str, jax.Array]]]  # (state, batch, *, axis)
 Put = Callable[[Any], Any]
 
 
 def place(
-    step: Step, mode: str, *, batch_size: int, devices: Sequence[jax.Device] | None = None
+    step: Callable, mode: str, *, batch_size: int, devices: Sequence[Any] | None = None
 ) -> tuple[Callable, Put, Put]:
     """Compiles a step for devices.
 

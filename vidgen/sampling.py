@@ -1,10 +1,10 @@
 """Sampling: video as a function of (weights, seed, time).
 
-    import vidgen
+import vidgen
 
-    sampler = vidgen.load("runs/toy")
-    clips = sampler.sample(seeds=[0, 1, 2], frames=64)
-    vidgen.write_video("out.mp4", clips[0], fps=sampler.fps)
+sampler = vidgen.load("runs/toy")
+clips = sampler.sample(seeds=[0, 1, 2], frames=64)
+vidgen.write_video("out.mp4", clips[0], fps=sampler.fps)
 """
 
 import dataclasses
@@ -13,7 +13,6 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,8 +29,8 @@ class Sampler:
     """A generator with its weights, ready to make video.
 
     Every program runs on `batch` videos of `chunk` frames that begin at multiples of `chunk`,
-    whatever is asked for. So, with the same weights, `batch`, `chunk`, machine and versions, frame t
-    of seed s comes out with the same bits from any window, stream, or company of seeds.
+    whatever is asked for. So, with the same weights, `batch`, `chunk`, machine and versions, frame
+    t of seed s comes out with the same bits from any window, stream, or company of seeds.
 
     Attributes:
       generator: The Linen module.
@@ -43,7 +42,7 @@ class Sampler:
       chunk: Frames computed together; a multiple of the generator's stride.
     """
 
-    generator: nn.Module
+    generator: Any
     params: Any
     classes: tuple[str, ...]
     fps: float
@@ -100,27 +99,29 @@ class Sampler:
           `content` float32 `[N, Z]`; `motion` float32 `[N, K, M]`, the steps of motion noise from
           `context` before the first chunk to the end of the last; `label` int32 `[N]`.
         """
-        seeds = np.asarray(seeds)
-        if seeds.ndim != 1 or not seeds.size or not np.issubdtype(seeds.dtype, np.integer):
-            raise ConfigError(f"seeds are {seeds.tolist()!r}", "a list of whole numbers")
-        if seeds.min() < 0 or seeds.max() >= 2**32:
-            raise ConfigError(f"seeds reach from {seeds.min()} to {seeds.max()}", "use 0 to 2^32-1")
+        numbers = np.asarray(seeds)
+        if numbers.ndim != 1 or not numbers.size or not np.issubdtype(numbers.dtype, np.integer):
+            raise ConfigError(f"seeds are {numbers.tolist()!r}", "a list of whole numbers")
+        low, high = numbers.min(), numbers.max()
+        if low < 0 or high >= 2**32:
+            raise ConfigError(f"seeds reach from {low} to {high}", "use 0 to 2^32-1")
         first, last = self._chunks(frames, start)
-        seeds = seeds.astype(np.uint32)
-        label = self._labels(seeds, labels)
+        numbers = numbers.astype(np.uint32)
+        label = self._labels(numbers, labels)
         stride, context = self.generator.stride, self.generator.context
         per_chunk = self.chunk // stride
         begin = first * per_chunk - context
         need = (last - first) * per_chunk + self._extra
         blocks = -(-need // per_chunk)
         content, motion = [], []
-        for rows in self._rows(len(seeds)):
-            own = self._pad(seeds[rows])
+        for rows in self._rows(len(numbers)):
+            own = self._pad(numbers[rows])
             # Noise, too, is drawn in blocks of one shape, so that one program makes all of it.
             drawn = [
-                _draw(self, own, np.int32(begin + block * per_chunk)) for block in range(blocks)
+                _draw(self, own, np.asarray(begin + block * per_chunk, np.int32))
+                for block in range(blocks)
             ]
-            count = len(seeds[rows])
+            count = len(numbers[rows])
             content.append(np.asarray(drawn[0][0])[:count])
             motion.append(np.concatenate([np.asarray(m) for _, m in drawn], 1)[:count, :need])
         return {
@@ -244,7 +245,7 @@ def load(
 
 
 def sampler(
-    generator: nn.Module,
+    generator: Any,
     params: Any,
     meta: dict[str, Any],
     step: int,
@@ -253,7 +254,7 @@ def sampler(
     chunk: int | None = None,
 ) -> Sampler:
     """Makes a sampler of a generator and its weights; arguments as for `load`."""
-    stride = generator.stride
+    stride = int(generator.stride)
     if batch is None:
         batch = 1 if jax.default_backend() == "cpu" else 8
     if chunk is None:
@@ -273,7 +274,7 @@ def sampler(
     )
 
 
-def abstract_params(generator: nn.Module) -> Any:
+def abstract_params(generator: Any) -> Any:
     """Returns the shapes and types of a generator's parameters, without computing any."""
     frames = generator.stride
     noise = (
@@ -292,13 +293,11 @@ def _draw(sampler: Sampler, seeds: np.ndarray, first: np.ndarray):
 
 
 def _decode(sampler: Sampler, content, motion, label):
-    return decode_program(sampler.generator, sampler.chunk)(
-        sampler.params, content, motion, label
-    )
+    return decode_program(sampler.generator, sampler.chunk)(sampler.params, content, motion, label)
 
 
 @functools.lru_cache(maxsize=8)
-def draw_program(generator: nn.Module, steps: int):
+def draw_program(generator: Any, steps: int):
     """Compiles the drawing of noise: content, and `steps` of motion from a given one on."""
 
     @jax.jit
@@ -319,7 +318,7 @@ def draw_program(generator: nn.Module, steps: int):
 
 
 @functools.lru_cache(maxsize=8)
-def decode_program(generator: nn.Module, frames: int):
+def decode_program(generator: Any, frames: int):
     """Compiles noise to video for one chunk of `frames`."""
 
     @jax.jit

@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 import vidgen
 from vidgen import config as configs
@@ -42,7 +41,7 @@ FREE = (
 )
 
 
-def open_clips(config: ConfigDict, progress: Callable | None = None) -> tuple[Any, Clips]:
+def open_clips(config: configs.Config, progress: Callable | None = None) -> tuple[Any, Clips]:
     """Opens the clips that a config names, packing them if need be.
 
     Returns:
@@ -99,7 +98,7 @@ class Experiment:
     total: int
 
 
-def build(config: ConfigDict, classes: int) -> Experiment:
+def build(config: configs.Config, classes: int) -> Experiment:
     """Builds the experiment of a config; the last place that sees the config.
 
     Args:
@@ -143,14 +142,14 @@ def build(config: ConfigDict, classes: int) -> Experiment:
         "gen": gen,
         "dis": dis,
         "gen_tx": make(learning_rate=rate),
-        "dis_tx": make(learning_rate=lambda s: optimizer.discriminator_rate * rate(s)),
+        "dis_tx": make(learning_rate=optimizers.times(optimizer.discriminator_rate, rate)),
     }
     step = functools.partial(
         method.step,
         **parts,
         loss=objective.loss,
-        r1=lambda s, f=schedule(objective.r1): interval * f(s),
-        r2=lambda s, f=schedule(objective.r2): interval * f(s),
+        r1=optimizers.times(interval, schedule(objective.r1)),
+        r2=optimizers.times(interval, schedule(objective.r2)),
         ema_decay=optimizers.ema_decay(
             config.training.ema_kclips, config.training.ema_rampup, batch_size
         ),
@@ -167,7 +166,7 @@ def build(config: ConfigDict, classes: int) -> Experiment:
     )
 
 
-def train(config: ConfigDict, workdir: str | pathlib.Path, command: str = "") -> None:
+def train(config: configs.Config, workdir: str | pathlib.Path, command: str = "") -> None:
     """Trains until the config's end, from the newest good checkpoint if there is one.
 
     Args:
@@ -188,8 +187,19 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, command: str = "") ->
         _train(config, workdir, command, signals)
 
 
-def _train(config: ConfigDict, workdir: pathlib.Path, command: str, signals: "_Signals") -> None:
-    with logs.bar() as progress:
+def _train(
+    config: configs.Config, workdir: pathlib.Path, command: str, signals: "_Signals"
+) -> None:
+    with logs.bar() as show:
+
+        def progress(*done):
+            if signals.received:
+                raise Preempted(
+                    f"{signals.received} while packing clips: nothing to save",
+                    "the same command packs them again",
+                )
+            show(*done)
+
         store, clips = open_clips(config, progress)
     experiment = build(config, len(store.classes))
     total, batch_size = experiment.total, config.training.batch_size
@@ -256,8 +266,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path, command: str, signals: "_S
         run_log.video(at, "samples", grid, sampler.fps)
 
     batches = clips.batches(batch_size, start=first)
-    waited = busy_since = time.monotonic()
-    waited = 0.0
+    waited, busy_since = 0.0, time.monotonic()
     pending = None  # (step, indices, metrics): looked at a step later, so that devices never wait
     try:
         for at in range(first, total):
@@ -306,7 +315,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path, command: str, signals: "_S
         run_log.close()
 
 
-def _steps(config: ConfigDict, kclips: float) -> int:
+def _steps(config: configs.Config, kclips: float) -> int:
     return configs.steps(kclips, config.training.batch_size)
 
 

@@ -12,7 +12,7 @@ a direction that depend on nothing but (seed, k).
 import collections
 import concurrent.futures
 import functools
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, Protocol
 
 import numpy as np
@@ -172,7 +172,7 @@ class Clips:
         start: int = 0,
         host: tuple[int, int] = (0, 1),
         ahead: int = 2,
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch]:
         """Yields batch `start`, `start + 1`, ... without end, made ahead in a background thread.
 
         Args:
@@ -199,7 +199,7 @@ class Clips:
 
     def _batches(
         self, batch_size: int, start: int, offset: int, count: int, ahead: int
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch]:
         pool = concurrent.futures.ThreadPoolExecutor(1, "vidgen-clips")
         waiting: collections.deque[concurrent.futures.Future[Batch]] = collections.deque()
         step = start

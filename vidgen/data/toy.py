@@ -15,7 +15,7 @@ from vidgen.errors import ConfigError
 CLASSES = ("disc", "square")
 
 # As shares of the frame's side. A speed of 0.06 is two pixels a frame at 32x32.
-RADIUS = (0.13, 0.22)
+RADIUS = (0.16, 0.25)
 SPEED = (0.015, 0.06)
 
 

@@ -4,10 +4,8 @@ Modules, optimizers and schedules come in as keyword arguments, bound with `func
 nothing here knows of config, files or devices.
 """
 
-from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -15,7 +13,7 @@ from flax import struct
 
 from vidgen import augment, keys, objectives
 
-Schedule = Callable[[jax.Array], jax.Array]  # step -> value
+Schedule = optax.Schedule  # step -> value
 
 
 @struct.dataclass
@@ -44,8 +42,8 @@ class State:
 def init(
     seed: int,
     *,
-    gen: nn.Module,
-    dis: nn.Module,
+    gen: Any,
+    dis: Any,
     gen_tx: optax.GradientTransformation,
     dis_tx: optax.GradientTransformation,
     frames: int,
@@ -69,7 +67,7 @@ def init(
     )
 
 
-def draw(key: jax.Array, index: jax.Array, *, gen: nn.Module, frames: int):
+def draw(key: jax.Array, index: jax.Array, *, gen: Any, frames: int):
     """Draws the noise of training clips: `(content, motion, phase)`, each from its clip's key.
 
     Args:
@@ -93,8 +91,8 @@ def step(
     state: State,
     batch: dict[str, jax.Array],
     *,
-    gen: nn.Module,
-    dis: nn.Module,
+    gen: Any,
+    dis: Any,
     gen_tx: optax.GradientTransformation,
     dis_tx: optax.GradientTransformation,
     loss: str,
@@ -190,8 +188,9 @@ def step(
     decay = ema_decay(state.step)
     ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state.ema, gen_params)
 
-    new = state.replace(
+    new = State(
         step=state.step + 1,
+        key=state.key,
         gen=gen_params,
         dis=dis_params,
         ema=ema,

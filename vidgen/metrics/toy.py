@@ -59,7 +59,8 @@ def describe(clip: np.ndarray) -> dict:
         if peak < CONTRAST:
             return {"faults": ("no object",), **empty}
         mask = distance > peak / 2  # half of the soft edge belongs to the object
-        parts, count = ndimage.label(mask)
+        parts = np.zeros(mask.shape, np.int32)
+        ndimage.label(mask, output=parts)
         areas = np.bincount(parts.ravel())[1:]
         mask = parts == 1 + np.argmax(areas)
         if areas.max() < 0.9 * areas.sum():
@@ -68,7 +69,7 @@ def describe(clip: np.ndarray) -> dict:
         for name, ideal in _outlines(size, centre, area).items():
             fits[name].append(_iou(mask, ideal))
         inside = ndimage.binary_erosion(mask, iterations=1)
-        outside = ~ndimage.binary_dilation(distance > CONTRAST / 2, iterations=1)
+        outside = np.logical_not(ndimage.binary_dilation(distance > CONTRAST / 2, iterations=1))
         if not inside.any() or not outside.any():
             return {"faults": ("no object",), **empty}
         colours.append(frame[inside].mean(0))
@@ -128,6 +129,8 @@ def score(clips: np.ndarray) -> dict[str, float]:
 
 def _hue(rgb: np.ndarray) -> float:
     """Returns the angle on the colour circle, in turns."""
-    return float(np.arctan2(np.sqrt(3) * (rgb[1] - rgb[2]), 2 * rgb[0] - rgb[1] - rgb[2])) / (
-        2 * np.pi
-    ) % 1.0
+    return (
+        float(np.arctan2(np.sqrt(3) * (rgb[1] - rgb[2]), 2 * rgb[0] - rgb[1] - rgb[2]))
+        / (2 * np.pi)
+        % 1.0
+    )

@@ -1,13 +1,11 @@
 """Models, as maths only: arrays in, arrays out; no I/O, no config, no devices.
 
-`build(registry, kind, **arguments)` makes a Linen module by name. A new model is one more entry below.
+`build(registry, kind, **arguments)` makes a Linen module by name; a new model is one more entry.
 """
 
 import dataclasses
 import difflib
 from typing import Any
-
-import flax.linen as nn
 
 from vidgen.errors import ConfigError
 from vidgen.models.discriminators import ResidualDiscriminator
@@ -17,7 +15,7 @@ GENERATORS = {"residual": ResidualGenerator}
 DISCRIMINATORS = {"residual": ResidualDiscriminator}
 
 
-def build(registry: dict[str, Any], kind: str, **arguments) -> nn.Module:
+def build(registry: dict[str, Any], kind: str, **arguments) -> Any:
     """Makes a module by name and checks its arguments.
 
     Args:
@@ -40,15 +38,14 @@ def build(registry: dict[str, Any], kind: str, **arguments) -> nn.Module:
             raise ConfigError(
                 f"there is no field config.{role}.{name} for kind {kind!r}", ", ".join(close) + "?"
             )
-        like = 0 if fields[name].default is dataclasses.MISSING else fields[name].default
-        whole = lambda v: isinstance(v, int) and not isinstance(v, bool)  # noqa: E731
-        value = tuple(value) if isinstance(value, list) else value  # as JSON has it
-        arguments[name] = value
+        like: Any = 0 if fields[name].default is dataclasses.MISSING else fields[name].default
+        if isinstance(value, list):  # as JSON has it
+            value = arguments[name] = tuple(value)
         if isinstance(like, tuple):
-            good = isinstance(value, tuple) and value and all(whole(v) and v > 0 for v in value)
+            good = isinstance(value, tuple) and value and all(_whole(v, least=1) for v in value)
             want = "a tuple of positive whole numbers"
-        elif whole(like):
-            good, want = whole(value) and value >= 0, "a whole number, at least 0"
+        elif _whole(like):
+            good, want = _whole(value), "a whole number, at least 0"
         else:
             continue
         if not good:
@@ -56,3 +53,7 @@ def build(registry: dict[str, Any], kind: str, **arguments) -> nn.Module:
     made = module(**arguments)
     made.check()
     return made
+
+
+def _whole(value: Any, least: int = 0) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -85,5 +85,5 @@ class ResidualDiscriminator(nn.Module):
         logits = layers.dense(1, "float32", "logit", gain=1.0)(x)[:, 0]
         if self.classes:
             embedding = layers.embed(self.classes, self.features, "float32", "class")(label)
-            logits += jnp.mean(x * embedding, -1)
+            logits += jnp.sum(x * embedding, -1) / jnp.sqrt(self.features)
         return logits

@@ -1,4 +1,4 @@
-"""Generators: `(content, motion, label) -> video`, each frame a function of noise around its time."""
+"""Generators: `(content, motion, label) -> video`, each frame a function of the noise around it."""
 
 import flax.linen as nn
 import jax
@@ -15,9 +15,10 @@ class ResidualGenerator(nn.Module):
     without padding; between knots the motion features are interpolated linearly. Content and motion
     make a 4x4 map for each frame, which 2D residual blocks enlarge; content alone modulates them,
     so that what a clip looks like stays while its layout moves. The last features are interpolated
-    to full resolution and a small network of pointwise layers turns them into colours: an edge is
-    where a smooth feature crosses a threshold, so it is sharp wherever it lies. (Unfolding patches
-    of pixels from channels instead made grids of noise for the first thousand steps;
+    to full resolution, where a small network of pointwise layers lets each pixel mix the colours of
+    a palette that content chooses: an edge is where a smooth feature crosses a threshold, so it is
+    sharp wherever it lies, and an area keeps its colour wherever it moves. (Unfolding patches of
+    pixels from channels instead made grids of noise for the first thousand steps;
     docs/benchmarks.md.)
 
     Nothing depends on the length of the window or on its place in it, so windows agree where they
@@ -36,6 +37,7 @@ class ResidualGenerator(nn.Module):
       blocks: Residual blocks of each level.
       head: Channels of the pointwise layers at full resolution.
       head_layers: How many, before the colours.
+      palette: Colours that a clip mixes its pixels from.
       content: Channels of the content noise.
       motion: Channels of the motion noise.
       style: Channels of the content and motion features.
@@ -50,6 +52,7 @@ class ResidualGenerator(nn.Module):
     blocks: int = 1
     head: int = 32
     head_layers: int = 1
+    palette: int = 16
     content: int = 64
     motion: int = 32
     style: int = 128
@@ -140,7 +143,11 @@ class ResidualGenerator(nn.Module):
         for layer in range(self.head_layers):
             x = act(layers.Film(self.dtype, name=f"head_film{layer}")(x, look))
             x = dense(self.head, f"head{layer}")(x)
-        x = act(layers.Film(self.dtype, name="colour_film")(x, look))
-        x = layers.dense(3, self.dtype, "colour", gain=1.0)(x)
-        x = jnp.tanh(x.astype(jnp.float32))
+        # Each pixel mixes the colours of the clip's palette: an area that keeps its colour while it
+        # moves is one entry taken whole.
+        mix = nn.softmax(layers.dense(self.palette, self.dtype, "mix", gain=1.0)(act(x)))
+        colours = layers.dense(3 * self.palette, self.dtype, "palette", gain=1.0)(content)
+        colours = jnp.tanh(colours).reshape(b, 1, self.palette, 3)
+        pixels = mix.reshape(b, -1, self.palette)
+        x = jnp.matmul(pixels, colours[:, 0]).astype(jnp.float32)
         return x.reshape(b, frames, self.size, self.size, 3)

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from vidgen import config as configs
 from vidgen import logs, models, parallel, sampling, train
@@ -87,7 +86,7 @@ def bench(config: configs.Config) -> dict[str, float]:
         0,
     )
     frames = sampler.batch * sampler.chunk
-    latents = sampler.latents(np.arange(sampler.batch), sampler.chunk)
+    latents = sampler.latents(range(sampler.batch), sampler.chunk)
     program = sampling.decode_program(sampler.generator, sampler.chunk)
     noise = (latents["content"], latents["motion"], latents["label"])
     count = flops(program.lower(sampler.params, *noise).compile())

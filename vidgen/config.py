@@ -84,6 +84,7 @@ def base() -> Config:
             "patch": 2,  # side in pixels of the patches that the front sees
             "front": 24,  # channels of the front
             "neck": 48,  # channels of a frame before frames are folded together
+            "frame_blocks": 1,  # residual blocks over each frame
             "fold": 8,  # frames folded together; divides data.frames
             "widths": (96, 128, 192),  # channels of each level, finest first, down to 4x4
             "blocks": 1,  # residual blocks of each level

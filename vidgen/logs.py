@@ -76,8 +76,10 @@ class RunLog:
           fps: Frames per second.
         """
         from PIL import Image
-        from tensorboardX.proto.summary_pb2 import Summary
+        from tensorboardX.proto import summary_pb2
 
+        protocol: Any = summary_pb2  # its names are made at run time
+        writer: Any = self.events.file_writer
         pictures = [Image.fromarray(frame) for frame in frames]
         data = io.BytesIO()
         pictures[0].save(
@@ -89,12 +91,11 @@ class RunLog:
             loop=0,
         )
         height, width = frames.shape[1:3]
-        image = Summary.Image(
+        image = protocol.Summary.Image(
             height=height, width=width, colorspace=3, encoded_image_string=data.getvalue()
         )
-        self.events.file_writer.add_summary(
-            Summary(value=[Summary.Value(tag=name, image=image)]), step
-        )
+        value = protocol.Summary.Value(tag=name, image=image)
+        writer.add_summary(protocol.Summary(value=[value]), step)
 
     def close(self) -> None:
         """Flushes and closes both files."""

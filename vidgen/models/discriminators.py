@@ -25,6 +25,7 @@ class ResidualDiscriminator(nn.Module):
       patch: Side of the pixel patches that the front works on.
       front: Channels of the front; at least 3 * patch^2, or it is blind to some patterns.
       neck: Channels of a frame before frames are folded together.
+      frame_blocks: Residual blocks over each frame, at the trunk's first resolution.
       fold: Frames folded together.
       widths: Channels of each level of the trunk, finest first, each half as large, down to 4x4.
       blocks: Residual blocks of each level.
@@ -37,6 +38,7 @@ class ResidualDiscriminator(nn.Module):
     patch: int = 2
     front: int = 24
     neck: int = 48
+    frame_blocks: int = 1
     fold: int = 8
     widths: tuple[int, ...] = (96, 128)
     blocks: int = 1
@@ -69,7 +71,10 @@ class ResidualDiscriminator(nn.Module):
         x = layers.dense(self.front, self.dtype, "embed", gain=1.0)(x)
         x = act(x + layers.Conv3x3(self.front, self.dtype, name="front")(act(x)))
         trunk = 4 * 2 ** (len(self.widths) - 1)
-        x = act(dense(self.neck, "neck")(layers.space_to_depth(x, x.shape[1] // trunk)))
+        x = dense(self.neck, "neck")(layers.space_to_depth(x, x.shape[1] // trunk))
+        for block in range(self.frame_blocks):
+            x = layers.Residual(self.neck, self.dtype, name=f"frame{block}")(x)
+        x = act(x)
 
         groups = t // self.fold
         x = x.reshape(b * groups, self.fold, trunk, trunk, self.neck)

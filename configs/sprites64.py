@@ -12,8 +12,10 @@ def get_config():
     """Returns the config of walking sprites."""
     config = base()
     config.data.update(frames=16, size=64)
-    config.generator.update(widths=(128, 96, 64), style=128, head=32, stride=4)
-    config.discriminator.update(widths=(96, 128, 128), patch=4, front=48, neck=32, fold=16)
+    config.generator.update(widths=(128, 96, 64), head=32, palette=24, stride=4, style=128)
+    config.discriminator.update(
+        patch=4, front=48, neck=32, frame_blocks=0, fold=16, widths=(64, 96, 128)
+    )
     config.objective.r1 = constant(5.0)
     config.objective.r2 = constant(5.0)
     config.optimizer.learning_rate = cosine(1e-3, 0.0)

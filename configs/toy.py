@@ -2,7 +2,7 @@
 
     vidgen train --config=configs/toy.py --workdir=runs/toy
 
-Expected: TODO
+Expected: five minutes on two CPU cores; docs/benchmarks.md has what comes out and what was tried.
 """
 
 from vidgen.config import base, constant, cosine
@@ -12,18 +12,20 @@ def get_config():
     """Returns the config of the demo."""
     config = base()
     config.data.update(path="toy", frames=8, size=32)
-    config.generator.update(widths=(96, 64), style=128, head=32, stride=8)
-    config.discriminator.update(widths=(96, 128), patch=2, front=24, neck=48, fold=8)
-    config.objective.r1 = constant(2.0)
-    config.objective.r2 = constant(2.0)
+    config.generator.update(widths=(96, 64), head=32, palette=4, style=128, stride=8)
+    config.discriminator.update(
+        patch=2, front=24, neck=48, frame_blocks=1, fold=8, widths=(96, 128)
+    )
+    config.objective.r1 = constant(5.0)
+    config.objective.r2 = constant(5.0)
     config.optimizer.learning_rate = cosine(1e-3, 0.0)
     config.training.update(
-        kclips=12.0,
+        kclips=7.0,
         batch_size=8,
         ema_kclips=0.3,
         log_kclips=0.08,
-        sample_kclips=3.0,
-        save_kclips=3.0,
+        sample_kclips=2.0,
+        save_kclips=2.0,
     )
     config.sampling.update(frames=32, clips=16)
     return config

@@ -5,7 +5,9 @@ import pathlib
 
 CACHE = pathlib.Path(__file__).parents[1] / ".jax_cache"
 # Before JAX is imported; processes that tests start inherit these.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+# Tiny programs, compiled far more often than run: without optimization that takes a third.
+QUICK = "--xla_backend_optimization_level=0"
+os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count=8 {QUICK}")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -15,8 +17,23 @@ os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 import jax
 import pytest
 
-TINY_GENERATOR = {"widths": (8, 8), "head": 8, "content": 4, "motion": 4, "style": 8, "stride": 4}
-TINY_DISCRIMINATOR = {"front": 12, "neck": 8, "fold": 4, "widths": (8, 8), "features": 8}
+TINY_GENERATOR = {
+    "widths": (8, 8),
+    "head": 8,
+    "palette": 4,
+    "content": 4,
+    "motion": 4,
+    "style": 8,
+    "stride": 4,
+}
+TINY_DISCRIMINATOR = {
+    "front": 12,
+    "neck": 8,
+    "frame_blocks": 1,
+    "fold": 4,
+    "widths": (8, 8),
+    "features": 8,
+}
 
 jax.config.update("jax_debug_key_reuse", True)
 

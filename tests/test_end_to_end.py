@@ -11,7 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import TINY_DISCRIMINATOR, TINY_GENERATOR, tiny_config
+from conftest import QUICK, TINY_DISCRIMINATOR, TINY_GENERATOR, tiny_config
 
 from vidgen import config as configs
 from vidgen import sampling, train
@@ -43,7 +43,7 @@ def length(steps, save=0):
 
 def start(*arguments):
     # One device: the fake eight only slow these down.
-    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONWARNINGS": "error"}
+    environment = {**os.environ, "XLA_FLAGS": QUICK, "PYTHONWARNINGS": "error"}
     command = [sys.executable, "-m", "vidgen", *map(str, arguments)]
     return subprocess.Popen(
         command,
@@ -291,3 +291,14 @@ def test_the_first_message_comes_before_jax_is_imported():
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert out.stdout.strip() == "[]", out.stdout + out.stderr
+
+
+def test_real_clips_are_packed_trained_on_and_sampled(real_data, tmp_path):
+    config = tiny_config()
+    config.data.update(path=str(real_data / "actions64"), stride=2, cache=str(tmp_path / "cache"))
+    train.train(config, tmp_path / "run")
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts["clips"] == 56 and facts["skipped"] == []
+    assert facts["classes"] == ["bend", "jumping_jack", "wave_one_hand", "wave_two_hands"]
+    video = sampling.load(tmp_path / "run").sample([0, 1], 6, labels="bend")
+    assert video.shape == (2, 6, 16, 16, 3)

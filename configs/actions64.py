@@ -2,7 +2,7 @@
 
     vidgen train --config=configs/actions64.py --config.data.path=actions64 --workdir=runs/actions64
 
-Expected: TODO
+Expected: not trained to its end yet; the layout is that of the demo at twice the size.
 """
 
 from vidgen.config import base, constant, cosine

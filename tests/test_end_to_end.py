@@ -266,6 +266,9 @@ def test_missing_clips_and_runs_have_their_exit_codes(tmp_path):
         expect=3,
     )
     assert str(tmp_path / "no") in err and "Traceback" not in err
+    (tmp_path / "file").write_text("in the way")
+    _, err = run("train", *TINY, f"--workdir={tmp_path / 'file' / 'run'}", expect=5)
+    assert str(tmp_path / "file") in err and "Traceback" not in err
     _, err = run("sample", tmp_path / "nothing", expect=5)
     assert str(tmp_path / "nothing") in err and "Traceback" not in err
 

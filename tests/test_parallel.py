@@ -19,6 +19,9 @@ METRICS = [
 def trained(mode, devices=8, interval=1):
     config = tiny_config()
     config.objective.penalty_interval = interval
+    # Not Adam: it divides a gradient by its size, so what differs in the last bit near zero becomes
+    # a whole step to the other side.
+    config.optimizer.name = "sgd"
     config.objective.augmentations = ("shift", "brightness")
     config.objective.augment_p.update(start=0.5, end=0.5)
     _, clips = train.open_clips(config)
@@ -48,8 +51,7 @@ def same(one, two):
 def test_modes_agree_with_one_device(mode, devices):
     _, expected = trained("jit")
     _, losses = trained(mode, devices)
-    np.testing.assert_allclose(losses, expected, rtol=2e-3, atol=1e-5)
-    np.testing.assert_allclose(losses[0], expected[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["jit", "mesh", "pmap"])

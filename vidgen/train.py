@@ -183,6 +183,8 @@ def train(config: configs.Config, workdir: str | pathlib.Path, command: str = ""
     """
     configs.validate(config)
     workdir = pathlib.Path(workdir)
+    with video_io.storage(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
     with _Signals() as signals:
         _train(config, workdir, command, signals)
 
@@ -244,7 +246,6 @@ def _train(
             compiler_options={"xla_backend_optimization_level": 0},
         )(config.seed)
     state = put_state(state)
-    workdir.mkdir(parents=True, exist_ok=True)
     logs.write_json(workdir / "run.json", {**_run_facts(store, clips), **meta, "command": command})
 
     every = {

@@ -69,7 +69,8 @@ def describe(clip: np.ndarray) -> dict:
         for name, ideal in _outlines(size, centre, area).items():
             fits[name].append(_iou(mask, ideal))
         inside = ndimage.binary_erosion(mask, iterations=1)
-        outside = np.logical_not(ndimage.binary_dilation(distance > CONTRAST / 2, iterations=1))
+        # Two pixels leave the soft edge out; whatever else is not background counts against it.
+        outside = np.logical_not(ndimage.binary_dilation(mask, iterations=2))
         if not inside.any() or not outside.any():
             return {"faults": ("no object",), **empty}
         colours.append(frame[inside].mean(0))

@@ -5,7 +5,7 @@ import pathlib
 
 CACHE = pathlib.Path(__file__).parents[1] / ".jax_cache"
 # Before JAX is imported; processes that tests start inherit these.
-# Tiny programs, compiled far more often than run: without optimization that takes a third.
+# Tiny programs, compiled far more often than run: so without optimization.
 QUICK = "--xla_backend_optimization_level=0"
 os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count=8 {QUICK}")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -18,7 +18,7 @@ class ResidualGenerator(nn.Module):
     to full resolution, where a small network of pointwise layers lets each pixel mix the colours of
     a palette that content chooses: an edge is where a smooth feature crosses a threshold, so it is
     sharp wherever it lies, and an area keeps its colour wherever it moves. (Unfolding patches of
-    pixels from channels instead made grids of noise for the first thousand steps;
+    pixels from channels instead made grids of noise that did not go in the trials;
     docs/benchmarks.md.)
 
     Nothing depends on the length of the window or on its place in it, so windows agree where they

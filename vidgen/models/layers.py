@@ -70,7 +70,7 @@ class Conv3x3(nn.Module):
     """A 3x3 convolution with bias and same padding, on small maps as three matrix products.
 
     Up to 8x8 the taps along a row are laid side by side, and each row of the kernel is one matrix
-    product: on two CPU cores 1.3 to 1.8 times as fast as the convolution, gradients included.
+    product: on two CPU cores 1.4 to 1.9 times as fast with gradients (docs/benchmarks.md).
     """
 
     features: int

@@ -5,7 +5,7 @@
 Expected: not trained to its end yet; the layout is that of the demo at twice the size.
 """
 
-from vidgen.config import base, constant, cosine
+from vidgen.config import base, cosine
 
 
 def get_config():
@@ -16,16 +16,17 @@ def get_config():
     config.discriminator.update(
         patch=4, front=48, neck=32, frame_blocks=0, fold=16, widths=(64, 96, 128)
     )
-    config.objective.r1 = constant(5.0)
-    config.objective.r2 = constant(5.0)
+    config.objective.r1 = cosine(5.0, 0.5)
+    config.objective.r2 = cosine(5.0, 0.5)
+    config.objective.mismatch = cosine(1.0, 0.0)
     config.optimizer.learning_rate = cosine(1e-3, 0.0)
     config.training.update(
-        kclips=24.0,
+        kclips=12.0,
         batch_size=8,
         ema_kclips=0.5,
         log_kclips=0.2,
-        sample_kclips=4.0,
-        save_kclips=4.0,
+        sample_kclips=1.5,
+        save_kclips=1.5,
     )
     config.sampling.update(frames=32, clips=16)
     return config

@@ -154,6 +154,32 @@ def test_a_signal_saves_at_the_current_step_and_exits_85(whole, tmp_path, number
     assert logged(workdir)[-1]["step"] in (saved, saved - 1)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+@pytest.mark.parametrize(
+    ("given", "becomes"), [(None, "glibc.malloc.hugetlb=1"), ("glibc.malloc.check=0",) * 2]
+)
+def test_malloc_takes_huge_pages_unless_the_user_tuned_it(given, becomes, tmp_path, monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if given:
+        monkeypatch.setenv("GLIBC_TUNABLES", given)
+    process = start("train", *TINY, *length(100_000), f"--workdir={tmp_path / 'run'}")
+    assert "training gan" in process.stderr.readline()
+    environment = pathlib.Path(f"/proc/{process.pid}/environ").read_bytes().decode().split("\0")
+    process.kill()
+    process.communicate()
+    assert [e for e in environment if e.startswith("GLIBC")] == [f"GLIBC_TUNABLES={becomes}"]
+
+
+def test_a_signal_before_the_first_step_exits_85_at_once(tmp_path):
+    process = start("train", *TINY, *length(100_000), f"--workdir={tmp_path / 'run'}")
+    assert "training gan" in process.stderr.readline()  # printed before jax is imported
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 85, err
+    assert "SIGTERM" in err and "nothing new to save" in err and "Traceback" not in err
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 def test_sampling_from_the_command_line(whole, tmp_path):
     from PIL import Image
 

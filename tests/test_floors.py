@@ -7,7 +7,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1] / "vidgen"
 FLOORS = [
-    {"errors", "config", "seeds"},
+    {"errors", "signals", "config", "seeds"},
     {"frames", "video_io", "data", "logs"},
     {"keys"},
     {"models"},

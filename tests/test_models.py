@@ -171,6 +171,27 @@ def test_every_pixel_of_every_frame_is_seen(discriminator, judged):
     assert np.mean(np.asarray(slopes) != 0) > 0.99
 
 
+def test_a_video_is_judged_as_each_of_its_candidate_labels(discriminator, judged):
+    params, video, label = judged
+    if not discriminator.classes:
+        return  # nothing to be a candidate
+    both = judge(discriminator, params, video, jnp.stack([label, 1 - label], 1))
+    alone = [judge(discriminator, params, video, one) for one in (label, 1 - label)]
+    np.testing.assert_allclose(both, np.stack(alone, 1), rtol=1e-5, atol=1e-5)
+
+
+def test_what_one_frame_shows_reaches_the_logit_by_itself(discriminator, judged):
+    params, video, label = judged
+    flat = jax.tree.map(jnp.copy, params)
+    flat["last"]["kernel"] = jnp.zeros_like(flat["last"]["kernel"])  # shut the way of the trunk
+    logits = judge(discriminator, flat, video, label)
+    assert not np.allclose(logits, judge(discriminator, flat, video.at[:, 2].set(0.5), label))
+    # Without the trunk there is no order of time.
+    np.testing.assert_allclose(
+        logits, judge(discriminator, flat, video[:, ::-1], label), rtol=2e-2, atol=1e-3
+    )
+
+
 def test_order_of_frames_and_label_matter(discriminator, judged):
     params, video, label = judged
     logits = judge(discriminator, params, video, label)

@@ -75,6 +75,21 @@ def test_penalties_are_squared_gradient_norms():
         np.testing.assert_allclose(penalty, dots**2 * np.sum(weight**2), rtol=1e-4)
 
 
+def test_of_several_labels_the_first_is_penalized():
+    video = jnp.array(rng.normal(size=(3, 1, 2, 2, 1)))
+    scales = np.array([2.0, 5.0])  # gradient of scale * sum(x^2) / 2 is scale * x
+
+    def critic(v):
+        return 0.5 * scales[None] * jnp.sum(v**2, axis=(1, 2, 3, 4))[:, None]
+
+    on_real, on_fake, r1, r2 = objectives.critic_with_penalties(critic, video, 2 * video)
+    squares = np.sum(np.asarray(video) ** 2, axis=(1, 2, 3, 4))
+    np.testing.assert_allclose(on_real, 0.5 * squares[:, None] * scales, rtol=1e-5)
+    np.testing.assert_allclose(on_fake, 2 * squares[:, None] * scales, rtol=1e-5)
+    np.testing.assert_allclose(r1, scales[0] ** 2 * squares, rtol=1e-5)
+    np.testing.assert_allclose(r2, 4 * scales[0] ** 2 * squares, rtol=1e-5)
+
+
 def test_penalties_can_be_differentiated_by_the_critics_parameters():
     video = jnp.array(rng.normal(size=(3, 1, 2, 2, 1)))
 

@@ -6,6 +6,7 @@ come from. JAX is imported after the arguments have been read.
 
 import argparse
 import logging
+import os
 import pathlib
 import shlex
 import sys
@@ -17,7 +18,10 @@ from vidgen.errors import ConfigError, VidgenError
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        arguments = sys.argv[1:]
+        if arguments and arguments[0] in ("train", "sample", "evaluate", "bench"):
+            use_huge_pages()
     logging.basicConfig(format="vidgen: %(message)s", level=logging.WARNING)
     try:
         options, config_flags = _parser().parse_known_args(arguments)
@@ -44,6 +48,18 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `vidgen ... | head`
         sys.stdout = None
         return 0
+
+
+def use_huge_pages() -> None:
+    """Starts the process over with malloc on huge pages, unless the user has tuned malloc.
+
+    XLA's buffers on a CPU come fresh from malloc at every step; in small pages, faults and address
+    translation take a good part of its time (docs/benchmarks.md). glibc reads the setting only when
+    a process starts. Process number, arguments and open files stay.
+    """
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def read_config(config_flags: list[str], required: bool) -> Any:
@@ -100,6 +116,13 @@ def _config_of_file(path: str) -> Any:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from vidgen.signals import Signals
+
+    with Signals() as signals:  # before the imports, which take seconds
+        _train_until_signal(options, signals)
+
+
+def _train_until_signal(options: argparse.Namespace, signals: Any) -> None:
     from vidgen import logs
 
     config = options.config
@@ -110,13 +133,11 @@ def _train(options: argparse.Namespace) -> None:
     compilation_cache()
     from vidgen import train
 
-    train.train(config, options.workdir, options.line)
+    train.train(config, options.workdir, options.line, signals)
 
 
 def compilation_cache() -> None:
     """Keeps compiled programs on disk, so that the next start takes a tenth of the time."""
-    import os
-
     import jax
 
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):

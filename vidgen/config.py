@@ -89,6 +89,7 @@ def base() -> Config:
             "widths": (96, 128, 192),  # channels of each level, finest first, down to 4x4
             "blocks": 1,  # residual blocks of each level
             "features": 256,  # width of the last layer
+            "frame_features": 128,  # width of each frame's own features beside it; 0: none
         }
     )
     config.objective = ConfigDict(
@@ -97,6 +98,7 @@ def base() -> Config:
             "r1": constant(1.0),  # weight of the penalty on real clips; sums over pixels
             "r2": constant(1.0),  # weight of the penalty on generated clips
             "penalty_interval": 1,  # penalties every n-th step, n times as heavy
+            "mismatch": constant(0.0),  # weight of real clips with a wrong label as fakes
             "augmentations": (),  # names in vidgen/augment AUGMENTATIONS
             "augment_p": constant(0.0),  # probability of each
         }

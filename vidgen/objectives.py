@@ -76,19 +76,23 @@ def critic_with_penalties(
     both: a critic sees each clip apart, so the gradient of the sum of all logits is theirs.
 
     Args:
-      critic: Maps videos `[N, T, H, W, C]` to logits `[N]`, clip by clip.
+      critic: Maps videos `[N, T, H, W, C]` to logits `[N]`, clip by clip; or to `[N, K]`, of K
+        labels for each clip, of which the first is penalized.
       real: Videos in [-1, 1] `[B, T, H, W, C]`.
       fake: Likewise.
 
     Returns:
-      `(real_logits [B], fake_logits [B], r1 [B], r2 [B])`, where r1 and r2 are the squared norms
-      of the logits' gradients by the pixels of real and of fake clips.
+      `(real_logits, fake_logits, r1, r2)`: logits `[B]` or `[B, K]`; r1 and r2 `[B]`, the squared
+      norms of the logits' gradients by the pixels of real and of fake clips.
 
     Reference: Mescheder et al., "Which training methods for GANs do actually converge?", 2018.
     """
     both = jnp.concatenate([real, fake])
     logits, pullback = jax.vjp(critic, both)
-    (slopes,) = pullback(jnp.ones_like(logits))
+    first = jnp.ones_like(logits)
+    if logits.ndim == 2:
+        first = first.at[:, 1:].set(0)
+    (slopes,) = pullback(first)
     norms = jnp.sum(slopes.astype(jnp.float32) ** 2, axis=tuple(range(1, slopes.ndim)))
     b = real.shape[0]
     return logits[:b], logits[b:], norms[:b], norms[b:]

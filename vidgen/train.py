@@ -4,13 +4,13 @@ A run is a function of its config and its data. Run the same command again and i
 newest good checkpoint, with the same bits as if it had never stopped.
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib
 import importlib.metadata
 import pathlib
 import platform
-import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +26,7 @@ from vidgen.data.clips import Clips
 from vidgen.data.decode import Limits
 from vidgen.data.pack import open_store
 from vidgen.errors import ConfigError, DataError, DivergedError, Preempted
+from vidgen.signals import Signals
 
 # Fields that may change between the starts of one run: they do not change its result.
 FREE = (
@@ -155,6 +156,9 @@ def build(config: configs.Config, classes: int) -> Experiment:
         ),
         augment_p=schedule(objective.augment_p),
         augmentations=tuple(objective.augmentations),
+        mismatch=schedule(objective.mismatch)
+        if objective.mismatch.start or objective.mismatch.end
+        else None,
     )
     return Experiment(
         generator=gen_arguments,
@@ -166,13 +170,19 @@ def build(config: configs.Config, classes: int) -> Experiment:
     )
 
 
-def train(config: configs.Config, workdir: str | pathlib.Path, command: str = "") -> None:
+def train(
+    config: configs.Config,
+    workdir: str | pathlib.Path,
+    command: str = "",
+    signals: Signals | None = None,
+) -> None:
     """Trains until the config's end, from the newest good checkpoint if there is one.
 
     Args:
       config: The experiment.
       workdir: Folder of the run; docs/outputs.md tells what is written there.
       command: How the run was started, for run.json.
+      signals: Where a caller has entered one already, so that no signal falls in between.
 
     Raises:
       ConfigError: The config is wrong or does not fit the run in the workdir.
@@ -185,21 +195,22 @@ def train(config: configs.Config, workdir: str | pathlib.Path, command: str = ""
     workdir = pathlib.Path(workdir)
     with video_io.storage(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-    with _Signals() as signals:
+    with contextlib.nullcontext(signals) if signals else Signals() as signals:
         _train(config, workdir, command, signals)
 
 
-def _train(
-    config: configs.Config, workdir: pathlib.Path, command: str, signals: "_Signals"
-) -> None:
+def _train(config: configs.Config, workdir: pathlib.Path, command: str, signals: Signals) -> None:
+    def stop_early(where):
+        if signals.received:
+            raise Preempted(
+                f"{signals.received} {where}: nothing new to save", "the same command goes on"
+            )
+
+    stop_early("at the start")
     with logs.bar() as show:
 
         def progress(*done):
-            if signals.received:
-                raise Preempted(
-                    f"{signals.received} while packing clips: nothing to save",
-                    "the same command packs them again",
-                )
+            stop_early("while packing clips")
             show(*done)
 
         store, clips = open_clips(config, progress)
@@ -254,6 +265,7 @@ def _train(
         else total
         for name in ("log", "sample", "save")
     }
+    stop_early("before the first step")
     run_log = logs.RunLog(workdir, first)
     terminal = logs.Terminal(total, first, "clips", batch_size)
 
@@ -374,23 +386,3 @@ def _run_facts(store, clips) -> dict[str, Any]:
         "windows": clips.windows,
         "skipped": [list(pair) for pair in store.skipped],
     }
-
-
-class _Signals:
-    """Notes SIGINT and SIGTERM, to be looked at between steps; a second SIGINT stops at once."""
-
-    def __enter__(self):
-        self.received = ""
-        self.old = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self.old[number] = signal.signal(number, self._note)
-        return self
-
-    def _note(self, number, frame):
-        del frame
-        self.received = signal.Signals(number).name
-        signal.signal(number, self.old[number])
-
-    def __exit__(self, *_):
-        for number, handler in self.old.items():
-            signal.signal(number, handler)

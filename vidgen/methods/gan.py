@@ -87,6 +87,12 @@ def draw(key: jax.Array, index: jax.Array, *, gen: Any, frames: int):
     return content, motion, phase
 
 
+def wrong_labels(clip_keys: jax.Array, label: jax.Array, classes: int) -> jax.Array:
+    """Draws for each clip one of the other classes, all equally likely; int32 `[B]`."""
+    by = jax.vmap(lambda k: jax.random.randint(k, (), 1, classes))(clip_keys)
+    return (label + by) % classes
+
+
 def step(
     state: State,
     batch: dict[str, jax.Array],
@@ -101,6 +107,7 @@ def step(
     ema_decay: Schedule,
     augment_p: Schedule,
     augmentations: tuple[str, ...] = (),
+    mismatch: Schedule | None = None,
     penalize: bool = True,
     axis: str | None = None,
 ) -> tuple[State, dict[str, jax.Array]]:
@@ -119,13 +126,18 @@ def step(
       ema_decay: Share of the average that stays in one step, by step.
       augment_p: Probability of each augmentation, by step.
       augmentations: Names out of `augment.AUGMENTATIONS`.
+      mismatch: Weight of the loss of real clips with a wrong label as fakes, by step; None, or no
+        classes: without it. It teaches the discriminator classes from the start, before the
+        generator is good enough for a wrong class to be what gives it away; kept up to the end it
+        makes caricatures, so let it fade.
       penalize: Whether this step computes the penalties (lazy regularisation skips some).
       axis: Name of the mapped axis to average gradients over, or None.
 
     Returns:
       The new state, and scalar metrics named `dis/...` and `gen/...`.
 
-    Reference: Huang et al., "The GAN is dead; long live the GAN!", 2024.
+    Reference: Huang et al., "The GAN is dead; long live the GAN!", 2024; Reed et al., "Generative
+      adversarial text to image synthesis", 2016, for mismatched labels.
     """
     key = keys.at_step(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
     index, label = batch["index"], batch.get("label") if gen.classes else None
@@ -149,8 +161,13 @@ def step(
     real_seen = augmented(real, "augment real")
     fake_seen = augmented(fake, "augment fake")
 
+    mismatch = mismatch if gen.classes > 1 else None
+    both_labels = None if label is None else jnp.concatenate([label, label])
+    if mismatch is not None:
+        wrong = wrong_labels(keys.per_clip(keys.named(key, "mismatch"), index), label, gen.classes)
+        both_labels = jnp.stack([both_labels, jnp.concatenate([wrong, wrong])], -1)
+
     def for_dis(params):
-        both_labels = None if label is None else jnp.concatenate([label, label])
         critic = lambda video: dis.apply({"params": params}, video, both_labels)  # noqa: E731
         if penalize:
             on_real, on_fake, p1, p2 = objectives.critic_with_penalties(
@@ -160,9 +177,15 @@ def step(
         else:
             on_real, on_fake = jnp.split(critic(jnp.concatenate([real_seen, fake_seen])), 2)
             p1 = p2 = jnp.zeros(())
+        total, metrics = jnp.zeros(()), {}
+        if mismatch is not None:
+            on_real, as_wrong, on_fake = on_real[:, 0], on_real[:, 1], on_fake[:, 0]
+            metrics["dis/mismatch"] = dis_loss(on_real, as_wrong)
+            total += mismatch(state.step) * metrics["dis/mismatch"]
         adversarial = dis_loss(on_real, on_fake)
-        total = adversarial + 0.5 * (r1(state.step) * p1 + r2(state.step) * p2)
+        total += adversarial + 0.5 * (r1(state.step) * p1 + r2(state.step) * p2)
         return total, {
+            **metrics,
             "dis/loss": adversarial,
             "dis/r1": p1,
             "dis/r2": p2,

@@ -14,7 +14,9 @@ class ResidualDiscriminator(nn.Module):
     A narrow front sees each frame finely. Its features are folded down to the resolution of the
     trunk, and there `fold` frames at a time into channels, which one matrix product mixes: from
     then on 2D residual blocks see motion as they see shape, once for a group instead of once for a
-    frame. Between levels, neighbouring groups are mixed. The class enters by projection.
+    frame. Between levels, neighbouring groups are mixed. What each frame shows by itself also goes
+    to the logit directly, averaged over the frames: shapes are learnt there that the trunk, busy
+    with motion, is slow to see. The class enters by projection.
 
     Reference: Huang et al., "The GAN is dead; long live the GAN!" (R3GAN), 2024, for residual
       blocks without normalisation; Miyato and Koyama, "cGANs with Projection Discriminator", 2018.
@@ -30,6 +32,7 @@ class ResidualDiscriminator(nn.Module):
       widths: Channels of each level of the trunk, finest first, each half as large, down to 4x4.
       blocks: Residual blocks of each level.
       features: Width of the last layer before the logit.
+      frame_features: Width of each frame's own features beside them; 0 for none.
       dtype: Type of the computation; parameters are float32.
     """
 
@@ -43,6 +46,7 @@ class ResidualDiscriminator(nn.Module):
     widths: tuple[int, ...] = (96, 128)
     blocks: int = 1
     features: int = 256
+    frame_features: int = 128
     dtype: str = "float32"
 
     def check(self) -> None:
@@ -63,7 +67,15 @@ class ResidualDiscriminator(nn.Module):
 
     @nn.compact
     def __call__(self, video: jax.Array, label: jax.Array | None = None) -> jax.Array:
-        """Maps video in [-1, 1] `[B, T, H, W, C]` and labels `[B]` to logits float32 `[B]`."""
+        """Judges videos.
+
+        Args:
+          video: In [-1, 1], `[B, T, H, W, C]`.
+          label: Classes, int32 `[B]`, where there are classes; or `[B, K]`: K candidates each.
+
+        Returns:
+          Logits float32 `[B]`; or `[B, K]`, of the video as each of the candidates.
+        """
         act = layers.leaky_relu
         dense = lambda width, name: layers.dense(width, self.dtype, name)  # noqa: E731
         b, t, h, w, c = video.shape
@@ -74,7 +86,7 @@ class ResidualDiscriminator(nn.Module):
         x = dense(self.neck, "neck")(layers.space_to_depth(x, x.shape[1] // trunk))
         for block in range(self.frame_blocks):
             x = layers.Residual(self.neck, self.dtype, name=f"frame{block}")(x)
-        x = act(x)
+        x = frames = act(x)
 
         groups = t // self.fold
         x = x.reshape(b * groups, self.fold, trunk, trunk, self.neck)
@@ -86,9 +98,14 @@ class ResidualDiscriminator(nn.Module):
             for block in range(self.blocks):
                 x = layers.Residual(width, self.dtype, name=f"level{level}_{block}")(x)
             x = layers.MixTime(groups, self.dtype, name=f"time{level}")(x)
-        x = act(dense(self.features, "last")(act(x).reshape(b, -1))).astype(jnp.float32)
+        x = act(dense(self.features, "last")(act(x).reshape(b, -1)))
+        if self.frame_features:
+            frames = act(dense(self.frame_features, "frame_last")(frames.reshape(b, t, -1)))
+            x = jnp.concatenate([x, frames.mean(1)], -1)
+        x = x.astype(jnp.float32)
         logits = layers.dense(1, "float32", "logit", gain=1.0)(x)[:, 0]
         if self.classes:
-            embedding = layers.embed(self.classes, self.features, "float32", "class")(label)
-            logits += jnp.sum(x * embedding, -1) / jnp.sqrt(self.features)
+            embedding = layers.embed(self.classes, x.shape[-1], "float32", "class")(label)
+            by_class = jnp.einsum("bf,b...f->b...", x, embedding) / jnp.sqrt(x.shape[-1])
+            logits = logits.reshape(b, *(1,) * (by_class.ndim - 1)) + by_class
         return logits

@@ -1,0 +1,77 @@
+"""The video GAN's step, beyond what every method must do."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import TINY_DISCRIMINATOR, TINY_GENERATOR
+
+from vidgen import keys, models, objectives
+from vidgen.methods import gan
+
+SIZE, FRAMES, BATCH, CLASSES = 16, 8, 4, 3
+
+
+@pytest.fixture(scope="module")
+def parts():
+    sizes = {"size": SIZE, "classes": CLASSES}
+    return {
+        "gen": models.build(models.GENERATORS, "residual", **TINY_GENERATOR, **sizes),
+        "dis": models.build(models.DISCRIMINATORS, "residual", **TINY_DISCRIMINATOR, **sizes),
+        "gen_tx": optax.sgd(0.0),
+        "dis_tx": optax.sgd(0.1),
+    }
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    return {
+        "video": rng.integers(0, 256, (BATCH, FRAMES, SIZE, SIZE, 3), np.uint8),
+        "index": np.arange(BATCH, dtype=np.int32),
+        "label": np.arange(BATCH, dtype=np.int32) % CLASSES,
+    }
+
+
+def test_wrong_labels_are_each_of_the_others_equally_often():
+    label = np.arange(3000, dtype=np.int32) % CLASSES
+    wrong = gan.wrong_labels(keys.per_clip(keys.root(0), np.arange(3000)), label, CLASSES)
+    counts = np.zeros((CLASSES, CLASSES), int)
+    np.add.at(counts, (label, np.asarray(wrong)), 1)
+    assert not counts.diagonal().any()
+    assert counts[~np.eye(CLASSES, dtype=bool)].min() > 420  # 500 expected, deviation 16
+
+
+def test_real_clips_with_a_wrong_label_count_as_fakes(parts, batch):
+    schedule = lambda step: 0.0  # noqa: E731
+    step = functools.partial(
+        gan.step,
+        **parts,
+        loss="rpgan",
+        r1=schedule,
+        r2=schedule,
+        ema_decay=schedule,
+        augment_p=schedule,
+    )
+    state = jax.jit(functools.partial(gan.init, **parts, frames=FRAMES), static_argnums=0)(0)
+    plain, _ = jax.jit(functools.partial(step, mismatch=None))(state, batch)
+    taught, metrics = jax.jit(functools.partial(step, mismatch=lambda step: 2.0))(state, batch)
+
+    key = keys.at_step(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
+    clip_keys = keys.per_clip(keys.named(key, "mismatch"), batch["index"])
+    wrong = gan.wrong_labels(clip_keys, batch["label"], CLASSES)
+    real = batch["video"].astype(np.float32) / 127.5 - 1
+
+    @jax.jit
+    def loss(params):
+        on = lambda label: parts["dis"].apply({"params": params}, real, label)  # noqa: E731
+        return objectives.LOSSES["rpgan"][0](on(jnp.asarray(batch["label"])), on(wrong))
+
+    np.testing.assert_allclose(metrics["dis/mismatch"], loss(state.dis), rtol=1e-5)
+    # The parameters moved by the weighted gradient of that loss more than without it.
+    expected = jax.tree.map(lambda p, g: p - 0.1 * 2.0 * g, plain.dis, jax.grad(loss)(state.dis))
+    for a, b in zip(jax.tree.leaves(taught.dis), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)

@@ -16,10 +16,10 @@ def get_config():
     config.discriminator.update(
         patch=4, front=48, neck=32, frame_blocks=0, fold=16, widths=(64, 96, 128)
     )
-    config.objective.r1 = cosine(40.0, 4.0)
-    config.objective.r2 = cosine(40.0, 4.0)
-    config.objective.mismatch = cosine(1.0, 0.0)
-    config.optimizer.learning_rate = cosine(6e-4, 0.0)
+    config.objective.r1 = cosine(8.0, 1.0)
+    config.objective.r2 = cosine(8.0, 1.0)
+    config.objective.mismatch = cosine(0.3, 0.0)
+    config.optimizer.learning_rate = cosine(5e-4, 0.0)
     config.training.update(
         kclips=5.0,
         batch_size=4,

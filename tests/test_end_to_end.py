@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,8 @@ import numpy as np
 import pytest
 from conftest import QUICK, TINY_DISCRIMINATOR, TINY_GENERATOR, tiny_config
 
+from vidgen import bench, sampling, train
 from vidgen import config as configs
-from vidgen import sampling, train
 from vidgen.checkpoint import Checkpoints, digest
 from vidgen.errors import DataError, DivergedError
 
@@ -135,6 +136,17 @@ def test_killed_and_gone_on_gives_the_same_bits(whole, tmp_path, after):
     assert (workdir / "samples" / name).read_bytes() == (whole / "samples" / name).read_bytes()
 
 
+def test_a_sample_that_a_signal_put_off_is_made_when_the_run_goes_on(whole, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole, workdir)
+    for path in (workdir / "samples").iterdir():
+        path.unlink()
+    _, err = run("train", *TINY, *length(12, 4), f"--workdir={workdir}")
+    assert "done, 12 steps" in err
+    for path in (whole / "samples").iterdir():
+        assert (workdir / "samples" / path.name).read_bytes() == path.read_bytes()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_at_the_current_step_and_exits_85(whole, tmp_path, number):
     workdir = tmp_path / "run"
@@ -151,7 +163,7 @@ def test_a_signal_saves_at_the_current_step_and_exits_85(whole, tmp_path, number
     assert time.monotonic() - asked < 10  # 5 s and one step, on a machine that is busy testing
     assert signal.Signals(number).name in err and "the same command goes on" in err
     (saved,) = Checkpoints(workdir / "checkpoints").steps()
-    assert logged(workdir)[-1]["step"] in (saved, saved - 1)
+    assert [line["step"] for line in logged(workdir)] == list(range(1, saved + 1))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
@@ -268,6 +280,8 @@ def test_penalties_may_be_lazy_and_the_compute_bfloat16(tmp_path):
         (["train", *TINY, "--workdir=x", "--config.training.batch_size=four"], "batch_size"),
         (["train", *TINY, "--workdir=x", "--config.optimizer.name=adma"], "adam"),
         (["train", *TINY, "--workdir=x", "--stride=4"], "--stride=4"),
+        (["train", *TINY, "--workdir=x", "--config.objective.augmentations=('flp',)"], "flip"),
+        (["train", "--config", "configs/toy.py", "--workdir=x", "--stride=4"], "--stride=4"),
         (["sample", "x", "--seeds=a"], "--seeds=a"),
         (["sample", "x", "--format=avi"], "mp4"),
         (["simple", "x"], "sample"),
@@ -299,11 +313,49 @@ def test_missing_clips_and_runs_have_their_exit_codes(tmp_path):
     assert str(tmp_path / "nothing") in err and "Traceback" not in err
 
 
-def test_inspect_doctor_and_bench_answer(tmp_path):
+def test_inspect_and_doctor_answer(tmp_path):
     out, _ = run("data", "inspect", "toy:clips=8", f"--sheet={tmp_path / 'sheet.png'}")
     assert "disc" in out and (tmp_path / "sheet.png").stat().st_size
     out, _ = run("doctor")
     assert "jaxlib" in out and "devices" in out
+
+
+def test_the_clips_that_a_command_names_go_into_its_config(tmp_path):
+    for n, frames in enumerate((40, 3)):
+        np.save(tmp_path / f"{n}.npy", np.zeros((frames, 64, 64, 3), np.uint8))
+    sheet = f"--sheet={tmp_path / 'sheet.png'}"
+    config = ["--config", "configs/sprites64.py"]  # 16 frames; names no clips itself
+    out, _ = run("data", "inspect", tmp_path, sheet, *config)
+    assert "25 windows of 16 frames" in out
+    out, _ = run("data", "inspect", tmp_path, sheet, *config, "--config.data.short=loop")
+    assert "28 windows of 16 frames" in out
+    out, _ = run("data", "pack", tmp_path, *config, f"--out={tmp_path / 'packs'}")
+    (pack,) = (tmp_path / "packs").iterdir()
+    assert out.strip() == str(pack) and (pack / "pack.json").is_file()
+
+
+def test_clips_shorter_than_a_window_are_told(tmp_path, caplog):
+    for n, frames in enumerate((40, 3)):
+        np.save(tmp_path / f"{n}.npy", np.zeros((frames, 16, 16, 3), np.uint8))
+    config = tiny_config()
+    config.data.update(path=str(tmp_path), cache=str(tmp_path / "packs"))
+    train.open_clips(config)
+    (warning,) = caplog.messages
+    assert warning.startswith("1 of 2 clips are shorter") and "(1.npy)" in warning
+    caplog.clear()
+    config.data.short = "loop"
+    train.open_clips(config)
+    assert not caplog.messages
+
+
+def test_bench_measures_step_loader_and_sampler(capsys):
+    rates = bench.bench(tiny_config(), seconds=0.05)
+    assert set(rates) == {
+        "matmul", "step", "step_clips", "loader_clips", "sampler", "sampler_frames",
+    }  # fmt: skip
+    assert all(np.isfinite(rate) and rate > 0 for rate in rates.values())
+    said = capsys.readouterr().out
+    assert all(part in said for part in ("matrix product", "step", "loader", "sampler"))
 
 
 def test_the_first_message_comes_before_jax_is_imported():

@@ -314,11 +314,20 @@ def test_bad_settings_are_named(folder, cache):
         store_of(folder, cache, size=0)
 
 
-def test_shared_actions_pack_entirely(shared, cache):
-    store = open_store(shared / "actions64", frames=16, size=16, cache=cache)
-    assert (len(store), len(store.classes), store.skipped) == (56, 4, [])
-    assert int(store.lengths.min()) == 51 and int(store.lengths.max()) == 146
-    assert store.fps == 25.0
+@pytest.mark.parametrize(
+    ("folder", "clips", "classes", "lengths", "fps"),
+    [  # as data/MANIFEST.md says
+        ("actions64", 56, 4, (51, 146), 25.0),
+        ("shapes64", 1000, 2, (32, 32), 16.0),
+        ("sprites64", 576, 9, (16, 16), 10.0),
+        ("natural128", 166, 14, (32, 32), None),
+    ],
+)
+def test_shared_folders_pack_entirely(shared, cache, folder, clips, classes, lengths, fps):
+    store = open_store(shared / folder, frames=16, size=16, cache=cache)
+    assert (len(store), len(store.classes), store.skipped) == (clips, classes, [])
+    assert (int(store.lengths.min()), int(store.lengths.max())) == lengths
+    assert fps is None or store.fps == fps
 
 
 def test_shared_clips_pack_but_for_the_one_without_pictures(shared, cache):

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from vidgen import video_io
+from vidgen.data.pack import open_store
 from vidgen.data.sources import UNLABELLED, list_source, natural, open_source
 from vidgen.data.toy import ToySource
 from vidgen.errors import ConfigError, DataError
@@ -324,7 +325,7 @@ def test_toy_and_missing_paths(tmp_path):
         open_source(tmp_path)
 
 
-def test_nasty_files_have_reasons_and_harm_nothing(tmp_path):
+def test_nasty_files_have_reasons_and_harm_nothing(tmp_path, caplog):
     root = tmp_path / "nasty"
     array = put(root / "good.webp")
     put(root / "one frame.webp", count=1)
@@ -361,6 +362,20 @@ def test_nasty_files_have_reasons_and_harm_nothing(tmp_path):
     for name in ("empty.mp4", "text.mp4"):
         with pytest.raises(DataError, match=name):
             source[names.index(name)]
+    # And when they are packed: one warning each, counted.
+    caplog.clear()
+    store = open_store(root, frames=1, size=16, cache=tmp_path / "cache")
+    bad = {
+        "fifo.mp4",
+        "device.mp4",
+        "broken.mp4",
+        "circle.mp4",
+        "sub/loop",
+        "empty.mp4",
+        "text.mp4",
+    }
+    assert {name for name, _ in store.skipped} == bad and len(store.skipped) == len(bad)
+    assert sorted(m.split(": ")[0] for m in caplog.messages) == sorted(bad)
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="permissions do not bind root")

@@ -25,12 +25,14 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(format="vidgen: %(message)s", level=logging.WARNING)
     try:
         options, config_flags = _parser().parse_known_args(arguments)
-        wrong = [f for f in config_flags if not f.startswith("--config")]
-        if wrong or (config_flags and not hasattr(options, "takes_config")):
-            unknown = (wrong or config_flags)[0]
-            raise ConfigError(f"unknown argument {unknown!r}", f"vidgen {options.command} --help")
         if hasattr(options, "takes_config"):
-            options.config = read_config(config_flags, options.takes_config)
+            options.config = read_config(
+                config_flags, options.takes_config, getattr(options, "data", None)
+            )
+        elif config_flags:
+            raise ConfigError(
+                f"unknown argument {config_flags[0]!r}", f"vidgen {options.command} --help"
+            )
         options.line = shlex.join(["vidgen", *arguments])
         return options.run(options) or 0
     except VidgenError as error:
@@ -62,12 +64,13 @@ def use_huge_pages() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def read_config(config_flags: list[str], required: bool) -> Any:
+def read_config(config_flags: list[str], required: bool, data: str | None = None) -> Any:
     """Reads `--config=FILE --config.FIELD=VALUE ...` into a config that was validated.
 
     Args:
-      config_flags: The flags.
+      config_flags: The flags; a value may also be the next word.
       required: Whether there must be a file; otherwise None is returned without one.
+      data: What becomes `data.path`, where the command names the clips itself.
 
     Raises:
       ConfigError: The file cannot be read, or a field or its value is wrong.
@@ -78,6 +81,8 @@ def read_config(config_flags: list[str], required: bool) -> Any:
     rest = iter(config_flags)
     for flag in rest:
         name, equals, value = flag.partition("=")
+        if name != "--config" and not name.startswith("--config."):
+            raise ConfigError(f"unknown argument {flag!r}", "vidgen --help")
         value = value if equals else next(rest, "")
         if name == "--config":
             file = value
@@ -88,6 +93,8 @@ def read_config(config_flags: list[str], required: bool) -> Any:
             raise ConfigError("there is no --config", "name one: --config=configs/toy.py")
         return None
     config = _config_of_file(file)
+    if data is not None:
+        config.data.path = data
     for name, value in overrides:
         configs.override(config, name, value)
     configs.validate(config)
@@ -217,6 +224,7 @@ def _inspect(options: argparse.Namespace) -> None:
             frames=data.frames,
             stride=data.stride,
             fps=data.fps or None,
+            short=data.short,
             labels=data.labels,
             limits=_limits(data),
             workers=data.workers,
@@ -310,12 +318,18 @@ def _parser() -> argparse.ArgumentParser:
     data = commands.add_parser("data", help="Look at clips, or pack them.")
     data_commands = data.add_subparsers(dest="data_command", required=True, parser_class=_Parser)
     inspect = command(
-        "inspect", _inspect, "Show what is there and what can be used.", data_commands
+        "inspect",
+        _inspect,
+        "Show what is there and what can be used.",
+        data_commands,
+        epilog=f"{help_config}: counts the windows that a training with it would get",
     )
     inspect.add_argument("data", help="folder, archive, array, manifest or toy")
     inspect.add_argument("--sheet", default="contact-sheet.png", help="PNG to write")
     inspect.set_defaults(takes_config=False)
-    pack = command("pack", _pack, "Decode clips once, for training.", data_commands)
+    pack = command(
+        "pack", _pack, "Decode clips once, for training.", data_commands, epilog=help_config
+    )
     pack.add_argument("data", help="folder, archive, array or manifest")
     pack.add_argument("--out", help="folder for packs (default: the config's data.cache)")
     pack.set_defaults(takes_config=True)

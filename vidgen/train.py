@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import importlib
 import importlib.metadata
+import logging
 import pathlib
 import platform
 import time
@@ -19,14 +20,16 @@ import jax
 import numpy as np
 
 import vidgen
+from vidgen import augment, logs, models, optimizers, parallel, sampling, video_io
 from vidgen import config as configs
-from vidgen import logs, models, optimizers, parallel, sampling, video_io
 from vidgen.checkpoint import Checkpoints
 from vidgen.data.clips import Clips
 from vidgen.data.decode import Limits
 from vidgen.data.pack import open_store
 from vidgen.errors import ConfigError, DataError, DivergedError, Preempted
 from vidgen.signals import Signals
+
+_LOG = logging.getLogger("vidgen")
 
 # Fields that may change between the starts of one run: they do not change its result.
 FREE = (
@@ -75,6 +78,15 @@ def open_clips(config: configs.Config, progress: Callable | None = None) -> tupl
         flip=data.flip,
         short=data.short,
     )
+    if len(clips.skipped):
+        names = getattr(store, "names", None) or [f"clip {n}" for n in range(len(store))]
+        some = ", ".join(names[n] for n in clips.skipped[:3].tolist())
+        _LOG.warning(
+            "%d of %d clips are shorter than a window of data.frames=%d, data.stride=%d and are "
+            "left out (%s%s); data.short=loop would repeat them",
+            len(clips.skipped), len(store), data.frames, data.stride,
+            some, ", ..." if len(clips.skipped) > 3 else "",
+        )  # fmt: skip
     return store, clips
 
 
@@ -127,6 +139,12 @@ def build(config: configs.Config, classes: int) -> Experiment:
         return optimizers.cosine(spec.start, spec.end, over)
 
     objective, optimizer = config.objective, config.optimizer
+    for name in objective.augmentations:
+        if name not in augment.AUGMENTATIONS:
+            raise ConfigError(
+                f"config.objective.augmentations names {name!r}",
+                configs.near(str(name), list(augment.AUGMENTATIONS)),
+            )
     make = functools.partial(
         optimizers.build,
         optimizer.name,
@@ -244,7 +262,7 @@ def _train(config: configs.Config, workdir: pathlib.Path, command: str, signals:
 
         first, items, _ = checkpoints.restore(wanted)
         checkpoints.set_aside_after(first)
-        if first >= total:
+        if first >= total and _sample_path(workdir, first, ".png").exists():
             logs.say(f"{workdir}: done, {first} steps of {total}")
             return
         state = items["train"].replace(ema=items["ema"])
@@ -277,16 +295,20 @@ def _train(config: configs.Config, workdir: pathlib.Path, command: str, signals:
             models.build(models.GENERATORS, **experiment.generator), state.ema, meta, at
         )
         videos = sampler.sample(range(config.sampling.clips), config.sampling.frames)
-        path = workdir / "samples" / f"step-{at:08d}"
         grid = video_io.grid(videos)
-        video_io.write_video(f"{path}.mp4", grid, fps=sampler.fps)
-        video_io.write_grid(f"{path}.png", videos)
         run_log.video(at, "samples", grid, sampler.fps)
+        video_io.write_video(_sample_path(workdir, at, ".mp4"), grid, fps=sampler.fps)
+        video_io.write_grid(_sample_path(workdir, at, ".png"), videos)  # last: a mark that all is
+
+    def due(what, done):
+        return done == total or done % every[what] == 0
 
     batches = clips.batches(batch_size, start=first)
     waited, busy_since = 0.0, time.monotonic()
     pending = None  # (step, indices, metrics): looked at a step later, so that devices never wait
     try:
+        if first and due("sample", first) and not _sample_path(workdir, first, ".png").exists():
+            sample(first)
         for at in range(first, total):
             before = time.monotonic()
             batch = next(batches)
@@ -301,14 +323,8 @@ def _train(config: configs.Config, workdir: pathlib.Path, command: str, signals:
             if stop or done == total or any(done % n == 0 for n in every.values()):
                 # What is logged, sampled or saved has been looked at first.
                 _check_finite(*pending, workdir)
-            if stop:
-                save(done)
-                checkpoints.wait()
-                raise Preempted(
-                    f"{stop}: saved step {done} of {total} in {workdir}", "the same command goes on"
-                )
             terminal.step(done, _losses(metrics) if done % every["log"] == 0 else "")
-            if done % every["log"] == 0 or done == total:
+            if due("log", done):
                 span = time.monotonic() - busy_since
                 run_log.metrics(
                     done,
@@ -321,9 +337,15 @@ def _train(config: configs.Config, workdir: pathlib.Path, command: str, signals:
                     },
                 )
                 waited, busy_since = 0.0, time.monotonic()
-            if done % every["sample"] == 0 or done == total:
+            if stop:  # a sample that is due now is made when the run goes on
+                save(done)
+                checkpoints.wait()
+                raise Preempted(
+                    f"{stop}: saved step {done} of {total} in {workdir}", "the same command goes on"
+                )
+            if due("sample", done):
                 sample(done)
-            if done % every["save"] == 0 or done == total:
+            if due("save", done):
                 save(done)
         checkpoints.wait()
         logs.say(f"{workdir}: done, {total} steps, {total * batch_size / 1000:g} kclips")
@@ -336,6 +358,10 @@ def _train(config: configs.Config, workdir: pathlib.Path, command: str, signals:
 
 def _steps(config: configs.Config, kclips: float) -> int:
     return configs.steps(kclips, config.training.batch_size)
+
+
+def _sample_path(workdir: pathlib.Path, step: int, suffix: str) -> pathlib.Path:
+    return workdir / "samples" / f"step-{step:08d}{suffix}"
 
 
 def _losses(metrics: dict[str, jax.Array]) -> str:
@@ -384,5 +410,6 @@ def _run_facts(store, clips) -> dict[str, Any]:
         "devices": [str(d.device_kind) for d in jax.devices()],
         "clips": len(store),
         "windows": clips.windows,
+        "short": len(clips.skipped),
         "skipped": [list(pair) for pair in store.skipped],
     }

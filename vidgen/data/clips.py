@@ -86,9 +86,9 @@ class Clips:
         self.classes = tuple(store.classes)
         lengths = np.asarray(store.lengths, np.int64)
         self._span = (frames - 1) * stride + 1
-        enough = lengths >= (1 if short == "loop" else self._span)
-        self.skipped = np.flatnonzero(~enough)
-        self._chosen = np.flatnonzero(enough)
+        starts = windows(lengths, self._span, short)
+        self.skipped = np.flatnonzero(starts == 0)
+        self._chosen = np.flatnonzero(starts)
         if not len(self._chosen):
             raise DataError(
                 f"none of {len(lengths)} clips has the {self._span} frames of a window with "
@@ -96,9 +96,7 @@ class Clips:
                 f"{lengths.max(initial=0)}",
                 "lower data.frames or data.stride, or set data.short=loop",
             )
-        chosen = lengths[self._chosen]
-        # A looped clip has a window for each of its frames.
-        self._starts = np.where(chosen >= self._span, chosen - self._span + 1, chosen)
+        self._starts = starts[self._chosen]
         self.windows = int(self._starts.sum())
         self._key = np.uint64(seeds.stream(seed, "clips").integers(1 << 63))
 
@@ -211,6 +209,17 @@ class Clips:
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def windows(lengths: np.ndarray, span: int, short: str) -> np.ndarray:
+    """Returns how many windows begin in clips of the given lengths; int64 `[N]`.
+
+    Args:
+      lengths: Frames of the clips, int64 `[N]`.
+      span: Frames from the first to the last of a window.
+      short: "skip": a clip shorter than that has none; "loop": one for each of its frames.
+    """
+    return np.where(lengths >= span, lengths - span + 1, lengths if short == "loop" else 0)
 
 
 def _mix(x: np.ndarray | np.uint64) -> Any:

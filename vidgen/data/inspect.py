@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from vidgen.data.clips import windows
 from vidgen.data.decode import Limits
 from vidgen.data.pack import Pack
 from vidgen.data.sources import Entry, is_toy, list_source, toy_source
@@ -71,7 +72,7 @@ class Report:
       frames: Frames of a training window that `windows` counts.
       stride: Their distance.
       windows: How many windows a training with this config would draw from.
-      short: Names of the clips that are too short for one window.
+      short: Names of the clips that no window can be drawn from.
     """
 
     root: str
@@ -91,6 +92,7 @@ def inspect(
     frames: int = 16,
     stride: int = 1,
     fps: float | None = None,
+    short: str = "skip",
     labels: str = "folder",
     limits: Limits | None = None,
     workers: int = 2,
@@ -104,6 +106,7 @@ def inspect(
       frames: Frames of a training window.
       stride: Distance of its frames.
       fps: Rate to which training would resample, for the number of windows.
+      short: "skip" or "loop": what becomes of clips that are shorter than a window.
       labels: "folder" or "none".
       limits: What decoding one file may cost.
       workers: Decoding processes.
@@ -114,7 +117,7 @@ def inspect(
       DataError: Nothing at the path looks like a clip.
     """
     if is_toy(path) or (pathlib.Path(path) / "pack.json").is_file():
-        return _of_store(path, frames, stride)
+        return _of_store(path, frames, stride, short)
     limits = limits or Limits()
     source = list_source(path, labels=labels, limits=limits)
     refused: dict[int, str] = {}
@@ -132,7 +135,7 @@ def inspect(
     clips = tuple(reports[n] for n in sorted(reports))
     lengths = [_length(clip, fps) for clip in clips]
     return _counted(
-        source.root, source.classes, clips, bad, source.ignored, frames, stride, lengths
+        source.root, source.classes, clips, bad, source.ignored, frames, stride, short, lengths
     )
 
 
@@ -144,9 +147,10 @@ def _counted(
     ignored: int,
     frames: int,
     stride: int,
+    short: str,
     lengths: list[int],
 ) -> Report:
-    span = (frames - 1) * stride + 1
+    counts = windows(np.array(lengths, np.int64), (frames - 1) * stride + 1, short)
     return Report(
         root=root,
         classes=classes,
@@ -155,8 +159,8 @@ def _counted(
         ignored=ignored,
         frames=frames,
         stride=stride,
-        windows=sum(max(0, length - span + 1) for length in lengths),
-        short=tuple(c.name for c, length in zip(clips, lengths, strict=True) if length < span),
+        windows=int(counts.sum()),
+        short=tuple(c.name for c, count in zip(clips, counts, strict=True) if not count),
     )
 
 
@@ -220,7 +224,7 @@ def _notes(info: dict[str, Any], times: np.ndarray, thumbnail: int) -> tuple[str
     return tuple(note for note, true in found.items() if true)
 
 
-def _of_store(path: Path, frames: int, stride: int) -> Report:
+def _of_store(path: Path, frames: int, stride: int, short: str) -> Report:
     """Reports on a pack or on the toy clips, whose frames are as training gets them."""
     span = (frames - 1) * stride + 1
     store = toy_source(str(path), frames=span) if is_toy(path) else Pack(path)
@@ -241,7 +245,8 @@ def _of_store(path: Path, frames: int, stride: int) -> Report:
         )
     bad = tuple((name, why) for name, why in store.skipped)
     lengths = store.lengths.tolist()
-    return _counted(str(path), tuple(store.classes), tuple(clips), bad, 0, frames, stride, lengths)
+    classes = tuple(store.classes)
+    return _counted(str(path), classes, tuple(clips), bad, 0, frames, stride, short, lengths)
 
 
 # -------------------------------------------------------------------------------- showing

@@ -1,6 +1,6 @@
 """Human actions at 64x64 (wave, jump, bend): a folder of 56 short clips in four classes.
 
-    vidgen train --config=configs/actions64.py --config.data.path=actions64 --workdir=runs/actions64
+    vidgen train --config=configs/actions64.py --config.data.path=FOLDER --workdir=runs/actions64
 
 Expected: not trained to its end yet; the layout is that of the demo at twice the size.
 """

@@ -1,6 +1,6 @@
 """One coloured shape on black along a curve, 64x64: 1000 clips in two classes.
 
-    vidgen train --config=configs/shapes64.py --config.data.path=shapes64 --workdir=runs/shapes64
+    vidgen train --config=configs/shapes64.py --config.data.path=FOLDER --workdir=runs/shapes64
 
 Expected: not trained to its end yet; the layout is that of the demo at twice the size.
 """

@@ -1,6 +1,6 @@
 """Game sprites at 64x64 that walk, cast and slash: 576 clips in nine classes.
 
-    vidgen train --config=configs/sprites64.py --config.data.path=sprites64 --workdir=runs/sprites64
+    vidgen train --config=configs/sprites64.py --config.data.path=FOLDER --workdir=runs/sprites64
 
 Expected: not trained to its end yet; the layout is that of the demo at twice the size.
 """

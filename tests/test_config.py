@@ -22,6 +22,16 @@ def test_every_config_file_is_valid_and_builds(path):
     assert train.build(config, classes=4).total > 0
 
 
+def test_the_names_that_a_config_takes_are_those_that_there_are():
+    from vidgen import augment, objectives, parallel
+
+    names = configs._CHOICES
+    assert set(names["objective.loss"]) == set(objectives.LOSSES)
+    assert set(names["objective.augmentations"]) == set(augment.AUGMENTATIONS)
+    for mode in names["parallel.mode"]:
+        parallel.place(lambda *_: None, mode, batch_size=8)
+
+
 @pytest.mark.parametrize(
     "field, value, says",
     [
@@ -34,6 +44,7 @@ def test_every_config_file_is_valid_and_builds(path):
         ("data.limits.seconds", 0.0, "at least 0.1"),
         ("objective.loss", "hinges", "did you mean hinge"),
         ("optimizer.name", "adma", "did you mean adam"),
+        ("objective.augmentations", ("shift", "flp"), "did you mean flip"),
         ("optimizer.b1", 1.0, "[0, 1)"),
         ("optimizer.learning_rate.start", float("nan"), "finite"),
         ("objective.r1.end", -1.0, "negative"),

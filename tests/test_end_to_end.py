@@ -321,15 +321,17 @@ def test_inspect_and_doctor_answer(tmp_path):
 
 
 def test_the_clips_that_a_command_names_go_into_its_config(tmp_path):
+    clips = tmp_path / "clips"
+    clips.mkdir()
     for n, frames in enumerate((40, 3)):
-        np.save(tmp_path / f"{n}.npy", np.zeros((frames, 64, 64, 3), np.uint8))
+        np.save(clips / f"{n}.npy", np.zeros((frames, 64, 64, 3), np.uint8))
     sheet = f"--sheet={tmp_path / 'sheet.png'}"
     config = ["--config", "configs/sprites64.py"]  # 16 frames; names no clips itself
-    out, _ = run("data", "inspect", tmp_path, sheet, *config)
+    out, _ = run("data", "inspect", clips, sheet, *config)
     assert "25 windows of 16 frames" in out
-    out, _ = run("data", "inspect", tmp_path, sheet, *config, "--config.data.short=loop")
+    out, _ = run("data", "inspect", clips, sheet, *config, "--config.data.short=loop")
     assert "28 windows of 16 frames" in out
-    out, _ = run("data", "pack", tmp_path, *config, f"--out={tmp_path / 'packs'}")
+    out, _ = run("data", "pack", clips, *config, f"--out={tmp_path / 'packs'}")
     (pack,) = (tmp_path / "packs").iterdir()
     assert out.strip() == str(pack) and (pack / "pack.json").is_file()
 

@@ -149,6 +149,14 @@ _CHOICES = {
     "data.short": ("skip", "loop"),
     "optimizer.name": ("adam", "adamw", "rmsprop", "adadelta", "sgd"),
     "objective.loss": ("rpgan", "non_saturating", "minimax", "hinge", "least_squares"),
+    "objective.augmentations": (
+        "flip",
+        "shift",
+        "brightness",
+        "contrast",
+        "saturation",
+        "cutout",
+    ),
     "parallel.mode": ("jit", "mesh", "pmap"),
     "parallel.compute": ("float32", "bfloat16"),
 }
@@ -218,8 +226,11 @@ def validate(config: Config) -> None:
         if name not in known:
             raise ConfigError(f"there is no field config.{name}", near(name, list(known)))
         _check_type(name, value, known[name])
-        if name in _CHOICES and value not in _CHOICES[name]:
-            raise ConfigError(f"config.{name} is {value!r}", near(str(value), list(_CHOICES[name])))
+        for one in value if isinstance(value, tuple) else (value,):
+            if name in _CHOICES and one not in _CHOICES[name]:
+                raise ConfigError(
+                    f"config.{name} is {value!r}", near(str(one), list(_CHOICES[name]))
+                )
         if name in _LEAST and not value >= _LEAST[name]:
             raise ConfigError(f"config.{name} is {value}", f"it must be at least {_LEAST[name]}")
     for name in (n for n in given if n.startswith("objective.augment_p.") and "kclips" not in n):

@@ -20,8 +20,8 @@ import jax
 import numpy as np
 
 import vidgen
-from vidgen import augment, logs, models, optimizers, parallel, sampling, video_io
 from vidgen import config as configs
+from vidgen import logs, models, optimizers, parallel, sampling, video_io
 from vidgen.checkpoint import Checkpoints
 from vidgen.data.clips import Clips
 from vidgen.data.decode import Limits
@@ -139,12 +139,6 @@ def build(config: configs.Config, classes: int) -> Experiment:
         return optimizers.cosine(spec.start, spec.end, over)
 
     objective, optimizer = config.objective, config.optimizer
-    for name in objective.augmentations:
-        if name not in augment.AUGMENTATIONS:
-            raise ConfigError(
-                f"config.objective.augmentations names {name!r}",
-                configs.near(str(name), list(augment.AUGMENTATIONS)),
-            )
     make = functools.partial(
         optimizers.build,
         optimizer.name,

@@ -1,17 +1,25 @@
 """The decoding process: its answers, its limits, and what becomes of it on hostile files."""
 
+import io
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+import zipfile
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from vidgen import video_io
+from vidgen.data import decode as decoding
+from vidgen.data import workers
 from vidgen.data.containers import missing, starts_like_video
 from vidgen.data.decode import Limits, array_clips, strip_shape
 from vidgen.data.workers import Worker, each, request
@@ -127,6 +135,51 @@ def test_a_dying_decoder_is_that_files_reason(tmp_path, video, number, said):
         assert len(decode(worker, video[0])[0]) == 10
 
 
+def test_an_interrupted_start_leaves_no_answer_behind(tmp_path, video, monkeypatch):
+    real, calls = workers._header, []
+
+    def header(process):
+        calls.append(process)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return real(process)
+
+    monkeypatch.setattr(workers, "_header", header)
+    other = np.zeros((3, 24, 40, 3), np.uint8)
+    other[:] = np.arange(3, dtype=np.uint8)[:, None, None, None] * 90
+    video_io.write_video(tmp_path / "b.webp", other, fps=10)
+    with Worker(Limits()) as worker:
+        with pytest.raises(KeyboardInterrupt):
+            decode(worker, video[0])
+        assert not pathlib.Path(f"/proc/{calls[0].pid}").exists()
+        for path, array in (video, (tmp_path / "b.webp", other), video):
+            assert (decode(worker, path)[0] == array).all()
+
+
+def test_an_answer_that_is_neither_replaces_the_worker(tmp_path, video, monkeypatch):
+    other = video[1][:3, :16, :16]
+    video_io.write_video(tmp_path / "b.webp", other, fps=10)
+    with Worker(Limits()) as worker:
+        decode(worker, video[0])
+        with monkeypatch.context() as patch:
+            patch.setattr(workers, "_header", lambda process: {"ready": True})
+            with pytest.raises(KeyError):
+                decode(worker, tmp_path / "b.webp")
+        assert (decode(worker, video[0])[0] == video[1]).all()
+
+
+def test_a_clock_that_runs_out_after_the_last_frame_harms_no_other_file(video):
+    path, array = video
+    with Worker(Limits()) as worker:
+        decode(worker, path)  # started and warm
+        worker.limits = Limits(seconds=0.5)
+        slow = request(place(path), worker.limits)
+        info = worker.decode(slow, lambda frames: time.sleep(1.0))  # its answer waits in the pipe
+        assert len(info["times"]) == 10
+        worker.limits = Limits()
+        assert (decode(worker, path)[0] == array).all()
+
+
 def test_memory_is_bounded(tmp_path):
     # A bitmap of one colour that claims 600 million pixels, within limits that allow its pixels
     # but not the memory: the header alone makes a decoder ask for 1.8 GB.
@@ -181,6 +234,11 @@ def test_truncated_files_are_refused_with_a_reason(worker, shared, tmp_path, nam
     path.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(Unreadable, match=r"cut off|invalid data"):
         decode(worker, path, size=16)
+
+
+def test_riff_is_not_always_video():
+    head = b"RIFF\x24\x00\x00\x00%sfmt "
+    assert [starts_like_video(head % kind) for kind in (b"WAVE", b"AVI ", b"WEBP")] == [0, 1, 1]
 
 
 def test_whole_files_are_not_taken_for_truncated(shared):
@@ -252,6 +310,110 @@ def test_each_ends_its_processes_when_something_raises(tmp_path):
     assert len(pids) == 2 and not any(pathlib.Path(f"/proc/{pid}").exists() for pid in pids)
 
 
+def transport_stream(path, count=25, width=64, start=0):
+    """Writes a `.ts` of 25 frames a second whose first time is that of frame `start`."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = width, 64, "yuv420p"
+        for n in range(count):
+            frame = av.VideoFrame.from_ndarray(np.full((64, width, 3), n, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = start + n, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path.read_bytes()
+
+
+def test_times_that_jump_back_are_refused(worker, tmp_path):
+    one = transport_stream(tmp_path / "a.ts")
+    (tmp_path / "cc.ts").write_bytes(one + one)
+    for fps in (None, 25.0):
+        assert len(decode(worker, tmp_path / "a.ts", fps=fps)[0]) == 25
+        with pytest.raises(Unreadable, match=r"times jump back by 0\.9\d s after 25 good frames"):
+            decode(worker, tmp_path / "cc.ts", fps=fps)
+
+
+def test_a_change_of_the_frame_size_is_refused(worker, tmp_path):
+    first = transport_stream(tmp_path / "a.ts")
+    second = transport_stream(tmp_path / "b.ts", width=128, start=25)
+    (tmp_path / "cc.ts").write_bytes(first + second)
+    for size in (None, 16):
+        with pytest.raises(Unreadable, match="changes its frame size half way after 25 good"):
+            decode(worker, tmp_path / "cc.ts", size=size)
+
+
+def test_the_good_part_of_a_damaged_file_can_be_cut_out(worker, tmp_path):
+    array = np.random.default_rng(0).integers(0, 256, (60, 64, 64, 3), np.uint8)
+    video_io.write_video(tmp_path / "a.mp4", array, fps=25)
+    whole, _ = decode(worker, tmp_path / "a.mp4")
+    data, seen = (tmp_path / "a.mp4").read_bytes(), 0
+    for at in np.linspace(len(data) // 2, len(data) - 5000, 6).astype(int):
+        (tmp_path / "b.mp4").write_bytes(data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :])
+        try:
+            decode(worker, tmp_path / "b.mp4")
+        except Unreadable as error:
+            found = re.search(r"after (\d+) good frames \((.*) s\)", str(error))
+            assert found, error
+            good, end = int(found[1]), float(found[2])
+            frames, _ = decode(worker, tmp_path / "b.mp4", end=end)
+            assert len(frames) == good - 1 > 5 and (frames == whole[: good - 1]).all()
+            seen += 1
+    assert seen >= 3
+
+
+def test_a_rewritten_array_is_read_again(worker, tmp_path):
+    path = tmp_path / "a.npz"
+    ref = place(path, "array") | {"key": "v", "index": None}
+    for n in range(2):
+        array = np.full((5, 8, 8, 3), n, np.uint8)
+        np.savez(path, v=array)
+        os.utime(path, (n + 1, n + 1))
+        chunks = []
+        worker.decode(request(ref, worker.limits), chunks.append)
+        assert (np.concatenate(chunks) == array).all()
+
+
+def test_the_clips_of_an_array_in_an_archive_are_read_once(tmp_path, monkeypatch):
+    inner = io.BytesIO()
+    np.savez(inner, v=np.arange(2 * 3 * 64, dtype=np.uint8).reshape(2, 3, 8, 8))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("m.npz", inner.getvalue())
+    opened = []
+    real = decoding._open
+    monkeypatch.setattr(decoding, "_open", lambda *a: opened.append(a) or real(*a))
+    for index in range(2):
+        ref = {"kind": "array", "path": str(tmp_path / "a.zip"), "archive": "zip"}
+        ref |= {"member": "m.npz", "key": "v", "index": index}
+        (first, *_) = decoding.decode(request(ref, Limits()), {})
+        assert first[1][0, 1, 0] == index * 192 % 256 + 1
+    assert len(opened) == 1
+
+
+def test_a_rate_that_is_none_is_refused(worker, tmp_path):
+    np.savez(tmp_path / "a.npz", v=np.zeros((5, 8, 8), np.uint8), fps=np.float64(-5))
+    ref = place(tmp_path / "a.npz", "array") | {"key": "v", "index": None}
+    with pytest.raises(Unreadable, match=r"its fps is -5\.0"):
+        worker.decode(request(ref, worker.limits), lambda frames: None)
+
+
+def test_grey_of_16_bits_keeps_its_levels(worker, tmp_path):
+    levels = np.linspace(0, 65535, 16 * 64).astype(">u2").reshape(16, 64)
+    (tmp_path / "a.pgm").write_bytes(b"P5\n64 16\n65535\n" + levels.tobytes())
+    Image.fromarray(levels.astype(np.uint16)).save(tmp_path / "a.png")
+    wanted = (levels // 256).reshape(16, 4, 16).swapaxes(0, 1)
+    for name in ("a.pgm", "a.png"):
+        chunks = []
+        worker.decode(request(place(tmp_path / name, "strip"), worker.limits), chunks.append)
+        frames = np.concatenate(chunks)
+        assert (frames == wanted[..., None]).all(), name
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_pictures_without_a_white_are_refused(worker, tmp_path, dtype):
+    Image.fromarray(np.zeros((16, 64), dtype)).save(tmp_path / "a.tiff")
+    with pytest.raises(Unreadable, match="pictures have 8 or 16 bits"):
+        worker.look(place(tmp_path / "a.tiff", "strip"))
+
+
 @pytest.mark.parametrize(
     ("size", "wanted"),
     [((64, 640), (64, 10)), ((640, 64), (64, 10)), ((64, 192), (0, 0)), ((100, 450), (0, 0))],
@@ -270,7 +432,12 @@ def test_array_clips(shape, count):
 
 @pytest.mark.parametrize(
     ("shape", "dtype", "said"),
-    [((5, 8), "u1", "shape"), ((0, 8, 8), "u1", "shape"), ((5, 8, 8), "f4", "float32")],
+    [
+        ((5, 8), "u1", "shape"),
+        ((0, 8, 8), "u1", "shape"),
+        ((-5, 8, 8), "u1", "shape"),
+        ((5, 8, 8), "f4", "float32"),
+    ],
 )
 def test_array_clips_refuses(shape, dtype, said):
     with pytest.raises(Unreadable, match=said):

@@ -281,6 +281,24 @@ def test_a_pack_in_the_making_is_not_swept(folder, cache):
     assert not temporary.exists()
 
 
+def test_what_lost_its_lock_is_swept_but_not_at_once(folder, cache):
+    cache.mkdir()
+    for name in (".making-killed", ".making-damaged-old", ".making-young"):
+        (cache / name).mkdir()
+        (cache / name / "frames-0.bin").write_bytes(b"1")
+        if name != ".making-young":
+            os.utime(cache / name, (1, 1))
+    store_of(folder, cache)
+    assert [p.name for p in cache.glob(".making-*")] == [".making-young"]
+
+
+def test_a_lock_that_cannot_be_read_stops_no_packing(folder, cache):
+    (cache / ".making-other" / "lock").mkdir(parents=True)  # an OSError for root as well
+    os.utime(cache / ".making-other", (1, 1))
+    assert len(store_of(folder, cache)) == 3
+    assert (cache / ".making-other").exists()
+
+
 def test_two_processes_may_make_the_same_pack(folder, cache):
     code = "print(open_store(sys.argv[1], frames=4, size=16, cache=sys.argv[2]).fingerprint)"
     both = [start(code, folder, cache) for _ in range(2)]

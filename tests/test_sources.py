@@ -1,5 +1,6 @@
 """What counts as a clip, how it is named and labelled, and what is refused with which reason."""
 
+import functools
 import io
 import os
 import pathlib
@@ -181,6 +182,116 @@ def test_damaged_archives_name_the_archive(tmp_path, tree):
     assert "damaged" in dict(list_source(tmp_path / "bad.zip").skipped)["walk/a.webp"]
 
 
+def tar_of(path, count=10, mode="w", data=bytes(1000)):
+    with tarfile.open(path, mode) as archive:
+        for n in range(count):
+            info = tarfile.TarInfo(f"{n}.mp4")
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path.read_bytes()
+
+
+def test_a_damaged_tar_loses_no_clip_without_a_word(tmp_path):
+    data = tar_of(tmp_path / "a.tar")  # of 1536 bytes a member
+    assert len(list_source(tmp_path / "a.tar")) == 10
+    at = 5 * 1536
+    harmed = {
+        "header": data[: at + 148] + b"xx" + data[at + 150 :],  # its checksum
+        "cut": data[: at + 100],
+        "unended": data[:at],
+        "middle": data[: at - 600],
+    }
+    for name, content in harmed.items():
+        path = tmp_path / f"{name}.tar"
+        path.write_bytes(content)
+        with pytest.raises(DataError) as caught:
+            list_source(path)
+        said = str(caught.value)
+        assert path.name in said, name
+        assert name == "middle" or "after 5 members" in said, said
+
+
+def test_a_damaged_xz_names_the_archive(tmp_path):
+    text = b"".join(b"%d " % n for n in range(20000))
+    data = bytearray(tar_of(tmp_path / "a.tar.xz", mode="w:xz", data=text))
+    data[len(data) // 2 : len(data) // 2 + 50] = bytes(50)
+    (tmp_path / "a.tar.xz").write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.tar\.xz: "):
+        list_source(tmp_path / "a.tar.xz")
+
+
+def test_a_damaged_text_in_a_zip_harms_no_clip(tmp_path):
+    array = put(tmp_path / "a.webp")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(tmp_path / "a.webp", "a.webp")
+        archive.writestr("README", "all free")
+    data = (tmp_path / "a.zip").read_bytes()
+    (tmp_path / "a.zip").write_bytes(data.replace(b"all free", b"all frXe"))
+    source = list_source(tmp_path / "a.zip")
+    assert len(source) == 1 and (source[0].frames == array).all()
+    ((name, why),) = source.skipped
+    assert name == "README" and "CRC" in why and source.ignored == 0
+
+
+def _counted(real, calls, file, *arguments):
+    calls.append(file)
+    return real(file, *arguments)
+
+
+def test_an_archive_of_arrays_is_opened_once(tmp_path, monkeypatch):
+    array = noise(0)
+    np.save(tmp_path / "a.npy", array)
+    np.savez(tmp_path / "b.npz", v=array)
+    names = [f"{n:02d}" + (".npy", ".npz")[n % 2] for n in range(20)]
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as z, tarfile.open(tmp_path / "a.tar", "w") as t:
+        for n, name in enumerate(names):
+            for add in (z.write, t.add):
+                add(tmp_path / ("a.npy", "b.npz")[n % 2], name)
+    for path in (tmp_path / "a.zip", tmp_path / "a.tar"):
+        opened = []
+        for module, name in ((zipfile, "ZipFile"), (tarfile, "open")):
+            real = getattr(module, name)
+            monkeypatch.setattr(module, name, functools.partial(_counted, real, opened))
+        source = list_source(path)
+        monkeypatch.undo()
+        assert sum(file == str(path) for file in opened) <= 2  # once of which, to know its kind
+        assert [e.name for e in source.entries] == names  # a tar that ends with a zip is a tar
+        assert (source[7].frames == array).all()
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (["t/walk/a", "t/run/b"], {"walk/a": "walk", "run/b": "run"}),
+        (["t/a", "t/walk/b"], {"a": UNLABELLED, "walk/b": "walk"}),
+        (["clips/a", "clips/b"], {"clips/a": "clips", "clips/b": "clips"}),
+        (["walk/a", "run/b"], {"walk/a": "walk", "run/b": "run"}),
+        (["a", "walk/b"], {"a": UNLABELLED, "walk/b": "walk"}),
+    ],
+)
+def test_a_folder_around_an_archive_is_looked_through(tmp_path, names, wanted):
+    put(tmp_path / "a.webp")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in names:
+            archive.write(tmp_path / "a.webp", f"{name}.webp")
+    source = list_source(tmp_path / "a.zip")
+    found = {e.name: source.classes[n] for e, n in zip(source.entries, source.labels, strict=True)}
+    assert found == {f"{name}.webp": label for name, label in wanted.items()}
+
+
+@pytest.mark.parametrize("inner", ["m.npz", "top/m.npz", "top/arrays/m.npz"])
+def test_labels_in_an_array_outlive_the_folder_around_an_archive(tmp_path, inner):
+    np.savez(tmp_path / "m.npz", v=np.stack([noise(0), noise(1)]), labels=np.array(["b", "a"]))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(tmp_path / "m.npz", inner)
+    source = list_source(tmp_path / "a.zip")
+    short = inner.removeprefix("top/")
+    assert [(e.name, e.label) for e in source.entries] == [
+        (f"{short}[0]", "b"),
+        (f"{short}[1]", "a"),
+    ]
+
+
 @pytest.mark.parametrize("folder", ["wave", "#1"])
 def test_clips_beside_class_folders_are_kept_and_visible(tmp_path, folder):
     put(tmp_path / "a.webp")
@@ -270,9 +381,30 @@ def test_a_manifest_gives_labels_captions_and_windows(tmp_path):
     assert name == "clips/absent.webp" and why == "line 5: no such file or directory"
 
 
+def test_a_manifest_cuts_arrays_too(tmp_path):
+    array = noise(0, count=50)
+    np.save(tmp_path / "a.npy", array)
+    np.savez(tmp_path / "b.npz", v=array)
+    (tmp_path / "list.csv").write_text("path,start,end\na.npy,0.4,1\nb.npz,0.4,1\n")
+    source = list_source(tmp_path / "list.csv")
+    assert [e.name for e in source.entries] == ["a.npy@0.4-1.0", "b.npz@0.4-1.0"]
+    for n in range(2):
+        assert (source[n].frames == array[10:25]).all()
+
+
+def test_a_manifest_counts_lines_as_an_editor_does(tmp_path):
+    put(tmp_path / "a.webp")
+    text = 'path,caption\na.webp,"two\nlines"\n\nabsent.webp,x\n'
+    (tmp_path / "list.csv").write_text(text)
+    source = list_source(tmp_path / "list.csv")
+    assert source.entries[0].caption == "two\nlines"
+    assert source.skipped == (("absent.webp", "line 5: no such file or directory"),)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("path\na\0b.webp\n", r"line 2: path='a\\x00b\.webp' holds a zero byte"),
         ("file,label\na.webp,x\n", "column 'path'"),
         ("path\n", "column 'path'"),
         ("path,start,end\na.webp,2,1\n", "line 2: end=1.0 is not after start=2.0"),
@@ -296,6 +428,58 @@ def test_single_files_are_sources(tmp_path):
     source = list_source(tmp_path / "m.npz")
     assert source.classes == ("a", "b") and source.labels.tolist() == [1, 0]
     assert (source[1].frames == many[1]).all() and source[1].fps == pytest.approx(12.5)
+
+
+def test_an_animated_png_is_a_clip_by_itself_too(tmp_path):
+    array = noise(0)
+    first, *rest = (Image.fromarray(frame) for frame in array)
+    first.save(tmp_path / "a.png", save_all=True, append_images=rest, duration=100)
+    for path in (tmp_path, tmp_path / "a.png"):
+        assert (list_source(path)[0].frames == array).all()
+
+
+def npy(shape, kind="|u1", data=b""):
+    file = io.BytesIO()
+    header = {"descr": kind, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue() + data
+
+
+def npz(path, **members):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(f"{name}.npy", data)
+    return path.read_bytes()
+
+
+def test_arrays_that_claim_much_or_nonsense_are_refused(tmp_path):
+    put(tmp_path / "ok.webp")
+    unclosed = b"{'descr': '|u1', 'shape': (5, 8, 8".ljust(117) + b"\n"
+    clip = npy((5, 8, 8, 3), data=bytes(960))
+    bad = {
+        "many.npy": npy((10**6, 4, 8, 8, 3)),
+        "unclosed.npy": b"\x93NUMPY\x01\x00" + len(unclosed).to_bytes(2, "little") + unclosed,
+        "header.npy": b"\x93NUMPY\x02\x00" + (1 << 31).to_bytes(4, "little") + b"{",
+        "empty.npy": b"",
+        "labels.npz": npz(tmp_path / "x.npz", v=clip, label=npy((10**13,), "<i8")),
+        "nothings.npz": npz(tmp_path / "x.npz", v=clip, label=npy((10**13,), "|S0")),
+        "long.npz": npz(tmp_path / "x.npz", v=clip, label=npy((), "|S100000000", bytes(10**8))),
+        "many.npz": npz(tmp_path / "x.npz", v=npy((10**6, 4, 8, 8, 3))),
+    }
+    (tmp_path / "x.npz").unlink()
+    for name, data in bad.items():
+        (tmp_path / name).write_bytes(data)
+    source = list_source(tmp_path)
+    assert [e.name for e in source.entries] == ["ok.webp"]
+    reasons = dict(source.skipped)
+    assert set(reasons) == set(bad)
+    cut = "is cut off: its header declares 768000000 bytes, it has 0"
+    assert reasons["many.npy"] == reasons["many.npz"] == cut
+    assert "no header that NumPy can read: TokenError" in reasons["unclosed.npy"]
+    assert reasons["header.npy"].startswith("its header claims 2147483648 bytes")
+    assert reasons["labels.npz"].startswith("is cut off: its header declares 80000000000000 bytes")
+    assert reasons["nothings.npz"] == "has 10000000000000 labels for 1 clips in v"
+    assert reasons["long.npz"].startswith("its labels take 100000000 bytes")
 
 
 @pytest.mark.parametrize(
@@ -409,6 +593,16 @@ def test_files_without_a_suffix_are_known_by_their_head(tmp_path):
     assert [e.name for e in source.entries] == ["film"] and source.ignored == 1
 
 
+def test_sound_beside_clips_is_counted_and_left_alone(tmp_path):
+    put(tmp_path / "film.webp")
+    (tmp_path / "film.wav").write_bytes(b"RIFF\x24\x00\x00\x00WAVEfmt " + bytes(28))
+    (tmp_path / "sound").write_bytes(b"RIFF\x24\x00\x00\x00WAVEfmt " + bytes(28))
+    (tmp_path / "film.m4a").write_bytes(b"\x00\x00\x00\x20ftypM4A " + bytes(20))
+    source = list_source(tmp_path)
+    assert [e.name for e in source.entries] == ["film.webp"]
+    assert (source.skipped, source.ignored) == ((), 3)
+
+
 def test_the_fingerprint_notices_changes(tmp_path):
     put(tmp_path / "x" / "a.webp")
     first = list_source(tmp_path).fingerprint
@@ -417,6 +611,19 @@ def test_the_fingerprint_notices_changes(tmp_path):
     os.utime(tmp_path / "x" / "a.webp", ns=(1, 1))
     second = list_source(tmp_path).fingerprint
     (tmp_path / "x" / "a.webp").rename(tmp_path / "x" / "b.webp")
+    assert len({first, second, list_source(tmp_path).fingerprint}) == 3
+
+
+def test_the_fingerprint_notices_each_frame(tmp_path):
+    for n in range(4):
+        Image.fromarray(noise(n)[0]).save(tmp_path / f"{n}.bmp")
+        os.utime(tmp_path / f"{n}.bmp", (1e9 + n, 1e9 + n))
+    first = list_source(tmp_path).fingerprint
+    assert list_source(tmp_path).fingerprint == first
+    for old, new in (("0", "t"), ("2", "0"), ("t", "2")):
+        (tmp_path / f"{old}.bmp").rename(tmp_path / f"{new}.bmp")
+    second = list_source(tmp_path).fingerprint
+    os.utime(tmp_path / "1.bmp", (9e8, 9e8))  # replaced by an older one of the same size
     assert len({first, second, list_source(tmp_path).fingerprint}) == 3
 
 

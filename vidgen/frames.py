@@ -42,6 +42,7 @@ _BARRED = frozenset(
 # noticed instead of 1 of 40; with `frame.is_corrupt` as well, 9 of 10.
 _STRICT = {"err_detect": "explode"}
 _REORDER = 4  # frames held back to put presentation times in order
+_BACK = 0.3  # seconds that a time may lie behind another; 8 frames, if that is longer
 # Bilinear is scaled with the reduction in swscale, so it is antialiased; the other flags keep
 # chroma at full width, round exactly, and give the same bits on every processor.
 _BILINEAR, _FULL_CHROMA, _EXACT = 0x2, 0x2000 | 0x4000, 0x40000 | 0x80000
@@ -113,21 +114,36 @@ def timed_frames(
         if start > 0:  # a keyframe at or before `start`; a second more for open groups of pictures
             seconds = max(0.0, start - 1.0) + origin
             container.seek(int(seconds * 1e6), backward=True)
-        seen = 0
+        seen, size, seconds = 0, (0, 0), 0.0
         try:
-            for seconds, frame in _in_order(container.decode(stream), info["fps"]):
-                seconds -= origin
+            for stamp, frame in _in_order(container.decode(stream), info["fps"]):
+                before, seconds = seconds, stamp - origin
                 if end is not None and seconds >= end:
                     break
                 if seen == 0:
                     info.update(_first(frame, info))
+                    size = frame.width, frame.height
+                if (frame.width, frame.height) != size:
+                    raise Unreadable("changes its frame size half way" + _good(seen, before))
                 seen += 1
                 if seconds >= start - 1e-6:
                     if frame.is_corrupt:
-                        raise Unreadable(f"is damaged after {seen - 1} good frames")
+                        raise Unreadable("is damaged" + _good(seen - 1, before))
                     yield seconds, frame
+        except _Backwards as error:
+            raise Unreadable(f"{error}" + _good(seen, seconds)) from None
         except (av.error.FFmpegError, MemoryError) as error:
-            raise Unreadable(f"{reason(error)} after {seen} good frames") from error
+            raise Unreadable(reason(error) + _good(seen, seconds)) from error
+
+
+class _Backwards(Exception):
+    """Presentation times jump back: the file is several, one after another."""
+
+
+def _good(frames: int, last: float) -> str:
+    """Says up to where a file can be used: an `end` of that many seconds leaves out the rest."""
+    whole = math.floor(last * 100) / 100  # not beyond the last good frame, at which reading stops
+    return f" after {frames} good frames" + (f" ({whole:.2f} s)" if frames else "")
 
 
 def _open(file: Path | BinaryIO) -> Any:
@@ -218,27 +234,43 @@ def _in_order(frames: Iterable[Any], fps: float) -> Iterator[tuple[float, Any]]:
 
     Decoders give frames in order of presentation, but some containers (MPEG-4 in AVI) stamp them
     in the order of coding: the stamps are right as a set. So the smallest of the next few belongs
-    to the next frame. A frame without a stamp follows the last by one frame time.
+    to the next frame. A frame without a stamp follows the last by one frame time. What was decoded
+    before an error comes before it.
+
+    Raises:
+      _Backwards: A stamp is further behind than any order of coding puts it.
     """
+    import av.error
+
     held: list[Any] = []
     stamps: list[float] = []
     step = 1 / fps if fps else 0.04
-    newest, last = -step, -math.inf
+    newest, last, highest = -step, -math.inf, -math.inf
+    most = max(_BACK, 2 * _REORDER * step)
+    failed: Exception | None = None
 
     def pop() -> tuple[float, Any]:
         nonlocal last
         last = max(last, heapq.heappop(stamps))
         return last, held.pop(0)
 
-    for frame in frames:
-        seconds = frame.time
-        newest = newest + step if seconds is None else float(seconds)
-        heapq.heappush(stamps, newest)
-        held.append(frame)
-        if len(held) > _REORDER:
-            yield pop()
+    try:
+        for frame in frames:
+            seconds = frame.time
+            newest = newest + step if seconds is None else float(seconds)
+            if newest < highest - most:
+                raise _Backwards(f"its times jump back by {highest - newest:.2f} s")
+            highest = max(highest, newest)
+            heapq.heappush(stamps, newest)
+            held.append(frame)
+            if len(held) > _REORDER:
+                yield pop()
+    except (_Backwards, av.error.FFmpegError, MemoryError) as error:
+        failed = error
     while held:
         yield pop()
+    if failed is not None:
+        raise failed
 
 
 def _is_webp(file: Path | BinaryIO) -> bool:
@@ -295,7 +327,7 @@ def open_image(file: Path | BinaryIO, max_pixels: int | None = None) -> Any:
     """Opens a picture with Pillow, lazily, after a look at its size.
 
     Raises:
-      Unreadable: It is no picture, or has more than `max_pixels` pixels.
+      Unreadable: It is no picture, has more than `max_pixels` pixels, or levels without a white.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -311,6 +343,12 @@ def open_image(file: Path | BinaryIO, max_pixels: int | None = None) -> Any:
         width, height = image.size
         image.close()
         raise Unreadable(_too_large(width, height, max_pixels))
+    # Of mode I, these hold 16 bits; of a TIFF's 32, as of numbers with a point, nobody knows which
+    # is white.
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PPM", "PNG")):
+        kind = "numbers with a point" if image.mode == "F" else "whole numbers of 32 bits"
+        image.close()
+        raise Unreadable(f"holds {kind}; pictures have 8 or 16 bits a channel")
     return image
 
 
@@ -433,7 +471,7 @@ def _opaque(frame: Any, background: tuple[int, int, int]) -> Any:
     else:
         alpha = frame.format.has_palette or any(c.is_alpha for c in frame.format.components)
         picture = Image.fromarray(frame.to_ndarray(format="rgba" if alpha else "rgb24", threads=1))
-    if picture.mode.startswith("I;16"):  # Pillow would clip 16 bit grey at 255
+    if picture.mode.startswith("I"):  # 16 bit grey, which Pillow would clip at 255
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.has_transparency_data:
         below = Image.new("RGBA", picture.size, (*background, 255))

@@ -8,6 +8,7 @@ ever).
 import contextlib
 import dataclasses
 import functools
+import lzma
 import os
 import pathlib
 import stat
@@ -15,9 +16,16 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, NotImplementedError, RuntimeError)
+DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    NotImplementedError,
+    RuntimeError,
+)
 _LINKS = 40  # folders within folders; more is a loop or a prank
 
 _VIDEOS = """
@@ -29,6 +37,8 @@ PICTURES = frozenset(
     ["apng", "avif", "bmp", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"]
 )
 ARRAYS = frozenset(["npy", "npz"])
+# Some start as video of their family does.
+SOUNDS = frozenset(["aac", "aiff", "flac", "m4a", "m4b", "mka", "mp3", "oga", "opus", "wav", "wma"])
 
 Refuse = Callable[[str, str], None]
 
@@ -40,8 +50,8 @@ class Member:
     Attributes:
       name: Path below the root, with `/`.
       stamp: Bytes, and time of change.
-      open: Opens it for reading.
-      head: Returns its first 16 bytes, or b"" where its suffix tells enough.
+      open: Opens it for reading, as long as its archive is open.
+      head: Returns its first 16 bytes.
       place: Offset and bytes in the uncompressed tar that it lies in.
     """
 
@@ -58,7 +68,7 @@ def suffix(name: str) -> str:
 
 
 def _telling(name: str) -> bool:
-    return suffix(name) in VIDEOS | PICTURES | ARRAYS
+    return suffix(name) in VIDEOS | PICTURES | ARRAYS | SOUNDS
 
 
 def printable(name: str) -> str:
@@ -84,11 +94,13 @@ def on_disk(path: str, name: str) -> Member:
     info = os.stat(path)
     opener = functools.partial(open, path, "rb")
 
-    def head() -> bytes:
-        with opener() as file:
-            return file.read(16)
-
+    head = functools.partial(_head, opener)
     return Member(name, (info.st_size, info.st_mtime_ns), opener, head)
+
+
+def _head(opener: Callable[[], Any]) -> bytes:
+    with opener() as file:
+        return file.read(16)
 
 
 def walk(root: str, refuse: Refuse) -> Iterator[Member]:
@@ -141,57 +153,79 @@ def is_tar(path: str) -> bool:
         return False
 
 
-def zip_members(path: str, refuse: Refuse) -> Iterator[Member]:
-    """Yields the files in a zip, and refuses those that escape its root or are encrypted."""
+@contextlib.contextmanager
+def zip_members(path: str, refuse: Refuse) -> Iterator[Iterator[Member]]:
+    """Gives the files in a zip, and refuses those that escape its root or are encrypted."""
     changed = os.stat(path).st_mtime_ns
     with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
-            if info.is_dir() or _hidden(info.filename):
-                continue
-            mode = info.external_attr >> 16
-            why = _escape(info.orig_filename) or _escape(info.filename)
-            if stat.S_ISLNK(mode):
-                why = "is a link inside an archive"
-            elif info.flag_bits & 1:
-                why = "is encrypted"
-            if why:
-                refuse(info.filename, why)
-                continue
-            head = b""
-            if not _telling(info.filename):
-                with archive.open(info) as file:
-                    head = file.read(16)
-            opener = functools.partial(_open_zipped, path, info.filename)
-            stamp = (info.file_size, changed + info.CRC)
-            yield Member(info.filename, stamp, opener, functools.partial(bytes, head))
+        yield _zipped(archive, changed, refuse)
 
 
-def tar_members(path: str, refuse: Refuse) -> Iterator[Member]:
-    """Yields the files in a tar, and refuses those that escape its root, links and devices."""
+def _zipped(archive: zipfile.ZipFile, changed: int, refuse: Refuse) -> Iterator[Member]:
+    for info in archive.infolist():
+        if info.is_dir() or _hidden(info.filename):
+            continue
+        mode = info.external_attr >> 16
+        why = _escape(info.orig_filename) or _escape(info.filename)
+        if stat.S_ISLNK(mode):
+            why = "is a link inside an archive"
+        elif info.flag_bits & 1:
+            why = "is encrypted"
+        if why:
+            refuse(info.filename, why)
+            continue
+        opener: Any = functools.partial(archive.open, info)
+        stamp = (info.file_size, changed + info.CRC)
+        yield Member(info.filename, stamp, opener, functools.partial(_head, opener))
+
+
+@contextlib.contextmanager
+def tar_members(path: str, refuse: Refuse) -> Iterator[Iterator[Member]]:
+    """Gives the files in a tar, and refuses those that escape its root, links and devices."""
     changed = os.stat(path).st_mtime_ns
     with tarfile.open(path) as archive:
-        for info in archive:
-            name = info.name.removeprefix("./")
-            if info.isdir() or _hidden(name):
-                continue
-            why = _escape(name)
-            if info.issym() or info.islnk():
-                why = "is a link inside an archive"
-            elif not info.isreg() or info.issparse():
-                why = "is not a plain file"
-            if why:
-                refuse(name, why)
-                continue
-            head, file = b"", None if _telling(name) else archive.extractfile(info)
-            if file is not None:
-                head = file.read(16)
-            yield Member(
-                name,
-                (info.size, changed + int(info.mtime)),
-                functools.partial(_open_tarred, path, info.name),
-                functools.partial(bytes, head),
-                (info.offset_data, info.size),
-            )
+        yield _tarred(archive, changed, refuse)
+
+
+def _tarred(archive: tarfile.TarFile, changed: int, refuse: Refuse) -> Iterator[Member]:
+    for info in archive:
+        name = info.name.removeprefix("./")
+        if info.isdir() or _hidden(name):
+            continue
+        why = _escape(name)
+        if info.issym() or info.islnk():
+            why = "is a link inside an archive"
+        elif not info.isreg() or info.issparse():
+            why = "is not a plain file"
+        if why:
+            refuse(name, why)
+            continue
+        opener: Any = functools.partial(archive.extractfile, info)
+        # Read in passing: a compressed tar is slow to go back in.
+        head = b"" if _telling(name) else _head(opener)
+        yield Member(
+            name,
+            (info.size, changed + int(info.mtime)),
+            opener,
+            functools.partial(bytes, head),
+            (info.offset_data, info.size),
+        )
+    _check_end(archive)
+
+
+def _check_end(archive: tarfile.TarFile) -> None:
+    """Raises tarfile.ReadError where a tar does not end as one must, with blocks of zeros.
+
+    At a header that is damaged, tarfile ends the list without a word.
+    """
+    file: Any = archive.fileobj
+    count = len(archive.getmembers())
+    file.seek(archive.offset)  # type: ignore[attr-defined]
+    block = file.read(2 * tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError(f"is cut off after {count} members")
+    if any(block):
+        raise tarfile.ReadError(f"is damaged after {count} members: no header where one must be")
 
 
 def _hidden(name: str) -> bool:
@@ -207,18 +241,3 @@ def _escape(name: str) -> str:
     if ".." in flat.split("/"):
         return "climbs out of its archive (..)"
     return ""
-
-
-@contextlib.contextmanager
-def _open_zipped(path: str, name: str) -> Iterator[BinaryIO]:
-    with zipfile.ZipFile(path) as archive, archive.open(name) as file:
-        yield file  # type: ignore[misc]
-
-
-@contextlib.contextmanager
-def _open_tarred(path: str, name: str) -> Iterator[BinaryIO]:
-    with tarfile.open(path) as archive:
-        file = archive.extractfile(name)
-        assert file is not None  # listed as a regular file
-        with file:
-            yield file  # type: ignore[misc]

@@ -10,7 +10,6 @@ MAGIC = (  # (offset, bytes) by which a video file without a known suffix is rec
     (4, b"ftyp"),
     (4, b"moov"),
     (0, b"\x1aE\xdf\xa3"),
-    (0, b"RIFF"),
     (0, b"GIF8"),
     (0, b"FLV\x01"),
     (0, b"OggS"),
@@ -24,6 +23,8 @@ MAGIC = (  # (offset, bytes) by which a video file without a known suffix is rec
 
 def starts_like_video(head: bytes) -> bool:
     """Tells from the first 16 bytes of a file whether it may be a video."""
+    if head[:4] == b"RIFF":  # which WAV is as well
+        return head[8:12] in (b"AVI ", b"WEBP")
     return any(head[at:].startswith(magic) for at, magic in MAGIC)
 
 

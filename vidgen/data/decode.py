@@ -21,6 +21,7 @@ import dataclasses
 import functools
 import io
 import json
+import lzma
 import math
 import os
 import signal
@@ -37,6 +38,7 @@ from vidgen.data.containers import missing
 from vidgen.frames import Unreadable, converter, open_image, reason, resample, timed_frames
 
 _CHUNK = 1 << 20  # bytes of frames that travel together
+_HEADER = 10_000  # bytes of an .npy header, as NumPy bounds them, but before they are read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,11 +194,13 @@ def _picture(ref: dict, name: str | None, limits: Limits) -> Any:
 
 
 def _array(ref: dict, request: dict, limits: Limits, info: dict) -> Iterator[tuple[float, Any]]:
-    file = _open(ref, ref.get("member"), limits)
     if ref["key"] is None:
+        file = _open(ref, ref.get("member"), limits)
         array, rate = _npy(file, ref["index"], limits.bytes), 0.0
     else:
-        array, rate = _npz(file, ref["key"], limits.bytes)
+        found = os.stat(ref["path"])
+        place = json.dumps({**ref, "index": None})
+        array, rate = _npz(place, (found.st_mtime_ns, found.st_size), limits)
         array = array if ref["index"] is None else array[ref["index"]]
     if array.ndim == 3:
         array = array[..., None]
@@ -210,11 +214,26 @@ def _array(ref: dict, request: dict, limits: Limits, info: dict) -> Iterator[tup
 
 
 def npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Reads `(shape, column order, dtype)` at the start of a .npy file, and stops behind it."""
+    """Reads `(shape, column order, dtype)` at the start of a .npy file, and stops behind it.
+
+    Raises:
+      Unreadable, ValueError: It is no such file.
+    """
     version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    return np.lib.format.read_array_header_2_0(file)
+    width = 2 if version == (1, 0) else 4
+    stated = file.read(width)
+    length = int.from_bytes(stated, "little")
+    if length > _HEADER:
+        raise Unreadable(f"its header claims {length} bytes; of an array of clips it has about 100")
+    head = io.BytesIO(stated + file.read(length))
+    try:
+        if width == 2:
+            return np.lib.format.read_array_header_1_0(head)
+        return np.lib.format.read_array_header_2_0(head)
+    except Exception as error:
+        # NumPy lets through what ast, tokenize and dtype raise, which is anything.
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise Unreadable(f"has no header that NumPy can read: {said[:80]}") from error
 
 
 def _npy(file: str | io.BytesIO, index: int | None, most: int) -> np.ndarray:
@@ -236,14 +255,28 @@ def _npy(file: str | io.BytesIO, index: int | None, most: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=1)  # the clips of a file come one after another
-def _npz(file: str | io.BytesIO, key: str, most: int) -> tuple[np.ndarray, float]:
-    """Returns an array of an .npz file, and the frame rate that it may hold as `fps`, or 0."""
+def _npz(place: str, stamp: tuple[int, int], limits: Limits) -> tuple[np.ndarray, float]:
+    """Returns an array of an .npz file, and the frame rate that it may hold as `fps`, or 0.
+
+    Args:
+      place: The `ref` of a request as JSON, without its index: it has to be hashable.
+      stamp: Time of change and bytes of the file, so that a rewritten one is read again.
+      limits: Bounds its bytes.
+    """
+    del stamp  # part of the cache key only
+    ref = json.loads(place)
+    key, most = ref["key"], limits.bytes
+    file = _open(ref, ref.get("member"), limits)
     with zipfile.ZipFile(file) as archive:
         size = archive.getinfo(f"{key}.npy").file_size
         if size > most:
             raise Unreadable(f"its array {key} has {size} bytes, data.limits.bytes={most}")
+    if not isinstance(file, str):
+        file.seek(0)
     with np.load(file, allow_pickle=False) as arrays:
         rate = float(arrays["fps"]) if "fps" in arrays else 0.0
+        if not 0 <= rate < math.inf:
+            raise Unreadable(f"its fps is {rate}")
         return arrays[key], rate
 
 
@@ -258,7 +291,7 @@ def array_clips(shape: tuple[int, ...], dtype: np.dtype) -> int | None:
     if dtype != np.uint8:
         raise Unreadable(f"holds {dtype}; clips are uint8, 0 to 255")
     channels = len(shape) >= 4 and shape[-1] in (1, 3, 4)
-    if 0 not in shape:
+    if all(axis > 0 for axis in shape):
         if len(shape) == 3 or (len(shape) == 4 and channels):
             return None
         if len(shape) == 4 or (len(shape) == 5 and channels):
@@ -298,8 +331,8 @@ def _open(ref: dict, name: str | None, limits: Limits) -> str | io.BytesIO:
         return ref["path"] if name is None else os.path.join(ref["path"], name)
     if name is None:
         raise Unreadable("names no member of its archive")
-    path = ref["path"]
-    stamp = os.stat(path).st_mtime_ns
+    path, found = ref["path"], os.stat(ref["path"])
+    stamp = found.st_mtime_ns, found.st_size
     if ref["archive"] == "zip":
         archive = _zip(path, stamp)
         size = archive.getinfo(name).file_size
@@ -323,13 +356,13 @@ def _bound_member(size: int, limits: Limits) -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def _zip(path: str, stamp: int) -> zipfile.ZipFile:
+def _zip(path: str, stamp: tuple[int, int]) -> zipfile.ZipFile:
     del stamp  # part of the cache key only
     return zipfile.ZipFile(path)
 
 
 @functools.lru_cache(maxsize=1)
-def _tar(path: str, stamp: int) -> Any:
+def _tar(path: str, stamp: tuple[int, int]) -> Any:
     """Returns the uncompressed bytes of a tar as a seekable file."""
     del stamp
     return tarfile.open(path).fileobj
@@ -375,7 +408,7 @@ def _alarm(seconds: float) -> None:
 def _why(error: BaseException) -> str:
     if isinstance(error, KeyError):
         return f"has no member {error}"
-    archive = zipfile.BadZipFile | tarfile.TarError | zlib.error | EOFError
+    archive = zipfile.BadZipFile | tarfile.TarError | zlib.error | lzma.LZMAError | EOFError
     if isinstance(error, archive) and not getattr(error, "strerror", None):  # that is FFmpeg's
         return f"damaged archive: {error}"
     return reason(error)
@@ -386,8 +419,6 @@ def _serve(request: dict[str, Any], answers: BinaryIO) -> None:
     times: list[float] = []
     held: list[np.ndarray] = []
     for seconds, array in decode(request, info):
-        if held and array.shape != held[0].shape:
-            raise Unreadable("changes its frame size half way")
         times.append(seconds)
         held.append(array)
         if len(held) * array.nbytes >= _CHUNK:

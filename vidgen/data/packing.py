@@ -218,11 +218,13 @@ def _lock(file: BinaryIO) -> bool:
 
 def _abandoned(left: pathlib.Path) -> bool:
     try:
-        if time.time() - left.stat().st_mtime < 60:  # may be between its making and its lock
+        if time.time() - left.stat().st_mtime < 60:  # its lock may be still to come, or just gone
             return False
         with open(left / "lock", "rb") as file:
             return _lock(file)
     except FileNotFoundError:
+        return left.is_dir()  # killed before its lock, or between that and its name
+    except OSError:  # of another user, who will sweep it
         return False
 
 

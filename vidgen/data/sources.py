@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 import stat
 import threading
@@ -32,6 +33,7 @@ from vidgen.errors import ConfigError, DataError
 from vidgen.frames import Unreadable, reason
 
 UNLABELLED = "(none)"  # the class of a clip without a label where other clips have one
+_LABELS = 1 << 26  # bytes of the labels in an .npz: 64 characters each for 260,000 clips
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Entry:
       caption: Text from a manifest.
       start: First second, from a manifest.
       end: Seconds at which it stops, exclusive; None for the end of the file.
-      stamp: Bytes and time of change of its files, to notice that they are others.
+      stamp: Bytes, and time of change (or a hash of all of its files), to notice others.
     """
 
     name: str
@@ -84,7 +86,7 @@ class Source:
       classes: Names of the classes, sorted; empty where no clip has a label.
       labels: int32 `[N]`, index into `classes`; 0 where there are none.
       skipped: `(name, reason)` of what looked like a clip and is none.
-      ignored: Number of files that do not look like clips: texts, sound, hidden files.
+      ignored: Number of files that do not look like clips: texts, sound. Not hidden files.
       fingerprint: Changes when a file is added, removed, renamed, relabelled or written.
       limits: What decoding one file may cost.
     """
@@ -184,9 +186,9 @@ def list_source(
             elif kind == "csv":
                 _manifest(root, found)
             elif kind in ("zip", "tar"):
-                list_members = archives.zip_members if kind == "zip" else archives.tar_members
-                found.take(list_members(root, found.refuse), root, kind)
-                found.strip_root()
+                opened = archives.zip_members if kind == "zip" else archives.tar_members
+                with opened(root, found.refuse) as members:
+                    found.take(members, root, kind)
             else:
                 found.single(root, kind)
     except (OSError, Unreadable, EOFError, *archives.DAMAGE) as error:
@@ -207,9 +209,9 @@ def _kind(root: str) -> str:
         return "csv"
     if suffix in ARRAYS:  # .npz is a zip as well
         return suffix
-    if zipfile.is_zipfile(root):
-        return "zip"
-    return "tar" if archives.is_tar(root) else suffix
+    if archives.is_tar(root):  # first: one that ends with an .npz is a zip to is_zipfile
+        return "tar"
+    return "zip" if zipfile.is_zipfile(root) else suffix
 
 
 def _source(root: str, found: "_Listing", labels: str, limits: Limits) -> Source:
@@ -261,10 +263,7 @@ class _Listing:
         self.skipped.append((printable(name), why))
 
     def add(self, name: str, ref: dict[str, Any], stamp: tuple[int, int], **more: Any) -> None:
-        name = printable(name)
-        first, *rest = name.split("/")
-        more.setdefault("label", first if rest else None)
-        self.entries.append(Entry(name=name, ref=ref, stamp=stamp, **more))
+        self.entries.append(Entry(name=printable(name), ref=ref, stamp=stamp, **more))
 
     def take(self, members: Iterable[Member], root: str, archive: str | None) -> None:
         """Sorts the files of a folder or archive into clips, refusals and bystanders."""
@@ -273,6 +272,26 @@ class _Listing:
             folders.setdefault(os.path.dirname(member.name), []).append(member)
         for folder, files in sorted(folders.items()):
             self._take_folder(folder, files, functools.partial(_ref, root, archive))
+        self._name_classes(wrapped=archive is not None and self._one_folder())
+
+    def _one_folder(self) -> bool:
+        """Tells whether one folder wraps all clips, and is not itself their class.
+
+        It is their class if nothing below it tells them apart: no folder, no label of their own.
+        """
+        parts = [entry.name.split("/") for entry in self.entries]
+        return (
+            len({p[0] for p in parts}) == 1
+            and all(len(p) >= 2 for p in parts)
+            and (any(len(p) >= 3 for p in parts) or any(e.label for e in self.entries))
+        )
+
+    def _name_classes(self, wrapped: bool) -> None:
+        """Labels each clip that has no label of its own with the first folder in its name."""
+        for n, entry in enumerate(self.entries):
+            parts = entry.name.split("/")[wrapped:]
+            label = parts[0] if entry.label is None and len(parts) > 1 else entry.label
+            self.entries[n] = dataclasses.replace(entry, name="/".join(parts), label=label)
 
     def _take_folder(self, folder: str, files: list[Member], ref: Callable[..., dict]) -> None:
         kinds: dict[str, list[Member]] = {"video": [], "picture": [], "array": []}
@@ -284,23 +303,24 @@ class _Listing:
                 kinds["picture"].append(file)
             elif suffix in ARRAYS:
                 kinds["array"].append(file)
-            elif self._looks_like_video(file):
-                kinds["video"].append(file)
-            else:
+            elif suffix in archives.SOUNDS:
                 self.ignored += 1
+            else:
+                try:
+                    video = starts_like_video(file.head())
+                except (OSError, EOFError, *archives.DAMAGE) as error:
+                    self.refuse(file.name, reason(error))
+                    continue
+                if video:
+                    kinds["video"].append(file)
+                else:
+                    self.ignored += 1
         for file in kinds["video"]:
             self.add(file.name, ref("video", file), file.stamp)
         for file in kinds["array"]:
-            self._arrays(file, ref)
+            self._arrays(file, archives.suffix(file.name), ref)
         if kinds["picture"]:
             self._pictures(folder, kinds["picture"], bool(kinds["video"]), ref)
-
-    def _looks_like_video(self, file: Member) -> bool:
-        try:
-            return starts_like_video(file.head())
-        except OSError as error:
-            self.refuse(file.name, reason(error))
-            return False
 
     def _pictures(
         self, folder: str, files: list[Member], videos: bool, ref: Callable[..., dict]
@@ -332,13 +352,15 @@ class _Listing:
         elif any(not any(c.isdigit() for c in os.path.basename(f.name)) for f in files):
             self.refuse(folder or ".", f"{len(files)} still pictures that are not numbered frames")
         else:
-            stamp = (sum(f.stamp[0] for f in files), max(f.stamp[1] for f in files))
+            # Of every frame, so that one replaced by an older one, or two swapped, are noticed.
+            every = json.dumps([(f.name, f.stamp) for f in files]).encode()
+            stamp = sum(f.stamp[0] for f in files), int(hashlib.sha256(every).hexdigest()[:16], 16)
             self.add(folder or ".", ref("frames", *files), stamp)
 
-    def _arrays(self, file: Member, ref: Callable[..., dict]) -> None:
+    def _arrays(self, file: Member, suffix: str, ref: Callable[..., dict]) -> None:
         try:
             with file.open() as opened:
-                clips = list(_array_entries(opened, archives.suffix(file.name)))
+                clips = list(_array_entries(opened, suffix, file.stamp[0]))
         except (OSError, ValueError, EOFError, KeyError, Unreadable, *archives.DAMAGE) as error:
             self.refuse(file.name, reason(error))
             return
@@ -364,24 +386,16 @@ class _Listing:
         else:
             member = archives.on_disk(path, name)
             if suffix in ARRAYS:
-                self._arrays(member, lambda kind, _: {"kind": kind, "path": path})
+                self._arrays(member, suffix, lambda kind, _: {"kind": kind, "path": path})
             else:
+                place = {"kind": "strip", "path": path}
                 still = suffix in PICTURES and suffix not in ("webp", "apng", "avif")
-                kind = "strip" if still else "video"
-                self.add(name, {"kind": kind, "path": path}, member.stamp)
-        labelled = {"label": None, **more} if len(self.entries) == before + 1 else more
+                if not still or self.worker.look(place)["frames"] > 1:
+                    place["kind"] = "video"
+                self.add(name, place, member.stamp)
         self.entries[before:] = [
-            dataclasses.replace(entry, **labelled) for entry in self.entries[before:]
+            dataclasses.replace(entry, **more) for entry in self.entries[before:]
         ]
-
-    def strip_root(self) -> None:
-        """Leaves out the one folder that wraps a whole archive, so that classes are below it."""
-        parts = [entry.name.split("/") for entry in self.entries]
-        if parts and all(len(p) >= 3 and p[0] == parts[0][0] for p in parts):
-            self.entries = [
-                dataclasses.replace(entry, name="/".join(p[1:]), label=p[1])
-                for entry, p in zip(self.entries, parts, strict=True)
-            ]
 
 
 def _ref(root: str, archive: str | None, kind: str, *files: Member) -> dict[str, Any]:
@@ -399,35 +413,62 @@ def _ref(root: str, archive: str | None, kind: str, *files: Member) -> dict[str,
 
 
 def _array_entries(
-    file: BinaryIO, suffix: str
+    file: BinaryIO, suffix: str, size: int
 ) -> Iterable[tuple[str | None, int | None, str | None]]:
-    """Yields `(key, index, label)` for each clip of an open .npy or .npz file."""
+    """Yields `(key, index, label)` for each clip of an open .npy or .npz file of `size` bytes."""
     if suffix == "npy":
-        shape, _, dtype = npy_header(file)
+        shape, dtype = _stored(file, size)
         count = array_clips(shape, dtype)
         yield from ((None, n, None) for n in ([None] if count is None else range(count)))
         return
     with zipfile.ZipFile(file) as archive:
-        shapes = {}
-        for name in archive.namelist():
-            with archive.open(name) as inner:
-                shape, _, dtype = npy_header(inner)  # type: ignore[arg-type]
-                shapes[name.removesuffix(".npy")] = shape, dtype
+        shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+        for info in archive.infolist():
+            with archive.open(info) as inner:
+                stored = _stored(inner, info.file_size)  # type: ignore[arg-type]
+                shapes[info.filename.removesuffix(".npy")] = stored
+        clips = {k: v for k, v in shapes.items() if len(v[0]) >= 3}
+        if not clips:
+            raise Unreadable(f"holds no clip among its arrays {sorted(shapes)}")
+        counts = {key: array_clips(*stored) for key, stored in clips.items()}
         labels = None
-        for key in ("label", "labels"):
-            if key in shapes:
-                with archive.open(f"{key}.npy") as inner:
-                    values = np.lib.format.read_array(inner, allow_pickle=False)  # type: ignore[arg-type]
-                labels = [str(value) for value in values.ravel()]
-    clips = {k: v for k, v in shapes.items() if len(v[0]) >= 3}
-    if not clips:
-        raise Unreadable(f"holds no clip among its arrays {sorted(shapes)}")
-    for key, (shape, dtype) in clips.items():
-        count = array_clips(shape, dtype)
-        if labels is not None and len(labels) != (count or 1):
-            raise Unreadable(f"has {len(labels)} labels for {count or 1} clips in {key}")
+        for name in ("label", "labels"):
+            if name in shapes:
+                labels = _labels(archive, name, *shapes[name], counts)
+    for key, count in counts.items():
         for n in range(count or 1):
             yield key, (None if count is None else n), (labels[n] if labels else None)
+
+
+def _stored(file: BinaryIO, size: int) -> tuple[tuple[int, ...], np.dtype]:
+    """Returns shape and type of a .npy file of `size` bytes, which must be there.
+
+    A header of a hundred bytes may claim a million clips, each of which would be listed.
+    """
+    shape, _, dtype = npy_header(file)
+    claimed, held = math.prod(shape) * dtype.itemsize, size - file.tell()
+    if claimed > held:
+        raise Unreadable(f"is cut off: its header declares {claimed} bytes, it has {max(0, held)}")
+    return shape, dtype
+
+
+def _labels(
+    archive: zipfile.ZipFile,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    counts: dict[str, int | None],
+) -> list[str]:
+    """Reads the labels in an .npz file, once it is known that they are few enough."""
+    count = math.prod(shape)
+    for key, clips in counts.items():
+        if count != (clips or 1):
+            raise Unreadable(f"has {count} labels for {clips or 1} clips in {key}")
+    if count * dtype.itemsize > _LABELS:
+        raise Unreadable(f"its labels take {count * dtype.itemsize} bytes, more than {_LABELS}")
+    with archive.open(f"{name}.npy") as file:
+        values = np.lib.format.read_array(file, allow_pickle=False)  # type: ignore[arg-type]
+    return [str(value) for value in values.ravel()]
 
 
 def _manifest(path: str, found: _Listing) -> None:
@@ -435,13 +476,16 @@ def _manifest(path: str, found: _Listing) -> None:
     root = os.path.dirname(path)
     with open(path, encoding="utf-8-sig", newline="") as file:
         try:
-            rows = list(csv.DictReader(file, strict=True))
+            reader = csv.DictReader(file, strict=True)
+            rows = [(reader.line_num, row) for row in reader]  # a row may be several lines
         except (csv.Error, UnicodeDecodeError) as error:
             raise Unreadable(f"is no CSV in UTF-8: {error}") from error
-    if not rows or "path" not in rows[0]:
+    if not rows or "path" not in rows[0][1]:
         raise Unreadable("needs a header line with a column 'path', and at least one more line")
-    for line, row in enumerate(rows, 2):
+    for line, row in rows:
         name = (row["path"] or "").strip()
+        if "\0" in name:
+            raise Unreadable(f"line {line}: path={name!r} holds a zero byte")
         start, end = (_seconds(row.get(field), field, line) for field in ("start", "end"))
         if end is not None and end <= (start or 0):
             raise Unreadable(f"line {line}: end={end} is not after start={start or 0}")

@@ -141,14 +141,15 @@ class Worker:
         process = self._start()
         try:
             answer = self._exchange(process, asked, sink)
+            why = None if "done" in answer else str(answer["error"])
         except _Lost as lost:
             self._kill()
             raise Unreadable(str(lost)) from None
         except BaseException:
             self._kill()  # its answer was not read to the end, so it is of no more use
             raise
-        if "error" in answer:
-            raise Unreadable(answer["error"])
+        if why is not None:
+            raise Unreadable(why)
         return answer["done"]
 
     def _exchange(
@@ -177,6 +178,9 @@ class Worker:
             raise
         finally:
             timer.cancel()
+            timer.join()
+            if late.is_set():  # if only after the last answer, that one is good, but no other comes
+                self._kill()
 
     def _start(self) -> _Process:
         if self._closed:
@@ -189,7 +193,7 @@ class Worker:
         quiet = {"PYTHONPATH": search, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "vidgen.data.decode", str(self.limits.memory())]
         with tempfile.TemporaryFile() as complaints:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -197,9 +201,9 @@ class Worker:
                 env=os.environ | quiet,
             )
             # Runs once: when asked to, with the last reference to this worker, or at exit.
-            self._end = weakref.finalize(self, _end, self._process)
+            self._end = weakref.finalize(self, _end, process)
             try:
-                _header(self._process)
+                _header(process)
             except _Lost as lost:
                 self._kill()
                 complaints.seek(0)
@@ -208,7 +212,11 @@ class Worker:
                     f"the decoding process does not start: {said[-1] if said else lost}",
                     f"try: {' '.join(command)}",
                 ) from None
-        return self._process
+            except BaseException:
+                self._kill()  # its first words are unread: they would answer the first request
+                raise
+        self._process = process
+        return process
 
     def _kill(self) -> None:
         self._process = None

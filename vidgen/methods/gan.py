@@ -161,11 +161,15 @@ def step(
     real_seen = augmented(real, "augment real")
     fake_seen = augmented(fake, "augment fake")
 
-    mismatch = mismatch if gen.classes > 1 else None
-    both_labels = None if label is None else jnp.concatenate([label, label])
-    if mismatch is not None:
-        wrong = wrong_labels(keys.per_clip(keys.named(key, "mismatch"), index), label, gen.classes)
-        both_labels = jnp.stack([both_labels, jnp.concatenate([wrong, wrong])], -1)
+    both_labels = None
+    if label is None:
+        mismatch = None
+    else:
+        labels = label
+        if mismatch is not None:
+            clip_keys = keys.per_clip(keys.named(key, "mismatch"), index)
+            labels = jnp.stack([label, wrong_labels(clip_keys, label, gen.classes)], -1)
+        both_labels = jnp.concatenate([labels, labels])
 
     def for_dis(params):
         critic = lambda video: dis.apply({"params": params}, video, both_labels)  # noqa: E731

@@ -5,7 +5,7 @@
 Expected: five minutes on two CPU cores; docs/benchmarks.md has what comes out and what was tried.
 """
 
-from vidgen.config import base, constant, cosine
+from vidgen.config import base, cosine
 
 
 def get_config():
@@ -13,20 +13,21 @@ def get_config():
     config = base()
     config.data.update(path="toy", frames=8, size=32)
     # Two colours, for that is what toy clips have; real clips want dozens.
-    config.generator.update(widths=(96, 64), head=32, palette=2, style=128, stride=8)
+    config.generator.update(widths=(96, 64), head=32, palette=2, style=128, stride=12)
     config.discriminator.update(
-        patch=2, front=24, neck=48, frame_blocks=1, fold=8, widths=(96, 128)
+        patch=2, front=24, neck=48, frame_blocks=1, fold=8, widths=(96, 128), frame_features=128
     )
-    config.objective.r1 = constant(5.0)
-    config.objective.r2 = constant(5.0)
+    config.objective.r1 = cosine(5.0, 0.7)
+    config.objective.r2 = cosine(5.0, 0.7)
+    config.objective.mismatch = cosine(0.6, 0.2)
     config.optimizer.learning_rate = cosine(1e-3, 0.0)
     config.training.update(
-        kclips=6.0,
+        kclips=7.5,
         batch_size=8,
         ema_kclips=0.3,
         log_kclips=0.08,
-        sample_kclips=2.0,
-        save_kclips=2.0,
+        sample_kclips=2.5,
+        save_kclips=2.5,
     )
     config.sampling.update(frames=32, clips=16)
     return config

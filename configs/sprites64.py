@@ -2,7 +2,8 @@
 
     vidgen train --config=configs/sprites64.py --config.data.path=FOLDER --workdir=runs/sprites64
 
-Expected: not trained to its end yet; the layout is that of the demo at twice the size.
+Expected: nothing good yet. After 600 clips heads and bodies, and no better after 1,200
+(docs/benchmarks.md has what was tried).
 """
 
 from vidgen.config import base, cosine

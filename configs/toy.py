@@ -2,7 +2,8 @@
 
     vidgen train --config=configs/toy.py --workdir=runs/toy
 
-Expected: five minutes on two CPU cores; docs/benchmarks.md has what comes out and what was tried.
+Expected: five minutes on two CPU cores; 77 % of the clips pass the check of `vidgen evaluate`, half of
+them discs, half squares. docs/benchmarks.md has how, and what was tried.
 """
 
 from vidgen.config import base, cosine
@@ -26,8 +27,8 @@ def get_config():
         batch_size=8,
         ema_kclips=0.3,
         log_kclips=0.08,
-        sample_kclips=2.5,
-        save_kclips=2.5,
+        sample_kclips=3.75,
+        save_kclips=3.75,
     )
     config.sampling.update(frames=32, clips=16)
     return config

@@ -2,8 +2,8 @@
 
     vidgen train --config=configs/toy.py --workdir=runs/toy
 
-Expected: five minutes on two CPU cores; 77 % of the clips pass the check of `vidgen evaluate`, half of
-them discs, half squares. docs/benchmarks.md has how, and what was tried.
+Expected: five minutes on two CPU cores; 77 % of the clips pass the check of `vidgen evaluate`, half
+of them discs, half squares. docs/benchmarks.md has how, and what was tried.
 """
 
 from vidgen.config import base, cosine

@@ -15,8 +15,8 @@ class ResidualDiscriminator(nn.Module):
     trunk, and there `fold` frames at a time into channels, which one matrix product mixes: from
     then on 2D residual blocks see motion as they see shape, once for a group instead of once for a
     frame. Between levels, neighbouring groups are mixed. What each frame shows by itself also goes
-    to the logit directly, averaged over the frames: shapes are learnt there that the trunk, busy
-    with motion, is slow to see. The class enters by projection.
+    to the logit directly, averaged over the frames: shapes are learnt sooner there than behind the
+    trunk. The class enters by projection.
 
     Reference: Huang et al., "The GAN is dead; long live the GAN!" (R3GAN), 2024, for residual
       blocks without normalisation; Miyato and Koyama, "cGANs with Projection Discriminator", 2018.

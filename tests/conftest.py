@@ -25,6 +25,7 @@ TINY_GENERATOR = {
     "motion": 4,
     "style": 8,
     "stride": 4,
+    "periods": (5, 8),
 }
 TINY_DISCRIMINATOR = {
     "front": 12,

@@ -313,6 +313,13 @@ def test_missing_clips_and_runs_have_their_exit_codes(tmp_path):
     assert str(tmp_path / "nothing") in err and "Traceback" not in err
 
 
+def test_no_contact_sheet_among_the_clips(tmp_path):
+    np.save(tmp_path / "clip.npy", np.zeros((4, 8, 8, 3), np.uint8))
+    _, err = run("data", "inspect", tmp_path, f"--sheet={tmp_path / 'sheet.png'}", expect=2)
+    assert "outside" in err and "Traceback" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.npy"]
+
+
 def test_inspect_and_doctor_answer(tmp_path):
     out, _ = run("data", "inspect", "toy:clips=8", f"--sheet={tmp_path / 'sheet.png'}")
     assert "disc" in out and (tmp_path / "sheet.png").stat().st_size

@@ -45,6 +45,40 @@ def test_wrong_labels_are_each_of_the_others_equally_often():
     assert counts[~np.eye(CLASSES, dtype=bool)].min() > 420  # 500 expected, deviation 16
 
 
+def test_picked_frames_are_in_order_and_each_equally_often():
+    picked = np.asarray(gan.pick_frames(keys.per_clip(keys.root(0), np.arange(3000)), 5, 2))
+    assert (picked[:, 0] < picked[:, 1]).all() and picked.min() == 0 and picked.max() == 4
+    pairs = np.zeros((5, 5), int)
+    np.add.at(pairs, tuple(picked.T), 1)
+    assert pairs[np.triu_indices(5, 1)].min() > 230  # 300 expected, deviation 16
+
+
+def test_both_players_see_the_picked_frames_alone(parts, batch):
+    still = lambda step: 0.0  # noqa: E731
+    schedules = {"r1": still, "r2": still, "ema_decay": still, "augment_p": still}
+    init = functools.partial(gan.init, **parts, frames=FRAMES, pick=4)
+    state = jax.jit(init, static_argnums=0)(0)
+    step = jax.jit(functools.partial(gan.step, **parts, loss="hinge", pick=4, **schedules))
+    after, metrics = step(state, batch)
+
+    key = keys.at_step(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
+    clip_keys = keys.per_clip(keys.named(key, "pick"), batch["index"])
+    pick = gan.pick_frames(clip_keys, FRAMES, 4)
+    real = batch["video"].astype(np.float32) / 127.5 - 1
+    noise = gan.draw(keys.named(key, "noise"), batch["index"], gen=parts["gen"], frames=FRAMES)
+    label = jnp.asarray(batch["label"])
+    fake = parts["gen"].apply({"params": state.gen}, *noise, label, frames=FRAMES)
+
+    @jax.jit
+    def mean_logit(params, video):
+        seen = jnp.take_along_axis(jnp.asarray(video), pick[:, :, None, None, None], 1)
+        return parts["dis"].apply({"params": params}, seen, label, pick).mean()
+
+    np.testing.assert_allclose(metrics["dis/real"], mean_logit(state.dis, real), rtol=1e-4)
+    np.testing.assert_allclose(metrics["dis/fake"], mean_logit(state.dis, fake), rtol=1e-4)
+    np.testing.assert_allclose(metrics["gen/loss"], -mean_logit(after.dis, fake), rtol=1e-4)
+
+
 def test_real_clips_with_a_wrong_label_count_as_fakes(parts, batch):
     schedule = lambda step: 0.0  # noqa: E731
     step = functools.partial(

@@ -1,6 +1,7 @@
 """Properties that every generator and every discriminator must have."""
 
 import functools
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from conftest import TINY_DISCRIMINATOR, TINY_GENERATOR
 
 from vidgen import keys, models
 from vidgen.errors import ConfigError
+from vidgen.models import generators
 
 SIZE, FRAMES, BATCH = 16, 8, 3
 
@@ -50,16 +52,17 @@ def randomized(params, seed=0):
 
 
 def noise(generator, frames, first_knot=0, batch=BATCH):
-    clip_keys = keys.per_clip(keys.root(0), np.arange(batch))
-    content = keys.normal(clip_keys, (generator.content,))
+    part = lambda name: keys.per_clip(keys.named(keys.root(0), name), np.arange(batch))  # noqa: E731
+    content = keys.normal(part("content"), (generator.content,))
     begin = jnp.full((batch,), first_knot - generator.context)
-    motion = keys.over_time(clip_keys, begin, generator.knots(frames), generator.motion)
-    return content, motion
+    motion = keys.over_time(part("motion"), begin, generator.knots(frames), generator.motion)
+    return content, motion, keys.uniform(part("cycle"), (len(generator.periods),))
 
 
-def make(generator, params, content, motion, phase, frames):
+def make(generator, params, content, motion, cycle, start, frames):
     label = jnp.arange(len(content)) % 2 if generator.classes else None
-    return apply(generator, frames)({"params": params}, content, motion, jnp.asarray(phase), label)
+    start = jnp.asarray(start)
+    return apply(generator, frames)({"params": params}, content, motion, cycle, start, label)
 
 
 @functools.cache
@@ -72,10 +75,10 @@ def apply(module, frames=None):
 
 @pytest.fixture
 def trained(generator):
-    content, motion = noise(generator, FRAMES)
+    content, motion, cycle = noise(generator, FRAMES)
     label = jnp.zeros(BATCH, int) if generator.classes else None
     init = jax.jit(functools.partial(generator.init, frames=FRAMES))
-    variables = init(jax.random.key(0), content, motion, jnp.zeros(BATCH, int), label)
+    variables = init(jax.random.key(0), content, motion, cycle, jnp.zeros(BATCH, int), label)
     assert {x.dtype for x in jax.tree.leaves(variables)} == {np.dtype("float32")}
     return randomized(variables["params"])
 
@@ -87,10 +90,10 @@ def test_video_has_its_shape_and_range(generator, trained):
 
 
 def test_a_clip_does_not_depend_on_its_batch(generator, trained):
-    content, motion = noise(generator, FRAMES)
-    whole = make(generator, trained, content, motion, [0, 1, 2], FRAMES)
+    content, motion, cycle = noise(generator, FRAMES)
+    whole = make(generator, trained, content, motion, cycle, [0, 1, 2], FRAMES)
     changed = content.at[0].set(7.0)
-    others = make(generator, trained, changed, motion.at[0].set(3.0), [2, 1, 2], FRAMES)
+    others = make(generator, trained, changed, motion.at[0].set(3.0), cycle, [2, 1, 2], FRAMES)
     np.testing.assert_array_equal(whole[1:], others[1:])
     assert not np.array_equal(whole[0], others[0])
 
@@ -99,43 +102,88 @@ def test_overlapping_windows_agree(generator, trained):
     """Frames 4..8 seen from a window at 0 and from one at 4: the same shape, so the same bits."""
     stride = generator.stride
     early = make(generator, trained, *noise(generator, FRAMES), [0] * BATCH, FRAMES)
-    late = make(generator, trained, *noise(generator, FRAMES, 1), [0] * BATCH, FRAMES)
+    late = make(
+        generator, trained, *noise(generator, FRAMES, 1), [generator.stride] * BATCH, FRAMES
+    )
     np.testing.assert_array_equal(early[:, stride:], late[:, : FRAMES - stride])
 
 
-def test_phase_is_a_shift_in_time(generator, trained):
-    content, motion = noise(generator, FRAMES)
-    plain = make(generator, trained, content, motion, [0] * BATCH, FRAMES)
-    shifted = make(generator, trained, content, motion, [3] * BATCH, FRAMES)
+def test_the_start_is_a_shift_in_time(generator, trained):
+    content, motion, cycle = noise(generator, FRAMES)
+    plain = make(generator, trained, content, motion, cycle, [0] * BATCH, FRAMES)
+    shifted = make(generator, trained, content, motion, cycle, [3] * BATCH, FRAMES)
     np.testing.assert_allclose(
         plain[:, 3:], shifted[:, :-3], atol=2e-2 if generator.dtype == "bfloat16" else 1e-5
     )
 
 
+def test_picked_frames_are_those_of_the_window(generator, trained):
+    content, motion, cycle = noise(generator, FRAMES)
+    whole = make(generator, trained, content, motion, cycle, [0, 1, 3], FRAMES)
+    pick = jnp.array([[0, 1, 2], [1, 4, 7], [0, 5, 6]])
+    label = jnp.arange(BATCH) % 2 if generator.classes else None
+    picked = apply(generator, FRAMES)(
+        {"params": trained}, content, motion, cycle, jnp.array([0, 1, 3]), label, pick
+    )
+    expected = jnp.take_along_axis(whole, pick[:, :, None, None, None], 1)
+    np.testing.assert_allclose(
+        picked, expected, atol=2e-2 if generator.dtype == "bfloat16" else 1e-5
+    )
+
+
 def test_a_window_has_exactly_the_motion_it_needs(generator, trained):
     """Every step of the noise reaches a frame at the last phase, so none is drawn in vain."""
-    content, motion = noise(generator, FRAMES)
-    phase = [generator.stride - 1] * BATCH
-    plain = make(generator, trained, content, motion, phase, FRAMES)
+    content, motion, cycle = noise(generator, FRAMES)
+    start = [generator.stride - 1] * BATCH
+    plain = make(generator, trained, content, motion, cycle, start, FRAMES)
     for knot in range(motion.shape[1]):
         moved = motion.at[:, knot].add(1.0)
-        assert not np.array_equal(plain, make(generator, trained, content, moved, phase, FRAMES))
+        assert not np.array_equal(
+            plain, make(generator, trained, content, moved, cycle, start, FRAMES)
+        )
 
 
-def test_label_content_and_motion_matter(generator, trained):
-    content, motion = noise(generator, FRAMES)
-    plain = make(generator, trained, content, motion, [0] * BATCH, FRAMES)
+def test_noise_and_label_matter(generator, trained):
+    content, motion, cycle = noise(generator, FRAMES)
+    plain = make(generator, trained, content, motion, cycle, [0] * BATCH, FRAMES)
     assert not np.allclose(
-        plain, make(generator, trained, content + 1, motion, [0] * BATCH, FRAMES)
+        plain, make(generator, trained, content + 1, motion, cycle, [0] * BATCH, FRAMES)
     )
+    for number in range(len(generator.periods)):
+        turned = cycle.at[:, number].add(0.3)
+        assert not np.allclose(
+            plain, make(generator, trained, content, motion, turned, [0] * BATCH, FRAMES)
+        )
     if generator.classes:
         one, two = (
             apply(generator, FRAMES)(
-                {"params": trained}, content, motion, jnp.zeros(BATCH, int), jnp.full(BATCH, label)
+                {"params": trained}, *(content, motion, cycle), jnp.zeros(BATCH, int), label
             )
-            for label in (0, 1)
+            for label in jnp.array([[0] * BATCH, [1] * BATCH])
         )
         assert not np.allclose(one, two)
+
+
+def test_turns_are_exact_however_late():
+    cycle, rate = np.float32([[0.1, 0.75]]), np.float32([[0.3, 1 / 7]])
+    start, frames = 2_000_000_000, 5
+    turns = generators._turns(cycle, rate, jnp.array([start]), jnp.arange(frames)[None])
+    at = [Fraction(float(c)) for c in cycle[0]]
+    by = [Fraction(int(float(r) * 2**32), 2**32) for r in rate[0]]
+    expected = [
+        [float((c + r * (start + t)) % 1) for c, r in zip(at, by, strict=True)]
+        for t in range(frames)
+    ]
+    np.testing.assert_allclose(turns[0], expected, atol=2**-23)
+
+
+def test_the_gradient_of_turns_is_that_of_a_window_at_the_beginning():
+    cycle, rate = jnp.array([[0.2]]), jnp.array([[0.125]])
+    within = jnp.arange(4)[None]
+    for start in (0, 1000):
+        slopes = jax.jacobian(generators._turns, 1)(cycle, rate, jnp.array([start]), within)
+        slopes = slopes[0, :, 0, 0, 0]
+        np.testing.assert_array_equal(slopes, [0, 1, 2, 3])
 
 
 def judge(discriminator, params, video, label):
@@ -171,10 +219,9 @@ def test_every_pixel_of_every_frame_is_seen(discriminator, judged):
     assert np.mean(np.asarray(slopes) != 0) > 0.99
 
 
+@pytest.mark.parametrize("discriminator", ["residual", "residual, bfloat16"], indirect=True)
 def test_a_video_is_judged_as_each_of_its_candidate_labels(discriminator, judged):
     params, video, label = judged
-    if not discriminator.classes:
-        return  # nothing to be a candidate
     both = judge(discriminator, params, video, jnp.stack([label, 1 - label], 1))
     alone = [judge(discriminator, params, video, one) for one in (label, 1 - label)]
     np.testing.assert_allclose(both, np.stack(alone, 1), rtol=1e-5, atol=1e-5)
@@ -192,6 +239,18 @@ def test_what_one_frame_shows_reaches_the_logit_by_itself(discriminator, judged)
     )
 
 
+def test_the_distances_of_picked_frames_matter_and_nothing_else_of_their_numbers(discriminator):
+    video = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (BATCH, 4, SIZE, SIZE, 3)))
+    label = jnp.array([0, 1, 0]) if discriminator.classes else None
+    pick = jnp.array([[0, 1, 2, 3], [1, 4, 5, 7], [0, 5, 6, 7]])
+    init = jax.jit(discriminator.init)
+    params = randomized(init(jax.random.key(0), video, label, pick)["params"])
+    seen = lambda pick: apply(discriminator)({"params": params}, video, label, pick)  # noqa: E731
+    np.testing.assert_array_equal(seen(pick), seen(pick + 100))
+    farther = pick.at[:, 3].add(4)
+    assert (np.asarray(seen(pick)) != seen(farther)).all()
+
+
 def test_order_of_frames_and_label_matter(discriminator, judged):
     params, video, label = judged
     logits = judge(discriminator, params, video, label)
@@ -207,6 +266,8 @@ def test_order_of_frames_and_label_matter(discriminator, judged):
         ("GENERATORS", "residual", {"width": 3}, "widths"),
         ("GENERATORS", "residual", {"widths": 64}, "tuple"),
         ("GENERATORS", "residual", {"stride": 0}, "at least 1"),
+        ("GENERATORS", "residual", {"periods": (8, 3)}, "at least 4"),
+        ("GENERATORS", "residual", {"widths": ()}, "tuple"),
         ("GENERATORS", "residual", {"widths": (8, 8, 8, 8)}, "multiple of 32"),
         ("DISCRIMINATORS", "residual", {"widths": (8, 8, 8)}, "size / patch"),
         ("DISCRIMINATORS", "residual", {"front": 8}, "at least 12"),

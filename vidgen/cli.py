@@ -217,6 +217,12 @@ def _inspect(options: argparse.Namespace) -> None:
     from vidgen import logs
     from vidgen.data import inspect
 
+    sheet, folder = pathlib.Path(options.sheet).resolve(), pathlib.Path(options.data).resolve()
+    if folder.is_dir() and sheet.is_relative_to(folder):
+        raise ConfigError(
+            f"--sheet={options.sheet} would lie among the clips, and the next run take it for one",
+            f"name a file outside {options.data}",
+        )
     data = (options.config or configs.base()).data
     with logs.bar() as progress:
         report = inspect.inspect(

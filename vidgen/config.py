@@ -45,6 +45,7 @@ def base() -> Config:
             "path": "",  # folder, archive, array, manifest, pack, or "toy"; docs/data.md
             "frames": 16,  # length of a training window
             "stride": 1,  # take every n-th frame
+            "pick": 0,  # frames drawn from each window for a training step; 0: all
             "fps": 0.0,  # resample to this rate by true time stamps; 0: every frame as recorded
             "size": 64,  # side of the frames in pixels
             "crop": "center",  # "center" or "random": where the square is cut from wider frames
@@ -76,6 +77,7 @@ def base() -> Config:
             "style": 192,  # channels of the features that steer the network
             "stride": 8,  # frames between knots of motion noise
             "motion_layers": 1,  # temporal convolutions over the knots
+            "periods": (),  # frames of cycles for what repeats; content bends them by an octave
         }
     )
     config.discriminator = ConfigDict(
@@ -85,7 +87,7 @@ def base() -> Config:
             "front": 24,  # channels of the front
             "neck": 48,  # channels of a frame before frames are folded together
             "frame_blocks": 1,  # residual blocks over each frame
-            "fold": 8,  # frames folded together; divides data.frames
+            "fold": 8,  # frames folded together; divides data.frames, or data.pick
             "widths": (96, 128, 192),  # channels of each level, finest first, down to 4x4
             "blocks": 1,  # residual blocks of each level
             "features": 256,  # width of the last layer

@@ -35,6 +35,11 @@ def normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
 
 
+def uniform(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Draws noise uniform in [0, 1) for each key; float32 `[B, *shape]`."""
+    return jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32))(keys)
+
+
 def over_time(keys: jax.Array, first: jax.Array, steps: int, channels: int) -> jax.Array:
     """Draws motion noise for coarse time steps `first .. first + steps`.
 

@@ -97,7 +97,8 @@ class Sampler:
 
         Returns:
           `content` float32 `[N, Z]`; `motion` float32 `[N, K, M]`, the steps of motion noise from
-          `context` before the first chunk to the end of the last; `label` int32 `[N]`.
+          `context` before the first chunk to the end of the last; `cycle` float32 `[N, P]` in
+          [0, 1), the turn of each cycle in frame 0; `label` int32 `[N]`.
         """
         numbers = np.asarray(seeds)
         if numbers.ndim != 1 or not numbers.size or not np.issubdtype(numbers.dtype, np.integer):
@@ -113,7 +114,7 @@ class Sampler:
         begin = first * per_chunk - context
         need = (last - first) * per_chunk + self._extra
         blocks = -(-need // per_chunk)
-        content, motion = [], []
+        content, motion, cycle = [], [], []
         for rows in self._rows(len(numbers)):
             own = self._pad(numbers[rows])
             # Noise, too, is drawn in blocks of one shape, so that one program makes all of it.
@@ -123,10 +124,12 @@ class Sampler:
             ]
             count = len(numbers[rows])
             content.append(np.asarray(drawn[0][0])[:count])
-            motion.append(np.concatenate([np.asarray(m) for _, m in drawn], 1)[:count, :need])
+            cycle.append(np.asarray(drawn[0][1])[:count])
+            motion.append(np.concatenate([np.asarray(m) for *_, m in drawn], 1)[:count, :need])
         return {
             "content": np.concatenate(content),
             "motion": np.concatenate(motion),
+            "cycle": np.concatenate(cycle),
             "label": label,
         }
 
@@ -157,11 +160,13 @@ class Sampler:
         size = self.generator.size
         video = np.empty((count, (last - first) * self.chunk, size, size, 3), np.uint8)
         for rows in self._rows(count):
-            content, label = self._pad(latents["content"][rows]), self._pad(latents["label"][rows])
-            motion = self._pad(latents["motion"][rows])
+            content, motion, cycle, label = (
+                self._pad(latents[name][rows]) for name in ("content", "motion", "cycle", "label")
+            )
             for chunk in range(last - first):
                 part = motion[:, chunk * per_chunk : (chunk + 1) * per_chunk + self._extra]
-                made = np.asarray(_decode(self, content, part, label))
+                begin = np.asarray((first + chunk) * self.chunk, np.int32)
+                made = np.asarray(_decode(self, content, part, cycle, begin, label))
                 video[rows, chunk * self.chunk : (chunk + 1) * self.chunk] = made[
                     : len(latents["content"][rows])
                 ]
@@ -280,6 +285,7 @@ def abstract_params(generator: Any) -> Any:
     noise = (
         jnp.zeros((1, generator.content)),
         jnp.zeros((1, generator.knots(frames), generator.motion)),
+        jnp.zeros((1, len(generator.periods))),
         jnp.zeros((1,), jnp.int32),
         jnp.zeros((1,), jnp.int32) if generator.classes else None,
     )
@@ -292,13 +298,13 @@ def _draw(sampler: Sampler, seeds: np.ndarray, first: np.ndarray):
     return draw_program(sampler.generator, per_chunk)(seeds, first)
 
 
-def _decode(sampler: Sampler, content, motion, label):
-    return decode_program(sampler.generator, sampler.chunk)(sampler.params, content, motion, label)
+def _decode(sampler: Sampler, *noise):
+    return decode_program(sampler.generator, sampler.chunk)(sampler.params, *noise)
 
 
 @functools.lru_cache(maxsize=8)
 def draw_program(generator: Any, steps: int):
-    """Compiles the drawing of noise: content, and `steps` of motion from a given one on."""
+    """Compiles the drawing of noise: content, cycles, `steps` of motion from a given one on."""
 
     @jax.jit
     def draw(seeds, first):
@@ -306,13 +312,16 @@ def draw_program(generator: Any, steps: int):
         content = keys.normal(
             jax.vmap(lambda k: keys.named(k, "content"))(roots), (generator.content,)
         )
+        cycle = keys.uniform(
+            jax.vmap(lambda k: keys.named(k, "cycle"))(roots), (len(generator.periods),)
+        )
         motion = keys.over_time(
             jax.vmap(lambda k: keys.named(k, "motion"))(roots),
             jnp.full(seeds.shape, first),
             steps,
             generator.motion,
         )
-        return content, motion
+        return content, cycle, motion
 
     return draw
 
@@ -322,11 +331,11 @@ def decode_program(generator: Any, frames: int):
     """Compiles noise to video for one chunk of `frames`."""
 
     @jax.jit
-    def decode(params, content, motion, label):
-        phase = jnp.zeros(content.shape[:1], jnp.int32)
+    def decode(params, content, motion, cycle, start, label):
+        start = jnp.full(content.shape[:1], start)
         label = label if generator.classes else None
-        video = generator.apply({"params": params}, content, motion, phase, label, frames=frames)
-        return to_uint8(video)
+        noise = (content, motion, cycle, start, label)
+        return to_uint8(generator.apply({"params": params}, *noise, frames=frames))
 
     return decode
 

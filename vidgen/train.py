@@ -128,9 +128,13 @@ def build(config: configs.Config, classes: int) -> Experiment:
     gen_arguments = {**config.generator.to_dict(), **shared}
     gen = models.build(models.GENERATORS, **gen_arguments)
     dis = models.build(models.DISCRIMINATORS, **config.discriminator.to_dict(), **shared)
-    if config.data.frames % dis.fold:
+    data = config.data
+    if data.pick > data.frames:
+        raise ConfigError(f"config.data.pick is {data.pick}", f"at most frames, {data.frames}")
+    if (data.pick or data.frames) % dis.fold:
+        name = "pick" if data.pick else "frames"
         raise ConfigError(
-            f"config.data.frames is {config.data.frames}, not a multiple of "
+            f"config.data.{name} is {data[name]}, not a multiple of "
             f"config.discriminator.fold, {dis.fold}"
         )
 
@@ -163,6 +167,7 @@ def build(config: configs.Config, classes: int) -> Experiment:
         loss=objective.loss,
         r1=optimizers.times(interval, schedule(objective.r1)),
         r2=optimizers.times(interval, schedule(objective.r2)),
+        pick=data.pick,
         ema_decay=optimizers.ema_decay(
             config.training.ema_kclips, config.training.ema_rampup, batch_size
         ),
@@ -174,7 +179,7 @@ def build(config: configs.Config, classes: int) -> Experiment:
     )
     return Experiment(
         generator=gen_arguments,
-        init=functools.partial(method.init, **parts, frames=config.data.frames),
+        init=functools.partial(method.init, **parts, frames=data.frames, pick=data.pick),
         step=step,
         lazy_step=functools.partial(step, penalize=False),
         interval=interval,

@@ -47,6 +47,7 @@ def init(
     gen_tx: optax.GradientTransformation,
     dis_tx: optax.GradientTransformation,
     frames: int,
+    pick: int = 0,
 ) -> State:
     """Makes the state of step 0: a pure function of the seed and the modules."""
     key = keys.root(seed)
@@ -54,8 +55,9 @@ def init(
     label = index if gen.classes else None
     noise = draw(keys.named(key, "init"), index, gen=gen, frames=frames)
     gen_params = gen.init(keys.named(key, "gen"), *noise, label, frames=frames)["params"]
-    video = jnp.zeros((1, frames, gen.size, gen.size, 3))
-    dis_params = dis.init(keys.named(key, "dis"), video, label)["params"]
+    video = jnp.zeros((1, pick or frames, gen.size, gen.size, 3))
+    picked = jnp.arange(pick)[None] if pick else None
+    dis_params = dis.init(keys.named(key, "dis"), video, label, picked)["params"]
     return State(
         step=jnp.zeros((), jnp.int32),
         key=jax.random.key_data(key),
@@ -68,7 +70,9 @@ def init(
 
 
 def draw(key: jax.Array, index: jax.Array, *, gen: Any, frames: int):
-    """Draws the noise of training clips: `(content, motion, phase)`, each from its clip's key.
+    """Draws the noise of training clips and where they begin, each from its clip's key.
+
+    Windows begin anywhere between two knots of motion, so that every boundary is judged.
 
     Args:
       key: Key of the step and purpose.
@@ -77,14 +81,21 @@ def draw(key: jax.Array, index: jax.Array, *, gen: Any, frames: int):
       frames: Length of the window.
 
     Returns:
-      Content `[B, content]`, motion `[B, knots, motion]`, phase int32 `[B]`.
+      `(content, motion, cycle, start)` as the generator takes them.
     """
     clip_keys = keys.per_clip(key, index)
     part = lambda name: jax.vmap(keys.named, (0, None))(clip_keys, name)  # noqa: E731
     content = keys.normal(part("content"), (gen.content,))
     motion = keys.normal(part("motion"), (gen.knots(frames), gen.motion))
-    phase = jax.vmap(lambda k: jax.random.randint(k, (), 0, gen.stride))(part("phase"))
-    return content, motion, phase
+    cycle = keys.uniform(part("cycle"), (len(gen.periods),))
+    start = jax.vmap(lambda k: jax.random.randint(k, (), 0, gen.stride))(part("phase"))
+    return content, motion, cycle, start
+
+
+def pick_frames(clip_keys: jax.Array, frames: int, pick: int) -> jax.Array:
+    """Draws for each clip `pick` different frames of a window, in order; int32 `[B, pick]`."""
+    one = lambda key: jnp.sort(jax.random.permutation(key, frames)[:pick])  # noqa: E731
+    return jax.vmap(one)(clip_keys)
 
 
 def wrong_labels(clip_keys: jax.Array, label: jax.Array, classes: int) -> jax.Array:
@@ -108,6 +119,7 @@ def step(
     augment_p: Schedule,
     augmentations: tuple[str, ...] = (),
     mismatch: Schedule | None = None,
+    pick: int = 0,
     penalize: bool = True,
     axis: str | None = None,
 ) -> tuple[State, dict[str, jax.Array]]:
@@ -130,6 +142,8 @@ def step(
         classes: without it. It teaches the discriminator classes from the start, before the
         generator is good enough for a wrong class to be what gives it away; kept up to the end it
         makes caricatures, so let it fade.
+      pick: Frames drawn from each window, real and generated alike; 0 for all. A few tell as much
+        of the clip as neighbours do, for a fraction of the time.
       penalize: Whether this step computes the penalties (lazy regularisation skips some).
       axis: Name of the mapped axis to average gradients over, or None.
 
@@ -137,18 +151,22 @@ def step(
       The new state, and scalar metrics named `dis/...` and `gen/...`.
 
     Reference: Huang et al., "The GAN is dead; long live the GAN!", 2024; Reed et al., "Generative
-      adversarial text to image synthesis", 2016, for mismatched labels.
+      adversarial text to image synthesis", 2016, for mismatched labels; Skorokhodov et al.,
+      "StyleGAN-V", 2022, for picked frames.
     """
     key = keys.at_step(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
     index, label = batch["index"], batch.get("label") if gen.classes else None
     real = batch["video"].astype(jnp.float32) / 127.5 - 1
-    frames = real.shape[1]
+    frames, picked = real.shape[1], None
+    if pick:
+        picked = pick_frames(keys.per_clip(keys.named(key, "pick"), index), frames, pick)
+        real = jnp.take_along_axis(real, picked[:, :, None, None, None], 1)
     dis_loss, gen_loss = objectives.LOSSES[loss]
     probability = augment_p(state.step)
 
-    def generate(params, purpose):
-        noise = draw(keys.named(key, purpose), index, gen=gen, frames=frames)
-        return gen.apply({"params": params}, *noise, label, frames=frames)
+    def generate(params):
+        noise = draw(keys.named(key, "noise"), index, gen=gen, frames=frames)
+        return gen.apply({"params": params}, *noise, label, picked, frames=frames)
 
     def augmented(video, purpose):
         clip_keys = keys.per_clip(keys.named(key, purpose), index)
@@ -157,22 +175,22 @@ def step(
     def average(tree):
         return tree if axis is None else jax.lax.pmean(tree, axis)
 
-    fake = jax.lax.stop_gradient(generate(state.gen, "dis"))
+    # Both players see the same generated clips, so they are made once.
+    fake, to_params = jax.vjp(generate, state.gen)
     real_seen = augmented(real, "augment real")
     fake_seen = augmented(fake, "augment fake")
 
-    both_labels = None
+    twice = lambda x: None if x is None else jnp.concatenate([x, x])  # noqa: E731
+    labels = label
     if label is None:
         mismatch = None
-    else:
-        labels = label
-        if mismatch is not None:
-            clip_keys = keys.per_clip(keys.named(key, "mismatch"), index)
-            labels = jnp.stack([label, wrong_labels(clip_keys, label, gen.classes)], -1)
-        both_labels = jnp.concatenate([labels, labels])
+    elif mismatch is not None:
+        clip_keys = keys.per_clip(keys.named(key, "mismatch"), index)
+        labels = jnp.stack([label, wrong_labels(clip_keys, label, gen.classes)], -1)
+    judge = lambda params, *seen: dis.apply({"params": params}, *seen)  # noqa: E731
 
     def for_dis(params):
-        critic = lambda video: dis.apply({"params": params}, video, both_labels)  # noqa: E731
+        critic = lambda video: judge(params, video, twice(labels), twice(picked))  # noqa: E731
         if penalize:
             on_real, on_fake, p1, p2 = objectives.critic_with_penalties(
                 critic, real_seen, fake_seen
@@ -203,12 +221,13 @@ def step(
     updates, dis_opt = dis_tx.update(grads, state.dis_opt, state.dis)
     dis_params = optax.apply_updates(state.dis, updates)
 
-    def for_gen(params):
-        seen = augmented(generate(params, "gen"), "augment gen")
-        critic = lambda video: dis.apply({"params": dis_params}, video, label)  # noqa: E731
+    def for_gen(video):
+        seen = augmented(video, "augment gen")
+        critic = lambda video: judge(dis_params, video, label, picked)  # noqa: E731
         return gen_loss(critic(real_seen), critic(seen))
 
-    value, grads = average(jax.value_and_grad(for_gen)(state.gen))
+    value, slopes = jax.value_and_grad(for_gen)(fake)
+    value, (grads,) = average((value, to_params(slopes)))
     gen_metrics = {"gen/loss": value, "gen/grad": optax.tree.norm(grads)}
     updates, gen_opt = gen_tx.update(grads, state.gen_opt, state.gen)
     gen_params = optax.apply_updates(state.gen, updates)

@@ -42,7 +42,8 @@ def build(registry: dict[str, Any], kind: str, **arguments) -> Any:
         if isinstance(value, list):  # as JSON has it
             value = arguments[name] = tuple(value)
         if isinstance(like, tuple):
-            good = isinstance(value, tuple) and value and all(_whole(v, least=1) for v in value)
+            good = isinstance(value, tuple) and all(_whole(v, least=1) for v in value)
+            good = good and (value or not like)  # what may be empty is so by default
             want = "a tuple of positive whole numbers"
         elif _whole(like):
             good, want = _whole(value), "a whole number, at least 0"

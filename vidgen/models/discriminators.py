@@ -66,12 +66,19 @@ class ResidualDiscriminator(nn.Module):
             )
 
     @nn.compact
-    def __call__(self, video: jax.Array, label: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        video: jax.Array,
+        label: jax.Array | None = None,
+        pick: jax.Array | None = None,
+    ) -> jax.Array:
         """Judges videos.
 
         Args:
           video: In [-1, 1], `[B, T, H, W, C]`.
           label: Classes, int32 `[B]`, where there are classes; or `[B, K]`: K candidates each.
+          pick: Numbers of the frames in the clip, rising, int32 `[B, T]`, where frames of a longer
+            window were picked. Only their distances are seen.
 
         Returns:
           Logits float32 `[B]`; or `[B, K]`, of the video as each of the candidates.
@@ -92,6 +99,10 @@ class ResidualDiscriminator(nn.Module):
         x = x.reshape(b * groups, self.fold, trunk, trunk, self.neck)
         x = x.transpose(0, 2, 3, 1, 4).reshape(b * groups, trunk, trunk, -1)
         x = dense(self.widths[0], "fold")(x)
+        if pick is not None:
+            gaps = jnp.log1p((pick - pick[:, :1]).astype(self.dtype))
+            gaps = act(dense(self.features, "gaps")(gaps))
+            x = layers.Film(self.dtype, name="pick")(x, jnp.repeat(gaps, groups, 0))
         for level, width in enumerate(self.widths):
             if level:
                 x = layers.downsample(x)

@@ -1,4 +1,4 @@
-"""Generators: `(content, motion, label) -> video`, each frame a function of the noise around it."""
+"""Generators: `(noise, start, label) -> video`, each frame a function of its time and the noise."""
 
 import flax.linen as nn
 import jax
@@ -12,8 +12,10 @@ class ResidualGenerator(nn.Module):
     """Makes video from one content vector and a stream of motion noise.
 
     Motion noise arrives at knots every `stride` frames and passes through temporal convolutions
-    without padding; between knots the motion features are interpolated linearly. Content and motion
-    make a 4x4 map for each frame, which 2D residual blocks enlarge; content alone modulates them,
+    without padding; between knots the motion features are interpolated linearly. What repeats
+    (steps, waves), noise cannot keep in time: cycles turn at a rate that content chooses, from a
+    phase that is noise. Content, motion and cycles make a 4x4 map for each frame, which 2D residual
+    blocks enlarge; content alone modulates them,
     so that what a clip looks like stays while its layout moves. The last features are interpolated
     to full resolution, where a small network of pointwise layers lets each pixel mix the colours of
     a palette that content chooses: an edge is where a smooth feature crosses a threshold, so it is
@@ -24,11 +26,11 @@ class ResidualGenerator(nn.Module):
     Nothing depends on the length of the window or on its place in it, so windows agree where they
     overlap.
 
-    Reference: Skorokhodov et al., "StyleGAN-V", 2022, for motion noise at a coarse rate; Brooks et
-      al., "Generating long videos of dynamic scenes", 2022, for temporal convolution over noise;
-      Tulyakov et al., "MoCoGAN", 2018, for content and motion; Chen et al., "Learning continuous
-      image representation with local implicit image function", 2021, for pointwise layers over
-      interpolated features; Perez et al., "FiLM", 2018, for modulation.
+    Reference: Skorokhodov et al., "StyleGAN-V", 2022, for motion noise at a coarse rate and waves
+      of learnt period and phase; Brooks et al., "Generating long videos of dynamic scenes", 2022,
+      for temporal convolution over noise; Tulyakov et al., "MoCoGAN", 2018, for content and motion;
+      Chen et al., "Learning continuous image representation with local implicit image function",
+      2021, for pointwise layers over interpolated features; Perez et al., "FiLM", 2018.
 
     Attributes:
       size: Side of the frames in pixels; 4 times a power of two.
@@ -37,12 +39,14 @@ class ResidualGenerator(nn.Module):
       blocks: Residual blocks of each level.
       head: Channels of the pointwise layers at full resolution.
       head_layers: How many, before the colours.
-      palette: Colours that a clip mixes its pixels from.
+      palette: Colours that a clip mixes its pixels from; 0 for colours straight from the features.
       content: Channels of the content noise.
       motion: Channels of the motion noise.
       style: Channels of the content and motion features.
       stride: Frames between knots of motion noise.
       motion_layers: Temporal convolutions (3 taps) over the knots.
+      periods: Frames of a turn of each cycle, at least 4; content makes it up to twice as fast or
+        as slow. None for clips that do not repeat themselves.
       dtype: Type of the computation; parameters are float32.
     """
 
@@ -58,6 +62,7 @@ class ResidualGenerator(nn.Module):
     style: int = 128
     stride: int = 8
     motion_layers: int = 1
+    periods: tuple[int, ...] = ()
     dtype: str = "float32"
 
     def check(self) -> None:
@@ -71,6 +76,11 @@ class ResidualGenerator(nn.Module):
             )
         if not self.stride:
             raise ConfigError("config.generator.stride is 0", "at least 1")
+        if self.periods and min(self.periods) < 4:
+            raise ConfigError(
+                f"config.generator.periods has {min(self.periods)}",
+                "at least 4 frames: at twice the rate, 2 for a turn",
+            )
 
     def knots(self, frames: int) -> int:
         """Returns how many steps of motion noise a window of `frames` needs, at any phase."""
@@ -86,8 +96,10 @@ class ResidualGenerator(nn.Module):
         self,
         content: jax.Array,
         motion: jax.Array,
-        phase: jax.Array,
+        cycle: jax.Array,
+        start: jax.Array,
         label: jax.Array | None = None,
+        pick: jax.Array | None = None,
         *,
         frames: int,
     ) -> jax.Array:
@@ -95,13 +107,16 @@ class ResidualGenerator(nn.Module):
 
         Args:
           content: Content noise `[B, content]`.
-          motion: Motion noise `[B, knots(frames), motion]`.
-          phase: How many frames after a knot each window begins; int32 `[B]` in [0, stride).
+          motion: Motion noise `[B, knots(frames), motion]`, from `context` steps before the last
+            knot that is not after the window's first frame.
+          cycle: Turn of each cycle in frame 0, uniform noise in [0, 1), `[B, len(periods)]`.
+          start: First frame of each window, int32 `[B]`, at least 0.
           label: Classes, int32 `[B]`, where there are classes.
+          pick: Frames of the window to make, int32 `[B, P]` in [0, frames); all T by default.
           frames: Length of the window, T.
 
         Returns:
-          Video float32 in [-1, 1], `[B, T, size, size, 3]`.
+          Video float32 in [-1, 1], `[B, T or P, size, size, 3]`.
         """
         act = layers.leaky_relu
         dense = lambda width, name: layers.dense(width, self.dtype, name)  # noqa: E731
@@ -118,7 +133,9 @@ class ResidualGenerator(nn.Module):
             shift = dense(self.style, f"motion_content{layer}")(content)
             move = act(dense(self.style, f"motion{layer}")(taps) + shift[:, None])
         # Knots to frames: straight lines between knots, wherever the window begins.
-        time = phase[:, None] + jnp.arange(frames)[None]
+        within = jnp.arange(frames)[None] if pick is None else pick
+        frames = within.shape[1]
+        time = (start % self.stride)[:, None] + within
         left, part = time // self.stride, (time % self.stride) / self.stride
         # A window that begins on a knot never reaches the last one.
         right = jnp.minimum(left + 1, move.shape[1] - 1)
@@ -128,13 +145,20 @@ class ResidualGenerator(nn.Module):
 
         b = content.shape[0]
         every = jnp.broadcast_to(content[:, None], (b, frames, self.style))
-        layout = jnp.concatenate([every, move], -1).reshape(b * frames, -1)
+        layout = [every, move]
+        if self.periods:
+            bend = jnp.tanh(layers.dense(len(self.periods), "float32", "tempo", gain=0.01)(content))
+            rate = 2**bend / jnp.asarray(self.periods, jnp.float32)[None]
+            turn = 2 * jnp.pi * _turns(cycle, rate, start, within)
+            layout += [jnp.sin(turn).astype(self.dtype), jnp.cos(turn).astype(self.dtype)]
+        layout = jnp.concatenate(layout, -1).reshape(b * frames, -1)
         layout = act(dense(self.style, "layout")(layout))
         look = every.reshape(b * frames, -1)
 
         x = dense(16 * self.widths[0], "first")(layout).reshape(-1, 4, 4, self.widths[0])
         for level, width in enumerate(self.widths):
-            if level:
+            if level:  # narrower first: a quarter of the pixels to narrow, and less to enlarge
+                x = layers.dense(width, self.dtype, f"narrow{level}", gain=1.0)(x)
                 x = layers.resize(x, 2 * x.shape[1])
             for block in range(self.blocks):
                 x = layers.Residual(width, self.dtype, name=f"level{level}_{block}")(x, look)
@@ -143,11 +167,39 @@ class ResidualGenerator(nn.Module):
         for layer in range(self.head_layers):
             x = act(layers.Film(self.dtype, name=f"head_film{layer}")(x, look))
             x = dense(self.head, f"head{layer}")(x)
+        shape = (b, frames, self.size, self.size, 3)
+        if not self.palette:
+            x = layers.dense(3, self.dtype, "colours", gain=0.1)(act(x))
+            return jnp.tanh(x.astype(jnp.float32)).reshape(shape)
         # Each pixel mixes the colours of the clip's palette: an area that keeps its colour while it
         # moves is one entry taken whole.
         mix = nn.softmax(layers.dense(self.palette, self.dtype, "mix", gain=1.0)(act(x)))
         colours = layers.dense(3 * self.palette, self.dtype, "palette", gain=1.0)(content)
         colours = jnp.tanh(colours).reshape(b, 1, self.palette, 3)
         pixels = mix.reshape(b, -1, self.palette)
-        x = jnp.matmul(pixels, colours[:, 0]).astype(jnp.float32)
-        return x.reshape(b, frames, self.size, self.size, 3)
+        return jnp.matmul(pixels, colours[:, 0]).astype(jnp.float32).reshape(shape)
+
+
+def _turns(cycle: jax.Array, rate: jax.Array, start: jax.Array, within: jax.Array) -> jax.Array:
+    """Returns where cycles stand in each frame of a window, in turns: `cycle + rate * time` mod 1.
+
+    In whole numbers of 2^-32 turns, which wrap: the digits of a float would run out in long videos.
+    The gradient by the rate is that of a window that begins at frame 0, wherever it begins: by the
+    whole time it would grow without bound, and the turn that the clip starts with is noise anyway.
+
+    Args:
+      cycle: Turns in frame 0, `[B, K]`, in [0, 1).
+      rate: Turns for a frame, `[B, K]`, in [0, 1/2].
+      start: First frame, int32 `[B]`.
+      within: Frames of the window, int32 `[B or 1, T]`.
+
+    Returns:
+      Float32 in [0, 1), `[B, T, K]`.
+    """
+    whole = lambda x: jax.lax.stop_gradient(x * 2.0**32).astype(jnp.uint32)  # noqa: E731
+    within = within[:, :, None]
+    time = (start[:, None, None] + within).astype(jnp.uint32)
+    turns = whole(cycle)[:, None] + whole(rate)[:, None] * time
+    # 24 bits are what a float32 holds exactly.
+    exact = (turns >> 8).astype(jnp.float32) * 2.0**-24
+    return exact + (rate - jax.lax.stop_gradient(rate))[:, None] * within

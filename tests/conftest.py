@@ -53,7 +53,7 @@ def tiny_config():
     from vidgen import config as configs
 
     config = configs.base()
-    config.data.update(path="toy:clips=512", frames=4, size=16)
+    config.data.update(path="toy:clips=512", frames=6, pick=4, size=16)
     config.generator.update(TINY_GENERATOR)
     config.discriminator.update(TINY_DISCRIMINATOR)
     config.training.update(

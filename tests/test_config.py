@@ -22,6 +22,16 @@ def test_every_config_file_is_valid_and_builds(path):
     assert train.build(config, classes=4).total > 0
 
 
+@pytest.mark.parametrize("pick, says", [(0, "data.frames is 6"), (2, "data.pick is 2")])
+def test_frames_that_do_not_fold_are_refused_by_name(pick, says):
+    from vidgen import train
+
+    config = tiny_config()
+    config.data.pick = pick
+    with pytest.raises(ConfigError, match=says):
+        train.build(config, classes=2)
+
+
 def test_the_names_that_a_config_takes_are_those_that_there_are():
     from vidgen import augment, objectives, parallel
 
@@ -38,6 +48,8 @@ def test_the_names_that_a_config_takes_are_those_that_there_are():
         ("data.path", "", "data.path is empty"),
         ("data.frames", 1, "at least 2"),
         ("data.frames", "8", "must be a int"),
+        ("data.pick", -1, "at least 0"),
+        ("data.pick", 7, "data.frames=6"),
         ("data.crop", "centre", "center"),
         ("data.fps", -1.0, "at least 0"),
         ("data.background", (0, 0, 300), "0..255"),

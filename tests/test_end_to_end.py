@@ -23,7 +23,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 TINY = [
     "--config=configs/toy.py",
     "--config.data.path=toy:clips=512",
-    "--config.data.frames=4",
+    "--config.data.frames=6",
+    "--config.data.pick=4",
     "--config.data.size=16",
     *(f"--config.generator.{n}={v}" for n, v in TINY_GENERATOR.items()),
     *(f"--config.discriminator.{n}={v}" for n, v in TINY_DISCRIMINATOR.items()),

@@ -166,6 +166,7 @@ _LEAST = {  # closed lower ends
     "seed": 0,
     "data.frames": 2,
     "data.stride": 1,
+    "data.pick": 0,
     "data.fps": 0,
     "data.size": 8,
     "data.workers": 1,
@@ -253,6 +254,11 @@ def validate(config: Config) -> None:
         raise ConfigError(
             f"config.data.fps is {config.data.fps} and config.data.stride is {config.data.stride}",
             "set one of them: a lower fps, or a stride",
+        )
+    if config.data.pick > config.data.frames:
+        raise ConfigError(
+            f"config.data.pick is {config.data.pick}",
+            f"a window has data.frames={config.data.frames}",
         )
     if len(config.data.background) != 3 or not all(0 <= v <= 255 for v in config.data.background):
         raise ConfigError(

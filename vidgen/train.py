@@ -129,8 +129,6 @@ def build(config: configs.Config, classes: int) -> Experiment:
     gen = models.build(models.GENERATORS, **gen_arguments)
     dis = models.build(models.DISCRIMINATORS, **config.discriminator.to_dict(), **shared)
     data = config.data
-    if data.pick > data.frames:
-        raise ConfigError(f"config.data.pick is {data.pick}", f"at most frames, {data.frames}")
     if (data.pick or data.frames) % dis.fold:
         name = "pick" if data.pick else "frames"
         raise ConfigError(

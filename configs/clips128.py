@@ -13,16 +13,16 @@ from vidgen.config import base, cosine
 def get_config():
     """Returns the config of a user's own clips."""
     config = base()
-    config.data.update(frames=16, fps=12.5, size=128, crop="random", flip=True)
+    config.data.update(frames=16, pick=4, fps=12.5, size=128, crop="random", flip=True)
     config.generator.update(
         widths=(512, 384, 256, 128), blocks=2, style=384, head=48, head_layers=2, stride=4,
-        motion_layers=2,
+        motion_layers=2, palette=0,
     )  # fmt: skip
     config.discriminator.update(
         widths=(192, 384, 512), blocks=2, patch=4, front=64, neck=64, fold=4, features=512
     )
-    config.objective.r1 = cosine(50.0, 5.0, kclips=500.0)
-    config.objective.r2 = cosine(50.0, 5.0, kclips=500.0)
+    config.objective.r1 = cosine(100.0, 10.0, kclips=500.0)
+    config.objective.r2 = cosine(100.0, 10.0, kclips=500.0)
     config.objective.augmentations = ("flip", "shift", "brightness", "contrast", "saturation")
     config.objective.augment_p = cosine(0.0, 0.3, kclips=500.0)
     config.optimizer.learning_rate = cosine(2e-4, 5e-5, kclips=2000.0)

@@ -23,12 +23,12 @@ def get_config():
     config.objective.mismatch = cosine(0.6, 0.2)
     config.optimizer.learning_rate = cosine(1e-3, 0.0)
     config.training.update(
-        kclips=7.5,
+        kclips=8.0,
         batch_size=8,
         ema_kclips=0.3,
         log_kclips=0.08,
-        sample_kclips=3.75,
-        save_kclips=3.75,
+        sample_kclips=4.0,
+        save_kclips=4.0,
     )
     config.sampling.update(frames=32, clips=16)
     return config

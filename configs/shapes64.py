@@ -2,7 +2,7 @@
 
     vidgen train --config=configs/shapes64.py --config.data.path=FOLDER --workdir=runs/shapes64
 
-Expected: TODO
+Expected: not solved; the output saturates to one flat colour at once (docs/benchmarks.md).
 """
 
 from vidgen.config import base, cosine

@@ -156,11 +156,12 @@ def step(
     """
     key = keys.at_step(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
     index, label = batch["index"], batch.get("label") if gen.classes else None
-    real = batch["video"].astype(jnp.float32) / 127.5 - 1
-    frames, picked = real.shape[1], None
+    video = batch["video"]
+    frames, picked = video.shape[1], None
     if pick:
         picked = pick_frames(keys.per_clip(keys.named(key, "pick"), index), frames, pick)
-        real = jnp.take_along_axis(real, picked[:, :, None, None, None], 1)
+        video = jnp.take_along_axis(video, picked[:, :, None, None, None], 1)
+    real = video.astype(jnp.float32) / 127.5 - 1
     dis_loss, gen_loss = objectives.LOSSES[loss]
     probability = augment_p(state.step)
 
@@ -187,10 +188,10 @@ def step(
     elif mismatch is not None:
         clip_keys = keys.per_clip(keys.named(key, "mismatch"), index)
         labels = jnp.stack([label, wrong_labels(clip_keys, label, gen.classes)], -1)
-    judge = lambda params, *seen: dis.apply({"params": params}, *seen)  # noqa: E731
 
     def for_dis(params):
-        critic = lambda video: judge(params, video, twice(labels), twice(picked))  # noqa: E731
+        about = (twice(labels), twice(picked))
+        critic = lambda video: dis.apply({"params": params}, video, *about)  # noqa: E731
         if penalize:
             on_real, on_fake, p1, p2 = objectives.critic_with_penalties(
                 critic, real_seen, fake_seen
@@ -223,7 +224,7 @@ def step(
 
     def for_gen(video):
         seen = augmented(video, "augment gen")
-        critic = lambda video: judge(dis_params, video, label, picked)  # noqa: E731
+        critic = lambda video: dis.apply({"params": dis_params}, video, label, picked)  # noqa: E731
         return gen_loss(critic(real_seen), critic(seen))
 
     value, slopes = jax.value_and_grad(for_gen)(fake)

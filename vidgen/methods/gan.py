@@ -142,8 +142,8 @@ def step(
         classes: without it. It teaches the discriminator classes from the start, before the
         generator is good enough for a wrong class to be what gives it away; kept up to the end it
         makes caricatures, so let it fade.
-      pick: Frames drawn from each window, real and generated alike; 0 for all. A few tell as much
-        of the clip as neighbours do, for a fraction of the time.
+      pick: Frames drawn from each window, real and generated alike; 0 for all. Fewer frames of
+        more clips show more contents in the same time.
       penalize: Whether this step computes the penalties (lazy regularisation skips some).
       axis: Name of the mapped axis to average gradients over, or None.
 

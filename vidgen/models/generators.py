@@ -40,6 +40,8 @@ class ResidualGenerator(nn.Module):
       head: Channels of the pointwise layers at full resolution.
       head_layers: How many, before the colours.
       palette: Colours that a clip mixes its pixels from; 0 for colours straight from the features.
+      output: Without a palette: "tanh" bounds the colours; "linear" leaves that to the
+        discriminator, for clips whose background is black or white, where tanh saturates.
       content: Channels of the content noise.
       motion: Channels of the motion noise.
       style: Channels of the content and motion features.
@@ -47,6 +49,7 @@ class ResidualGenerator(nn.Module):
       motion_layers: Temporal convolutions (3 taps) over the knots.
       periods: Frames of a turn of each cycle, at least 4; content makes it up to twice as fast or
         as slow. None for clips that do not repeat themselves.
+      remat: Compute the features of residual blocks again on the way back instead of keeping them.
       dtype: Type of the computation; parameters are float32.
     """
 
@@ -57,12 +60,14 @@ class ResidualGenerator(nn.Module):
     head: int = 32
     head_layers: int = 1
     palette: int = 16
+    output: str = "tanh"
     content: int = 64
     motion: int = 32
     style: int = 128
     stride: int = 8
     motion_layers: int = 1
     periods: tuple[int, ...] = ()
+    remat: bool = False
     dtype: str = "float32"
 
     def check(self) -> None:
@@ -74,6 +79,8 @@ class ResidualGenerator(nn.Module):
                 f"and config.data.size is {self.size}",
                 f"the size must be a multiple of {last}",
             )
+        if self.output not in ("tanh", "linear"):
+            raise ConfigError(f"config.generator.output is {self.output!r}", "one of tanh, linear")
         if not self.stride:
             raise ConfigError("config.generator.stride is 0", "at least 1")
         if self.periods and min(self.periods) < 4:
@@ -116,9 +123,10 @@ class ResidualGenerator(nn.Module):
           frames: Length of the window, T.
 
         Returns:
-          Video float32 in [-1, 1], `[B, T or P, size, size, 3]`.
+          Video float32 `[B, T or P, size, size, 3]`; in [-1, 1], or about there if "linear".
         """
         act = layers.leaky_relu
+        residual = nn.remat(layers.Residual) if self.remat else layers.Residual
         dense = lambda width, name: layers.dense(width, self.dtype, name)  # noqa: E731
         content = content.astype(self.dtype)
         if self.classes:
@@ -161,7 +169,7 @@ class ResidualGenerator(nn.Module):
                 x = layers.dense(width, self.dtype, f"narrow{level}", gain=1.0)(x)
                 x = layers.resize(x, 2 * x.shape[1])
             for block in range(self.blocks):
-                x = layers.Residual(width, self.dtype, name=f"level{level}_{block}")(x, look)
+                x = residual(width, self.dtype, name=f"level{level}_{block}")(x, look)
         x = dense(self.head, "head")(act(x))
         x = layers.resize(x, self.size)
         for layer in range(self.head_layers):
@@ -170,7 +178,8 @@ class ResidualGenerator(nn.Module):
         shape = (b, frames, self.size, self.size, 3)
         if not self.palette:
             x = layers.dense(3, self.dtype, "colours", gain=0.1)(act(x))
-            return jnp.tanh(x.astype(jnp.float32)).reshape(shape)
+            x = x.astype(jnp.float32).reshape(shape)
+            return jnp.tanh(x) if self.output == "tanh" else x
         # Each pixel mixes the colours of the clip's palette: an area that keeps its colour while it
         # moves is one entry taken whole.
         mix = nn.softmax(layers.dense(self.palette, self.dtype, "mix", gain=1.0)(act(x)))

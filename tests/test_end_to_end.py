@@ -234,30 +234,53 @@ def test_other_clips_in_the_same_workdir_are_refused(tmp_path):
         train.train(config, tmp_path / "run")
 
 
-def test_a_nan_is_named_and_the_last_checkpoint_stays(tmp_path, monkeypatch):
-    """The learning rate explodes after the first checkpoint."""
+def exploding(monkeypatch, config, when):
+    """Makes the weight of the penalties 1e38 at some steps."""
     from vidgen import optimizers
 
-    config = tiny_config()
     real = optimizers.cosine
-    monkeypatch.setattr(
-        optimizers,
-        "cosine",
-        lambda start, end, steps: (
-            lambda s: (
-                jax.numpy.where(s == 2, 1e30, real(start, end, steps)(s))
-                if start == config.optimizer.learning_rate.start
-                else real(start, end, steps)(s)
-            )
-        ),
-    )
+
+    def cosine(start, end, steps):
+        schedule = real(start, end, steps)
+        if start != config.objective.r1.start:
+            return schedule
+        return lambda step: jax.numpy.where(when(step), 1e38, schedule(step))
+
+    monkeypatch.setattr(optimizers, "cosine", cosine)
+
+
+def test_an_update_that_is_not_finite_is_left_out_and_recorded(tmp_path, monkeypatch, capfd):
+    config = tiny_config()
+    exploding(monkeypatch, config, lambda step: step == 2)
+    for name in ("one", "two"):
+        train.train(config, tmp_path / name)
+        events = [
+            json.loads(line) for line in (tmp_path / name / "events.jsonl").read_text().splitlines()
+        ]
+        assert [event["step"] for event in events] == [3]
+        assert "dis/grad" in events[0]["skipped"]
+        assert [line["skipped"] for line in logged(tmp_path / name)] == [0, 0, 1, 0]
+    said = capfd.readouterr().err
+    assert "step 3 (clips 16 to 23 of the stream)" in said and "its update is left out" in said
+    # What was left out follows from the run, so that a run made again is the same.
+    assert digests(tmp_path / "one", 4) == digests(tmp_path / "two", 4)
+    for line in (tmp_path / "one" / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+
+
+def test_a_run_that_stays_broken_ends_after_another_start_from_its_checkpoint(
+    tmp_path, monkeypatch, capfd
+):
+    config = tiny_config()
+    config.training.kclips = 0.08
+    exploding(monkeypatch, config, lambda step: step >= 3)
     with pytest.raises(DivergedError) as error:
         train.train(config, tmp_path / "run")
     text = str(error.value)
-    assert "step 3 (clips 16 to 23" in text or "step 4 (clips 24 to 31" in text
-    assert "/norm is" in text or "/loss is" in text
-    assert Checkpoints(tmp_path / "run" / "checkpoints").steps() == [2]
-    assert digests(tmp_path / "run", 2)
+    assert "step 6 (clips 40 to 47" in text and "dis/grad is inf" in text
+    assert "once more from the last checkpoint" in capfd.readouterr().err
+    assert Checkpoints(tmp_path / "run" / "checkpoints").steps() == [2, 4]
+    assert digests(tmp_path / "run", 4)["ema"]
 
 
 def test_penalties_may_be_lazy_and_the_compute_bfloat16(tmp_path):
@@ -358,14 +381,42 @@ def test_clips_shorter_than_a_window_are_told(tmp_path, caplog):
     assert not caplog.messages
 
 
-def test_bench_measures_step_loader_and_sampler(capsys):
-    rates = bench.bench(tiny_config(), seconds=0.05)
-    assert set(rates) == {
+@pytest.mark.thorough
+def test_bench_measures_step_loader_and_sampler(capsys, tmp_path):
+    figures = bench.bench(tiny_config(), seconds=0.05, path=tmp_path / "bench.json")
+    products = {f"step/products/Residual{net}" for net in ("Generator", "Discriminator")}
+    assert {
         "matmul", "step", "step_clips", "loader_clips", "sampler", "sampler_frames",
-    }  # fmt: skip
-    assert all(np.isfinite(rate) and rate > 0 for rate in rates.values())
+        "step/whole", "step/bare", "step/optimizer", "step/products", *products,
+    } <= set(figures)  # fmt: skip
+    assert all(np.isfinite(value) and value > 0 for value in figures.values())
     said = capsys.readouterr().out
     assert all(part in said for part in ("matrix product", "step", "loader", "sampler"))
+    bench.compare(tmp_path / "bench.json", {**figures, "step": 2 * figures["step"]})
+    assert "2.00x" in capsys.readouterr().out
+
+
+def test_bench_counts_the_products_of_a_function_and_whose_they_are():
+    import flax.linen as nn
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(24, name="a")(nn.Dense(24, name="b")(x))
+
+    x = jax.numpy.ones((16, 24))
+    params = Net().init(jax.random.key(0), x)
+
+    def step(params, x):
+        loop = lambda y, _: (y @ y.T @ y, None)  # noqa: E731
+        y, _ = jax.lax.scan(loop, x, None, length=5)
+        return jax.value_and_grad(lambda p: Net().apply(p, x).sum())(params), y
+
+    found = bench.alone(step, params, x, seconds=0.001)
+    assert set(found) == {"Net", "others"}
+    one = 2 * 16 * 24 * 24
+    assert found["Net"][1] == 5 * one  # two forward, two by the weights, one by the features
+    assert found["others"][1] == 5 * 2 * (2 * 16 * 16 * 24)
 
 
 def test_the_first_message_comes_before_jax_is_imported():

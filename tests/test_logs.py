@@ -23,6 +23,42 @@ def test_lines_beyond_the_step_of_a_restart_are_dropped(tmp_path):
     ]
 
 
+def test_every_moment_of_a_run_is_accounted_for(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now[0])
+    clock = logs.Clock()
+    for part, seconds in (("compile", 3.0), ("step", 20.0), ("data", 1.0), ("step", 5.0)):
+        now[0] += 2.0 if part == "compile" else 0.0  # startup
+        clock.enter(part)
+        now[0] += seconds
+    seen = clock.seconds()
+    assert seen == {
+        "seconds/startup": 2.0, "seconds/compile": 3.0, "seconds/step": 25.0, "seconds/data": 1.0,
+        "goodput": 25 / 31,
+    }  # fmt: skip
+    log = logs.RunLog(tmp_path, 0)
+    log.metrics(1, seen)
+    log.metrics(2, {**seen, "seconds/step": 29.0})
+    log.event(2, {"skipped": ["gen"]})
+    log.close()
+    again = logs.RunLog(tmp_path, 1)  # killed, and gone on from step 1: four seconds are lost
+    again.close()
+    assert again.seconds["lost"] == 4.0 and again.seconds["step"] == 25.0
+    assert not (tmp_path / "events.jsonl").read_text()
+    clock = logs.Clock()
+    clock.add(again.seconds)
+    now[0] += 1.0
+    assert clock.total() == 31.0 + 4.0 + 1.0
+
+
+def test_what_is_not_finite_is_null_in_the_log(tmp_path):
+    log = logs.RunLog(tmp_path, 0)
+    log.metrics(1, {"a": float("nan"), "b": float("inf"), "c": 1.0})
+    log.close()
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"step": 1, "a": None, "b": None, "c": 1.0}
+
+
 def test_videos_reach_tensorboard_as_moving_pictures(tmp_path):
     import io
 

@@ -72,6 +72,7 @@ def base() -> Config:
             "head": 32,  # channels of the pointwise layers at full resolution
             "head_layers": 1,  # how many of them
             "palette": 16,  # colours that a clip mixes its pixels from
+            "output": "tanh",  # without a palette: "tanh", or "linear" for black or white grounds
             "content": 64,  # channels of the content noise
             "motion": 32,  # channels of the motion noise
             "style": 192,  # channels of the features that steer the network
@@ -126,11 +127,20 @@ def base() -> Config:
             "sample_kclips": 50.0,  # between sample videos; 0: only at the end
             "save_kclips": 50.0,  # between checkpoints; 0: only at the end
             "keep": 3,  # checkpoints kept
+            "full_disk": "stop",  # no space for a checkpoint: "stop", or "continue" without it
         }
     )
     config.parallel = ConfigDict(
         {
             "mode": "jit",  # jit (one device), mesh, pmap
+            "data": 0,  # mesh: copies of the state, each trained on its part of the clips; 0: all
+            "fsdp": 1,  # mesh: devices that share one copy
+            "microbatches": 1,  # parts of a device's clips, one after another, for less memory
+            "remat": (),  # "generator", "discriminator": compute features again, for less memory
+            "dispatch": 1,  # steps of one call, for small models on fast devices
+            "deterministic": False,  # the same bits on any number of devices (mesh, pmap)
+            "shards": 8,  # deterministic: parts of a batch; a multiple of any number of devices
+            "distributed": False,  # several processes, as the cluster's environment says
             "compute": "float32",  # or bfloat16; parameters are float32 in both
         }
     )
@@ -145,6 +155,7 @@ def base() -> Config:
 
 
 _CHOICES = {
+    "training.full_disk": ("stop", "continue"),
     "method": ("gan",),
     "data.crop": ("center", "random"),
     "data.labels": ("folder", "none"),
@@ -161,6 +172,7 @@ _CHOICES = {
     ),
     "parallel.mode": ("jit", "mesh", "pmap"),
     "parallel.compute": ("float32", "bfloat16"),
+    "parallel.remat": ("generator", "discriminator"),
 }
 _LEAST = {  # closed lower ends
     "seed": 0,
@@ -179,6 +191,11 @@ _LEAST = {  # closed lower ends
     "optimizer.weight_decay": 0,
     "optimizer.b1": 0,
     "optimizer.discriminator_rate": 0,
+    "parallel.data": 0,
+    "parallel.fsdp": 1,
+    "parallel.microbatches": 1,
+    "parallel.dispatch": 1,
+    "parallel.shards": 1,
     "training.kclips": 0.001,
     "training.batch_size": 1,
     "training.ema_kclips": 0,
@@ -255,6 +272,8 @@ def validate(config: Config) -> None:
             f"config.data.fps is {config.data.fps} and config.data.stride is {config.data.stride}",
             "set one of them: a lower fps, or a stride",
         )
+    if config.parallel.dispatch > 1:
+        _check_dispatch(config)
     if config.data.pick > config.data.frames:
         raise ConfigError(
             f"config.data.pick is {config.data.pick}",
@@ -264,6 +283,26 @@ def validate(config: Config) -> None:
         raise ConfigError(
             f"config.data.background is {config.data.background}", "three numbers in 0..255"
         )
+
+
+def _check_dispatch(config: Config) -> None:
+    """Several steps are one call: whatever happens between steps must fall between calls."""
+    calls = config.parallel.dispatch
+    if config.objective.penalty_interval > 1:
+        raise ConfigError(
+            f"config.parallel.dispatch is {calls}, and config.objective.penalty_interval is "
+            f"{config.objective.penalty_interval}",
+            "one of them must be 1: a call makes steps of one kind",
+        )
+    for name in ("kclips", "log_kclips", "sample_kclips", "save_kclips"):
+        count = steps(config.training[name], config.training.batch_size)
+        if config.training[name] and count % calls:
+            kclips = max(round(count / calls), 1) * calls * config.training.batch_size / 1000
+            raise ConfigError(
+                f"config.training.{name} is {count} steps, not a multiple of "
+                f"config.parallel.dispatch={calls}",
+                f"set it to {kclips:g}",
+            )
 
 
 def override(config: Config, name: str, text: str) -> None:

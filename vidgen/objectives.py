@@ -67,6 +67,20 @@ LOSSES = {
 }
 
 
+def interleave(real: jax.Array, fake: jax.Array) -> jax.Array:
+    """Makes one batch `[2 B, ...]` of two `[B, ...]`: real, fake, real, fake, ...
+
+    One after the other they would have to move between the devices that their clips lie on.
+    """
+    return jnp.stack([real, fake], 1).reshape(-1, *real.shape[1:])
+
+
+def apart(both: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Undoes `interleave`."""
+    pairs = both.reshape(-1, 2, *both.shape[1:])
+    return pairs[:, 0], pairs[:, 1]
+
+
 def critic_with_penalties(
     critic: Callable[[jax.Array], jax.Array], real: jax.Array, fake: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
@@ -76,8 +90,8 @@ def critic_with_penalties(
     both: a critic sees each clip apart, so the gradient of the sum of all logits is theirs.
 
     Args:
-      critic: Maps videos `[N, T, H, W, C]` to logits `[N]`, clip by clip; or to `[N, K]`, of K
-        labels for each clip, of which the first is penalized.
+      critic: Maps videos `[N, T, H, W, C]`, interleaved, to logits `[N]`, clip by clip; or to
+        `[N, K]`, of K labels for each clip, of which the first is penalized.
       real: Videos in [-1, 1] `[B, T, H, W, C]`.
       fake: Likewise.
 
@@ -87,12 +101,11 @@ def critic_with_penalties(
 
     Reference: Mescheder et al., "Which training methods for GANs do actually converge?", 2018.
     """
-    both = jnp.concatenate([real, fake])
+    both = interleave(real, fake)
     logits, pullback = jax.vjp(critic, both)
     first = jnp.ones_like(logits)
     if logits.ndim == 2:
         first = first.at[:, 1:].set(0)
     (slopes,) = pullback(first)
     norms = jnp.sum(slopes.astype(jnp.float32) ** 2, axis=tuple(range(1, slopes.ndim)))
-    b = real.shape[0]
-    return logits[:b], logits[b:], norms[:b], norms[b:]
+    return *apart(logits), *apart(norms)

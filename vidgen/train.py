@@ -4,6 +4,7 @@ A run is a function of its config and its data. Run the same command again and i
 newest good checkpoint, with the same bits as if it had never stopped.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -12,7 +13,6 @@ import importlib.metadata
 import logging
 import pathlib
 import platform
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,12 +21,13 @@ import numpy as np
 
 import vidgen
 from vidgen import config as configs
-from vidgen import logs, models, optimizers, parallel, sampling, video_io
-from vidgen.checkpoint import Checkpoints
+from vidgen import guard, logs, models, optimizers, parallel, sampling, video_io
+from vidgen.checkpoint import Checkpoints, FullDisk
 from vidgen.data.clips import Clips
 from vidgen.data.decode import Limits
 from vidgen.data.pack import open_store
 from vidgen.errors import ConfigError, DataError, DivergedError, Preempted
+from vidgen.heartbeat import Heartbeat
 from vidgen.signals import Signals
 
 _LOG = logging.getLogger("vidgen")
@@ -37,12 +38,19 @@ FREE = (
     "training.sample_kclips",
     "training.save_kclips",
     "training.keep",
+    "training.full_disk",
     "sampling.",
     "data.cache",
     "data.workers",
     "data.strict",
     "parallel.mode",
+    "parallel.data",
+    "parallel.fsdp",
+    "parallel.microbatches",
+    "parallel.remat",
+    "parallel.distributed",
 )
+ROW = 3  # steps that may be skipped one after another
 
 
 def open_clips(config: configs.Config, progress: Callable | None = None) -> tuple[Any, Clips]:
@@ -97,7 +105,9 @@ class Experiment:
     Attributes:
       generator: Arguments that `models.build` makes the generator from; JSON data.
       init: `init(seed) -> state`.
-      step: `step(state, batch, *, axis) -> (state, metrics)`.
+      step: `step(state, batch, *, mean, gather) -> (state, metrics)`; it takes no update that is
+        not finite.
+      optimizers: By the part of the state that each updates.
       lazy_step: The same without penalties, for the steps between those that have them.
       interval: Every how many steps the penalties are computed.
       total: Steps of the whole training.
@@ -107,6 +117,7 @@ class Experiment:
     init: Callable[[int], Any]
     step: Callable
     lazy_step: Callable
+    optimizers: dict[str, Any]
     interval: int
     total: int
 
@@ -126,8 +137,10 @@ def build(config: configs.Config, classes: int) -> Experiment:
     classes = classes if classes > 1 else 0
     shared = {"size": config.data.size, "classes": classes, "dtype": config.parallel.compute}
     gen_arguments = {**config.generator.to_dict(), **shared}
-    gen = models.build(models.GENERATORS, **gen_arguments)
-    dis = models.build(models.DISCRIMINATORS, **config.discriminator.to_dict(), **shared)
+    dis_arguments = {**config.discriminator.to_dict(), **shared}
+    again = config.parallel.remat
+    gen = models.build(models.GENERATORS, **gen_arguments, remat="generator" in again)
+    dis = models.build(models.DISCRIMINATORS, **dis_arguments, remat="discriminator" in again)
     data = config.data
     if (data.pick or data.frames) % dis.fold:
         name = "pick" if data.pick else "frames"
@@ -178,11 +191,33 @@ def build(config: configs.Config, classes: int) -> Experiment:
     return Experiment(
         generator=gen_arguments,
         init=functools.partial(method.init, **parts, frames=data.frames, pick=data.pick),
-        step=step,
-        lazy_step=functools.partial(step, penalize=False),
+        step=guard.guarded(step),
+        lazy_step=guard.guarded(functools.partial(step, penalize=False)),
+        optimizers={"gen": parts["gen_tx"], "dis": parts["dis_tx"]},
         interval=interval,
         total=total,
     )
+
+
+def placement(config: configs.Config) -> parallel.Placement:
+    """Chooses where the run of a config lies, on the devices at hand."""
+    asked = config.parallel
+    found = parallel.place(
+        asked.mode,
+        batch_size=config.training.batch_size,
+        fsdp=asked.fsdp,
+        microbatches=asked.microbatches,
+        shards=asked.shards if asked.deterministic else 0,
+        dispatch=asked.dispatch,
+    )
+    copies = found.mesh.shape[parallel.DATA]
+    if asked.data not in (0, copies):
+        raise ConfigError(
+            f"config.parallel.data is {asked.data}, and there are {copies} times "
+            f"config.parallel.fsdp={asked.fsdp} devices",
+            f"set it to {copies}, or to 0 for all",
+        )
+    return found
 
 
 def train(
@@ -190,6 +225,7 @@ def train(
     workdir: str | pathlib.Path,
     command: str = "",
     signals: Signals | None = None,
+    beat: Heartbeat | None = None,
 ) -> None:
     """Trains until the config's end, from the newest good checkpoint if there is one.
 
@@ -198,6 +234,7 @@ def train(
       workdir: Folder of the run; docs/outputs.md tells what is written there.
       command: How the run was started, for run.json.
       signals: Where a caller has entered one already, so that no signal falls in between.
+      beat: What a launcher watches.
 
     Raises:
       ConfigError: The config is wrong or does not fit the run in the workdir.
@@ -211,10 +248,23 @@ def train(
     with video_io.storage(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     with contextlib.nullcontext(signals) if signals else Signals() as signals:
-        _train(config, workdir, command, signals)
+        try:
+            _train(config, workdir, command, signals, beat or Heartbeat())
+        except DivergedError as error:
+            # What went wrong may lie in memory alone: once more, from what is on disk.
+            logs.say(f"vidgen: {error}; once more from the last checkpoint")
+            _train(config, workdir, command, signals, beat or Heartbeat())
 
 
-def _train(config: configs.Config, workdir: pathlib.Path, command: str, signals: Signals) -> None:
+def _train(
+    config: configs.Config,
+    workdir: pathlib.Path,
+    command: str,
+    signals: Signals,
+    beat: Heartbeat,
+) -> None:
+    clock = logs.Clock()
+
     def stop_early(where):
         if signals.received:
             raise Preempted(
@@ -239,19 +289,23 @@ def _train(config: configs.Config, workdir: pathlib.Path, command: str, signals:
         "fingerprint": store.fingerprint,
         "vidgen": vidgen.__version__,
     }
+    placed = placement(config)
+    part, parts = placed.host
     checkpoints = Checkpoints(workdir / "checkpoints", config.training.keep)
-    step, put_state, put_batch = parallel.place(
-        experiment.step, config.parallel.mode, batch_size=batch_size
-    )
-    lazy_step = step
-    if experiment.interval > 1:
-        lazy_step, *_ = parallel.place(
-            experiment.lazy_step, config.parallel.mode, batch_size=batch_size
-        )
+    abstract = placed.abstract(jax.eval_shape(experiment.init, config.seed))
+    calls, first = config.parallel.dispatch, 0
 
-    first = 0
+    def call_batch(batches):
+        """Makes the batch of one call of the step."""
+        batch = batches[0]
+        if calls > 1:
+            batch = {name: np.stack([b[name] for b in batches]) for name in batch}
+        if parts > 1:
+            batch["stop"] = np.full(batch["index"].shape, bool(signals.received), np.int32)
+        return batch
+
+    example = placed.put(call_batch([clips.take(0, batch_size // parts)] * calls))
     if checkpoints.steps():
-        abstract = jax.eval_shape(experiment.init, config.seed)
 
         def wanted(saved):
             _check_same_run(saved, meta, workdir)
@@ -262,17 +316,20 @@ def _train(config: configs.Config, workdir: pathlib.Path, command: str, signals:
         if first >= total and _sample_path(workdir, first, ".png").exists():
             logs.say(f"{workdir}: done, {first} steps of {total}")
             return
-        state = items["train"].replace(ema=items["ema"])
         logs.say(f"{workdir}: going on from step {first} of {total}")
+        step = placed.compile(experiment.step, abstract, example)
+        state = items["train"].replace(ema=items["ema"])
     else:
-        # A program that runs once: compiled in less than half the time without optimization.
-        state = jax.jit(
-            experiment.init,
-            static_argnums=0,
-            compiler_options={"xla_backend_optimization_level": 0},
-        )(config.seed)
-    state = put_state(state)
-    logs.write_json(workdir / "run.json", {**_run_facts(store, clips), **meta, "command": command})
+        with concurrent.futures.ThreadPoolExecutor(1) as beside:  # two programs to compile
+            making = beside.submit(placed.init, experiment.init, config.seed)
+            step = placed.compile(experiment.step, abstract, example)
+            state = making.result()
+    lazy_step = step
+    if experiment.interval > 1:
+        lazy_step = placed.compile(experiment.lazy_step, abstract, example)
+    if part == 0:
+        facts = _run_facts(store, clips)
+        logs.write_json(workdir / "run.json", {**facts, **meta, "command": command})
 
     every = {
         name: _steps(config, config.training[f"{name}_kclips"])
@@ -281,16 +338,38 @@ def _train(config: configs.Config, workdir: pathlib.Path, command: str, signals:
         for name in ("log", "sample", "save")
     }
     stop_early("before the first step")
-    run_log = logs.RunLog(workdir, first)
-    terminal = logs.Terminal(total, first, "clips", batch_size)
+    run_log = logs.RunLog(workdir, first) if part == 0 else None
+    terminal = logs.Terminal(total, first, "clips", batch_size, quiet=part > 0)
 
-    def save(at):
-        checkpoints.save(at, {"train": state.replace(ema=None), "ema": state.ema}, meta)
+    def spare(write):
+        """Does without a checkpoint for which there is no space, where the config says so."""
+        try:
+            write()
+        except FullDisk as error:
+            if config.training.full_disk == "stop":
+                raise
+            logs.say(f"vidgen: {error}; going on")
+
+    def save(at, needed=True):
+        if row and not guard.finite(state):
+            raise DivergedError(
+                f"step {at}: the state itself is not finite, and is not saved",
+                f"the checkpoints in {workdir / 'checkpoints'} are intact",
+            )
+        items = {"train": state.replace(ema=None), "ema": state.ema}
+        write = functools.partial(checkpoints.save, at, items, meta)
+        spare(checkpoints.wait)  # for the one before
+        write() if needed else spare(write)
 
     def sample(at):
-        sampler = sampling.sampler(
-            models.build(models.GENERATORS, **experiment.generator), state.ema, meta, at
-        )
+        ema = placed.whole_copy(state.ema)
+        if run_log is not None:
+            write_samples(at, ema, run_log)
+        parallel.meet(f"sample {at}")
+
+    def write_samples(at, ema, run_log):
+        generator = models.build(models.GENERATORS, **experiment.generator)
+        sampler = sampling.sampler(generator, ema, meta, at)
         videos = sampler.sample(range(config.sampling.clips), config.sampling.frames)
         grid = video_io.grid(videos)
         run_log.video(at, "samples", grid, sampler.fps)
@@ -300,56 +379,87 @@ def _train(config: configs.Config, workdir: pathlib.Path, command: str, signals:
     def due(what, done):
         return done == total or done % every[what] == 0
 
-    batches = clips.batches(batch_size, start=first)
-    waited, busy_since = 0.0, time.monotonic()
-    pending = None  # (step, indices, metrics): looked at a step later, so that devices never wait
+    batches = clips.batches(batch_size, start=first, host=placed.host)
+    parallel.meet("first step")
+    clock.add(run_log.seconds if run_log else {})
+    pending = None  # (step, batch, metrics): looked at a call later, so that devices never wait
+    row = logs.skipped_up_to(workdir, first)  # steps skipped one after another
+    heard = False  # that some process is to stop
+
+    def look(done, batch, metrics):
+        """Returns the metrics of a call's steps as numbers, one dict a step."""
+        nonlocal row, heard
+        metrics = jax.device_get(metrics)
+        each = [metrics] if calls == 1 else [
+            {name: values[n] for name, values in metrics.items()} for n in range(calls)
+        ]  # fmt: skip
+        for n, values in enumerate(each):
+            heard = heard or bool(values.get("stop"))
+            at = done - calls + 1 + n
+            row = row + 1 if values["skipped"] else 0
+            if values["skipped"]:
+                index = batch["index"] if calls == 1 else batch["index"][n]
+                _tell_skipped(at, index, values, row, run_log, workdir)
+        return each
+
     try:
         if first and due("sample", first) and not _sample_path(workdir, first, ".png").exists():
+            clock.enter("sample")
             sample(first)
-        for at in range(first, total):
-            before = time.monotonic()
-            batch = next(batches)
-            waited += time.monotonic() - before
+        for at in range(first, total, calls):
+            clock.enter("data")
+            batch = call_batch([next(batches) for _ in range(calls)])
+            clock.enter("compile" if at == first else "step")
             run = step if at % experiment.interval == 0 else lazy_step
-            state, metrics = run(state, put_batch(batch))
-            done = at + 1
+            state, metrics = run(state, placed.put(batch))
+            done = beat.step = at + calls
             if pending is not None:
-                _check_finite(*pending, workdir)
-            pending = (done, batch["index"], metrics)
-            stop = signals.received
+                look(*pending)
+            # Several processes stop at the same step: where all have heard of it.
+            stop = signals.received if parts == 1 else "a signal" if heard else ""
+            pending = (done, batch, metrics)
+            if at == first:
+                jax.block_until_ready(metrics)
+                logs.say(f"first step after {clock.total():.1f} s")
+                clock.enter("step")
             if stop or done == total or any(done % n == 0 for n in every.values()):
                 # What is logged, sampled or saved has been looked at first.
-                _check_finite(*pending, workdir)
-            terminal.step(done, _losses(metrics) if done % every["log"] == 0 else "")
-            if due("log", done):
-                span = time.monotonic() - busy_since
-                run_log.metrics(
-                    done,
-                    {
-                        "kclips": done * batch_size / 1000,
-                        **{name: float(value) for name, value in metrics.items()},
-                        "clips_per_second": terminal.rate(),
-                        "data_wait": waited / span,
-                        "skipped_files": len(store.skipped),
-                    },
-                )
-                waited, busy_since = 0.0, time.monotonic()
+                last, pending = look(*pending)[-1], None
+                clock.enter("other")
+                terminal.step(done, _losses(last) if done % every["log"] == 0 else "")
+                if due("log", done) and run_log is not None:
+                    run_log.metrics(
+                        done,
+                        {
+                            "kclips": done * batch_size / 1000,
+                            **{n: float(v) for n, v in last.items() if not n.startswith("finite")},
+                            "clips_per_second": terminal.rate(),
+                            "skipped_files": len(store.skipped),
+                            **clock.seconds(),
+                        },
+                    )
+            else:
+                terminal.step(done, "")
             if stop:  # a sample that is due now is made when the run goes on
+                clock.enter("save")
                 save(done)
                 checkpoints.wait()
                 raise Preempted(
                     f"{stop}: saved step {done} of {total} in {workdir}", "the same command goes on"
                 )
             if due("sample", done):
+                clock.enter("sample")
                 sample(done)
             if due("save", done):
-                save(done)
+                clock.enter("save")
+                save(done, needed=done == total)
         checkpoints.wait()
         logs.say(f"{workdir}: done, {total} steps, {total * batch_size / 1000:g} kclips")
     finally:
         batches.close()
         terminal.close()
-        run_log.close()
+        if run_log is not None:
+            run_log.close()
         checkpoints.close()  # a save under way is finished, whatever ends the run
 
 
@@ -365,16 +475,23 @@ def _losses(metrics: dict[str, jax.Array]) -> str:
     return f"gen {float(metrics['gen/loss']):.3f}  dis {float(metrics['dis/loss']):.3f}"
 
 
-def _check_finite(step, indices, metrics, workdir) -> None:
-    bad = sorted(name for name, value in metrics.items() if not np.isfinite(value))
-    if bad:
-        first, last = int(np.min(indices)), int(np.max(indices))
+def _tell_skipped(step, index, values, row, run_log, workdir) -> None:
+    """Says and records that a step's update was not taken; raises after ROW of them in a row."""
+    bad = {n: str(float(v)) for n, v in values.items() if not np.isfinite(v)}
+    bad |= {n.removeprefix("finite/"): "not finite" for n, v in values.items()
+            if n.startswith("finite/") and not v}  # fmt: skip
+    names = guard.in_order(bad)
+    what = ", ".join(f"{name} is {bad[name]}" for name in names)
+    clips = f"clips {int(np.min(index))} to {int(np.max(index))} of the stream"
+    if run_log is not None:
+        run_log.event(step, {"skipped": names})
+    if row == ROW:
         raise DivergedError(
-            f"step {step} (clips {first} to {last} of the stream): "
-            + ", ".join(f"{name} is {float(metrics[name])}" for name in bad),
+            f"step {step} ({clips}), like the {ROW - 1} before it: {what}",
             f"the checkpoints in {workdir / 'checkpoints'} are intact; lower "
             "config.optimizer.learning_rate or raise config.objective.r1 and r2 in a new workdir",
         )
+    logs.say(f"step {step} ({clips}): {what}; its update is left out ({row} in a row)")
 
 
 def _check_same_run(saved: dict[str, Any], now: dict[str, Any], workdir: pathlib.Path) -> None:

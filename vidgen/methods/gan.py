@@ -4,6 +4,7 @@ Modules, optimizers and schedules come in as keyword arguments, bound with `func
 nothing here knows of config, files or devices.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from vidgen import augment, keys, objectives
+from vidgen import accumulate, augment, keys, objectives
 
 Schedule = optax.Schedule  # step -> value
 
@@ -121,7 +122,8 @@ def step(
     mismatch: Schedule | None = None,
     pick: int = 0,
     penalize: bool = True,
-    axis: str | None = None,
+    mean: Callable = accumulate.mean,
+    gather: Callable = lambda params: params,
 ) -> tuple[State, dict[str, jax.Array]]:
     """Updates the discriminator, then the generator, then the average.
 
@@ -145,7 +147,9 @@ def step(
       pick: Frames drawn from each window, real and generated alike; 0 for all. Fewer frames of
         more clips show more contents in the same time.
       penalize: Whether this step computes the penalties (lazy regularisation skips some).
-      axis: Name of the mapped axis to average gradients over, or None.
+      mean: How functions of clips are averaged over the batch: `accumulate.mean`, with the
+        arguments that devices and memory ask for bound to it.
+      gather: Brings parameters that lie in shards on many devices together for use.
 
     Returns:
       The new state, and scalar metrics named `dis/...` and `gen/...`.
@@ -155,80 +159,94 @@ def step(
       "StyleGAN-V", 2022, for picked frames.
     """
     key = keys.at_step(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
-    index, label = batch["index"], batch.get("label") if gen.classes else None
-    video = batch["video"]
-    frames, picked = video.shape[1], None
-    if pick:
-        picked = pick_frames(keys.per_clip(keys.named(key, "pick"), index), frames, pick)
-        video = jnp.take_along_axis(video, picked[:, :, None, None, None], 1)
-    real = video.astype(jnp.float32) / 127.5 - 1
+    frames = batch["video"].shape[1]
     dis_loss, gen_loss = objectives.LOSSES[loss]
     probability = augment_p(state.step)
-
-    def generate(params):
-        noise = draw(keys.named(key, "noise"), index, gen=gen, frames=frames)
-        return gen.apply({"params": params}, *noise, label, picked, frames=frames)
-
-    def augmented(video, purpose):
-        clip_keys = keys.per_clip(keys.named(key, purpose), index)
-        return augment.apply(video, clip_keys, probability, augmentations)
-
-    def average(tree):
-        return tree if axis is None else jax.lax.pmean(tree, axis)
-
-    # Both players see the same generated clips, so they are made once.
-    fake, to_params = jax.vjp(generate, state.gen)
-    real_seen = augmented(real, "augment real")
-    fake_seen = augmented(fake, "augment fake")
-
-    twice = lambda x: None if x is None else jnp.concatenate([x, x])  # noqa: E731
-    labels = label
-    if label is None:
+    if not gen.classes:
         mismatch = None
-    elif mismatch is not None:
-        clip_keys = keys.per_clip(keys.named(key, "mismatch"), index)
-        labels = jnp.stack([label, wrong_labels(clip_keys, label, gen.classes)], -1)
 
-    def for_dis(params):
-        about = (twice(labels), twice(picked))
-        critic = lambda video: dis.apply({"params": params}, video, *about)  # noqa: E731
-        if penalize:
-            on_real, on_fake, p1, p2 = objectives.critic_with_penalties(
-                critic, real_seen, fake_seen
-            )
-            p1, p2 = jnp.mean(p1), jnp.mean(p2)
-        else:
-            on_real, on_fake = jnp.split(critic(jnp.concatenate([real_seen, fake_seen])), 2)
-            p1 = p2 = jnp.zeros(())
-        total, metrics = jnp.zeros(()), {}
+    def labels(batch):
+        return batch["label"] if gen.classes else None
+
+    def clip_keys(batch, purpose):
+        return keys.per_clip(keys.named(key, purpose), batch["index"])
+
+    def picked(batch):
+        return pick_frames(clip_keys(batch, "pick"), frames, pick) if pick else None
+
+    def augmented(video, batch, purpose):
+        return augment.apply(video, clip_keys(batch, purpose), probability, augmentations)
+
+    def real_clips(batch):
+        video, at = batch["video"], picked(batch)
+        if at is not None:
+            video = jnp.take_along_axis(video, at[:, :, None, None, None], 1)
+        return augmented(video.astype(jnp.float32) / 127.5 - 1, batch, "augment real")
+
+    def generate(batch):
+        """Makes the clips that both players see, and the way back to the parameters."""
+        noise = draw(keys.named(key, "noise"), batch["index"], gen=gen, frames=frames)
+        about = (labels(batch), picked(batch))
+        return jax.vjp(
+            lambda params: gen.apply({"params": params}, *noise, *about, frames=frames),
+            gather(state.gen),
+        )
+
+    def for_dis(batch, kept):
+        del kept
+        kept = generate(batch)
+        real, fake = real_clips(batch), augmented(kept[0], batch, "augment fake")
+        twice = lambda x: None if x is None else objectives.interleave(x, x)  # noqa: E731
+        label: Any = labels(batch)
         if mismatch is not None:
-            on_real, as_wrong, on_fake = on_real[:, 0], on_real[:, 1], on_fake[:, 0]
-            metrics["dis/mismatch"] = dis_loss(on_real, as_wrong)
-            total += mismatch(state.step) * metrics["dis/mismatch"]
-        adversarial = dis_loss(on_real, on_fake)
-        total += adversarial + 0.5 * (r1(state.step) * p1 + r2(state.step) * p2)
-        return total, {
-            **metrics,
-            "dis/loss": adversarial,
-            "dis/r1": p1,
-            "dis/r2": p2,
-            "dis/real": jnp.mean(on_real),
-            "dis/fake": jnp.mean(on_fake),
-            "dis/accuracy": jnp.mean(on_real > on_fake),
-        }
+            wrong = wrong_labels(clip_keys(batch, "mismatch"), label, gen.classes)
+            label = jnp.stack([label, wrong], -1)
+        about = (twice(label), twice(picked(batch)))
 
-    (_, dis_metrics), grads = average(jax.value_and_grad(for_dis, has_aux=True)(state.dis))
+        def loss(params):
+            critic = lambda video: dis.apply({"params": params}, video, *about)  # noqa: E731
+            if penalize:
+                on_real, on_fake, p1, p2 = objectives.critic_with_penalties(critic, real, fake)
+                p1, p2 = jnp.mean(p1), jnp.mean(p2)
+            else:
+                on_real, on_fake = objectives.apart(critic(objectives.interleave(real, fake)))
+                p1 = p2 = jnp.zeros(())
+            total, metrics = jnp.zeros(()), {}
+            if mismatch is not None:
+                on_real, as_wrong, on_fake = on_real[:, 0], on_real[:, 1], on_fake[:, 0]
+                metrics["dis/mismatch"] = dis_loss(on_real, as_wrong)
+                total += mismatch(state.step) * metrics["dis/mismatch"]
+            adversarial = dis_loss(on_real, on_fake)
+            total += adversarial + 0.5 * (r1(state.step) * p1 + r2(state.step) * p2)
+            return total, {
+                **metrics,
+                "dis/loss": adversarial,
+                "dis/r1": p1,
+                "dis/r2": p2,
+                "dis/real": jnp.mean(on_real),
+                "dis/fake": jnp.mean(on_fake),
+                "dis/accuracy": jnp.mean(on_real > on_fake),
+            }
+
+        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(gather(state.dis))
+        return (grads, metrics), kept
+
+    (grads, dis_metrics), kept = mean(for_dis, batch)
     dis_metrics["dis/grad"] = optax.tree.norm(grads)
     updates, dis_opt = dis_tx.update(grads, state.dis_opt, state.dis)
     dis_params = optax.apply_updates(state.dis, updates)
 
-    def for_gen(video):
-        seen = augmented(video, "augment gen")
-        critic = lambda video: dis.apply({"params": dis_params}, video, label, picked)  # noqa: E731
-        return gen_loss(critic(real_seen), critic(seen))
+    def for_gen(batch, kept):
+        fake, to_params = kept or generate(batch)
+        real, about = real_clips(batch), (labels(batch), picked(batch))
+        params = gather(dis_params)
+        critic = lambda video: dis.apply({"params": params}, video, *about)  # noqa: E731
+        value, slopes = jax.value_and_grad(
+            lambda video: gen_loss(critic(real), critic(augmented(video, batch, "augment gen")))
+        )(fake)
+        return (value, *to_params(slopes)), None
 
-    value, slopes = jax.value_and_grad(for_gen)(fake)
-    value, (grads,) = average((value, to_params(slopes)))
+    (value, grads), _ = mean(for_gen, batch, kept)
     gen_metrics = {"gen/loss": value, "gen/grad": optax.tree.norm(grads)}
     updates, gen_opt = gen_tx.update(grads, state.gen_opt, state.gen)
     gen_params = optax.apply_updates(state.gen, updates)

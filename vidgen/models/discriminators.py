@@ -33,6 +33,7 @@ class ResidualDiscriminator(nn.Module):
       blocks: Residual blocks of each level.
       features: Width of the last layer before the logit.
       frame_features: Width of each frame's own features beside them; 0 for none.
+      remat: Compute the features of residual blocks again on the way back instead of keeping them.
       dtype: Type of the computation; parameters are float32.
     """
 
@@ -47,6 +48,7 @@ class ResidualDiscriminator(nn.Module):
     blocks: int = 1
     features: int = 256
     frame_features: int = 128
+    remat: bool = False
     dtype: str = "float32"
 
     def check(self) -> None:
@@ -84,6 +86,7 @@ class ResidualDiscriminator(nn.Module):
           Logits float32 `[B]`; or `[B, K]`, of the video as each of the candidates.
         """
         act = layers.leaky_relu
+        residual = nn.remat(layers.Residual) if self.remat else layers.Residual
         dense = lambda width, name: layers.dense(width, self.dtype, name)  # noqa: E731
         b, t, h, w, c = video.shape
         x = layers.space_to_depth(video.astype(self.dtype).reshape(b * t, h, w, c), self.patch)
@@ -92,7 +95,7 @@ class ResidualDiscriminator(nn.Module):
         trunk = 4 * 2 ** (len(self.widths) - 1)
         x = dense(self.neck, "neck")(layers.space_to_depth(x, x.shape[1] // trunk))
         for block in range(self.frame_blocks):
-            x = layers.Residual(self.neck, self.dtype, name=f"frame{block}")(x)
+            x = residual(self.neck, self.dtype, name=f"frame{block}")(x)
         x = frames = act(x)
 
         groups = t // self.fold
@@ -107,7 +110,7 @@ class ResidualDiscriminator(nn.Module):
             if level:
                 x = layers.downsample(x)
             for block in range(self.blocks):
-                x = layers.Residual(width, self.dtype, name=f"level{level}_{block}")(x)
+                x = residual(width, self.dtype, name=f"level{level}_{block}")(x)
             x = layers.MixTime(groups, self.dtype, name=f"time{level}")(x)
         x = act(dense(self.features, "last")(act(x).reshape(b, -1)))
         if self.frame_features:

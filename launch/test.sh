@@ -8,4 +8,5 @@ environment "[test]"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/pyright
-.venv/bin/python -m pytest "$@"
+# Two processes, each file in one of them: its tests share what they compile.
+.venv/bin/python -m pytest -n 2 --dist loadfile "$@"

@@ -7,17 +7,17 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1] / "vidgen"
 FLOORS = [
-    {"errors", "signals", "config", "seeds"},
+    {"errors", "signals", "heartbeat", "config", "seeds"},
     {"frames", "video_io", "data", "logs"},
     {"keys"},
     {"models"},
-    {"objectives", "augment", "optimizers"},
+    {"objectives", "augment", "optimizers", "accumulate", "guard"},
     {"methods"},
     {"parallel", "checkpoint"},
     {"sampling", "metrics"},
     {"evaluate"},
     {"train"},
-    {"bench", "doctor"},
+    {"bench", "doctor", "estimate", "launch"},
     {"cli", "__main__"},
 ]
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}

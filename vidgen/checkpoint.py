@@ -1,14 +1,22 @@
-"""Checkpoints: Orbax for the arrays, and a digest of their contents that restoring verifies.
+"""Checkpoints: Orbax for the arrays, and digests that restoring verifies.
 
 Orbax commits a step by renaming its folder, so a step that is there is complete; it does not
-notice a bit that flipped since. The digest travels inside the step, is committed with it, and is
-taken again over what was restored: it covers the disk and the code between.
+notice a bit that flipped since. Two digests travel inside the step and are committed with it: of
+its files, which finds damage before anything is made of it, and of the arrays, taken again over
+what was restored, which covers the code between.
 """
 
+import contextlib
+import errno
 import hashlib
+import json
 import logging
+import math
+import os
 import pathlib
-from collections.abc import Callable
+import shutil
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import absl.logging
@@ -19,17 +27,47 @@ import orbax.checkpoint as ocp
 from vidgen.errors import StorageError
 
 log = logging.getLogger("vidgen")
+_LISTING = "files.json"
+_UNDER_WAY = ".orbax-checkpoint-tmp"  # what Orbax calls a step until it is committed
 absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs pages; what matters is raised
+_say_unraisable = sys.unraisablehook
+
+
+def _unraisable(about: Any) -> None:
+    # Orbax gives up at the first array that cannot be read or written, and closes the loop that
+    # TensorStore then tells of all others: hundreds of tracebacks around the one line that counts.
+    if str(about.exc_value) != "Event loop is closed":
+        _say_unraisable(about)
+
+
+sys.unraisablehook = _unraisable
 
 
 def digest(tree: Any) -> str:
-    """Returns the SHA-256 of a tree of arrays: paths, types, shapes and bits."""
+    """Returns the SHA-256 of a tree of arrays: paths, types, shapes and bits.
+
+    A path is its names and numbers alone, so that a dataclass and the dict of its fields, as which
+    Orbax reads it where nobody says what it was, are the same.
+    """
+    leaves = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
     total = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.asarray(jax.device_get(leaf))
-        total.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+    for path in sorted(leaves):
+        array = np.asarray(_whole(leaves[path]))
+        total.update(f"{path} {array.dtype} {array.shape}".encode())
         total.update(np.ascontiguousarray(array).data)
     return total.hexdigest()
+
+
+def _whole(leaf: Any) -> Any:
+    """Fetches an array that may lie in shards on the devices of many processes."""
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        mesh = jax.sharding.Mesh(np.array(jax.devices()), ("all",))
+        whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        leaf = jax.jit(lambda x: x, out_shardings=whole)(leaf)
+    return jax.device_get(leaf)
 
 
 class Checkpoints:
@@ -44,6 +82,7 @@ class Checkpoints:
         self.folder = pathlib.Path(folder).absolute()
         self.keep = keep
         self._manager: ocp.CheckpointManager | None = None
+        self._saving, self._needed = 0, 0  # the step last written, and its bytes
 
     def steps(self) -> list[int]:
         """Returns the steps that have a complete checkpoint, oldest first."""
@@ -60,11 +99,14 @@ class Checkpoints:
           meta: JSON data to keep with them.
 
         Raises:
-          StorageError: This save, or the one before it in the background, could not be written.
+          FullDisk: There was no space for this save, or for the one before it in the background.
+          StorageError: One of them could not be written for another reason.
         """
         meta = {"meta": meta, "digests": {name: digest(tree) for name, tree in items.items()}}
         args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
-        with self._storage_errors(step):
+        self.wait()  # so that _finalize is of one step at a time
+        self._saving, self._needed = step, _bytes(items)
+        with self._storage_errors():
             if not self._open().save(
                 step, args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **args)
             ):
@@ -77,18 +119,19 @@ class Checkpoints:
         """Waits until the last save is on disk.
 
         Raises:
-          StorageError: It could not be written.
+          FullDisk: There was no space for it.
+          StorageError: It could not be written for another reason.
         """
         if self._manager is not None:
-            with self._storage_errors(None):
+            with self._storage_errors():
                 self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits for the last save and frees what the manager holds."""
-        if self._manager is not None:
+        if self._saving:
             self.wait()
-            self._manager.close()
-            self._manager = None
+            self._drop()
+            self._sweep()
 
     def restore(
         self, abstract: Callable[[dict], dict[str, Any]], step: int | None = None
@@ -128,30 +171,48 @@ class Checkpoints:
         A run that goes on from an older step will write them anew, and nothing is deleted that
         somebody may want to look at.
         """
+        if jax.process_index():
+            return
         for later in [s for s in self.steps() if s > step]:
             source, number = self.folder / str(later), 0
             while (target := self.folder / f"damaged-{later}-{number}").exists():
                 number += 1
             source.rename(target)
 
-    def _read(self, step, abstract):
-        folder = self.folder / str(step)
+    def verify(self, step: int) -> None:
+        """Reads all of a checkpoint and compares it with its digests.
+
+        Raises:
+          StorageError: There is none, or it is damaged; the message says how.
+        """
+        if step not in self.steps():
+            self.restore(lambda meta: {}, step)  # which says what there is
         try:
-            with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+            self._read(step, None)
+        except _Damaged as damage:
+            raise StorageError(f"{self.folder / str(step)}: {damage}") from damage
+
+    def _read(self, step, abstract):
+        """Reads a step; without `abstract`, all that it says it has."""
+        folder = self.folder / str(step)
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+            with _damage():
+                _check_files(folder)
                 saved = reader.restore(
                     folder, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
                 )["meta"]
+            if abstract is not None:
                 wanted = abstract(saved["meta"])
+            with _damage():
+                if abstract is None:
+                    wanted = {name: _shapes(folder / name) for name in saved["digests"]}
+                _refuse_bomb(folder, wanted)
                 items = reader.restore(
                     folder,
                     args=ocp.args.Composite(
                         **{name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
                     ),
                 )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise _Damaged(
-                f"cannot be read ({type(error).__name__}: {_first_line(error)})"
-            ) from error
         items = {name: items[name] for name in wanted}
         for name, tree in items.items():
             if digest(tree) != saved["digests"].get(name):
@@ -161,40 +222,147 @@ class Checkpoints:
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._sweep()
             self._manager = ocp.CheckpointManager(
                 self.folder,
                 options=ocp.CheckpointManagerOptions(
-                    max_to_keep=self.keep, enable_async_checkpointing=True
+                    max_to_keep=self.keep,
+                    enable_async_checkpointing=True,
+                    async_options=ocp.AsyncOptions(
+                        post_finalization_callback=self._finalize,
+                        # Where one cannot be made, the others would be waited for, for minutes.
+                        create_directories_asynchronously=False,
+                    ),
                 ),
             )
         return self._manager
 
-    def _storage_errors(self, step):
-        return _StorageErrors(self.folder, step)
+    def _drop(self) -> None:
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            with contextlib.suppress(OSError, ValueError):
+                manager.close()
+
+    def _sweep(self) -> None:
+        """Deletes what a killed or failed save has left; it would fill the disk."""
+        if jax.process_index() == 0:
+            for left in self.folder.glob(f"*{_UNDER_WAY}"):
+                shutil.rmtree(left, ignore_errors=True)
+
+    def _finalize(self) -> None:
+        """Called when all files of a step are written, before it is committed."""
+        if jax.process_index() == 0:
+            _list_files(self.folder / f"{self._saving}{_UNDER_WAY}")
+
+    @contextlib.contextmanager
+    def _storage_errors(self) -> Iterator[None]:
+        """Turns what a full or failing disk raises into one line; other errors pass."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            self._drop()  # it would raise the same once more
+            place = self.folder / str(self._saving)
+            if not _is_full(error):
+                raise StorageError(
+                    f"{place} could not be written: {_first_line(error)}",
+                    "the older checkpoints are whole, the same command goes on",
+                ) from error
+            free = shutil.disk_usage(self.folder).free if self.folder.is_dir() else 0
+            needed = max([self._needed, *(_size(self.folder / str(n)) for n in self.steps()[-1:])])
+            self._sweep()
+            raise FullDisk(
+                f"{place} could not be written, the disk is full: "
+                f"{needed} bytes needed, {free} free",
+                "free some space; the older checkpoints are whole, the same command goes on",
+            ) from error
 
 
 class _Damaged(Exception):
     """A checkpoint that cannot be used, and why."""
 
 
-class _StorageErrors:
-    """Turns what a full or failing disk raises into one line; other errors pass."""
+@contextlib.contextmanager
+def _damage() -> Iterator[None]:
+    """Turns whatever Orbax raises of files that are not as it wrote them into `_Damaged`.
 
-    def __init__(self, folder: pathlib.Path, step: int | None):
-        self.folder, self.step = folder, step
+    It raises nearly anything: of a file that is gone, a bare Exception.
+    """
+    try:
+        yield
+    except _Damaged:
+        raise
+    except Exception as error:
+        raise _Damaged(f"cannot be read ({type(error).__name__}: {_first_line(error)})") from error
 
-    def __enter__(self):
-        return self
 
-    def __exit__(self, kind, error, trace):
-        # TensorStore reports a full disk as ValueError("RESOURCE_EXHAUSTED: ...").
-        if isinstance(error, (OSError, ValueError)):
-            which = "" if self.step is None else f" {self.step}"
-            raise StorageError(
-                f"checkpoint{which} could not be written to {self.folder}: {_first_line(error)}",
-                "free some space; the older checkpoints are whole, the same command goes on",
-            ) from error
-        return False
+def _list_files(folder: pathlib.Path) -> None:
+    """Writes files.json: the SHA-256 of each file of a step that is about to be committed.
+
+    Of the items, that is: beside them Orbax notes the time of the commit, which nobody reads.
+    """
+    listed = {}
+    for path in sorted(folder.glob("*/**/*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                listed[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256")
+    text = json.dumps({n: d.hexdigest() for n, d in listed.items()}, separators=(",", ":"))
+    (folder / _LISTING).write_text(text)
+
+
+def _check_files(folder: pathlib.Path) -> None:
+    """Compares the files of a step with its files.json.
+
+    Orbax would not notice all damage, and print pages of what it does notice.
+    """
+    if not (folder / _LISTING).is_file():
+        raise _Damaged(f"has no {_LISTING}")
+    for name, wanted in json.loads((folder / _LISTING).read_text()).items():
+        path = folder / name
+        if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
+            raise _Damaged(f"{name} is missing")
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != wanted:
+                raise _Damaged(f"{name} is not as it was saved")
+
+
+def _shapes(folder: pathlib.Path) -> Any:
+    """Returns the shapes of an item, as Orbax has noted them."""
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+        tree = reader.metadata(folder).item_metadata.tree
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+
+def _size(folder: pathlib.Path) -> int:
+    """Returns the bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _bytes(tree: Any) -> int:
+    """Returns the bytes of all arrays of a tree."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
+
+
+def _refuse_bomb(folder: pathlib.Path, wanted: dict[str, Any]) -> None:
+    """Refuses arrays far larger than their files: noise does not compress, zeros without end do.
+
+    A state at step 0 has at most half of its numbers from noise, the others are zeros.
+    """
+    claimed = _bytes(wanted)
+    there = _size(folder)
+    if claimed > 64 * there + 2**20:
+        raise _Damaged(f"claims arrays of {claimed} bytes, in files of {there}")
+
+
+class FullDisk(StorageError):
+    """There was no space left for a checkpoint; the older ones are whole."""
+
+
+def _is_full(error: BaseException) -> bool:
+    # TensorStore reports a full disk as ValueError("RESOURCE_EXHAUSTED: ...").
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    words = ("RESOURCE_EXHAUSTED", *map(os.strerror, full))
+    return getattr(error, "errno", None) in full or any(word in str(error) for word in words)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""The commands: `vidgen train|sample|evaluate|data|bench|doctor`; the same as `python -m vidgen`.
+"""The commands: `vidgen train|launch|sample|evaluate|data|bench|doctor`; also `python -m vidgen`.
 
 Errors meant for a person are one or two lines and an exit code (README); `--debug` shows where they
 come from. JAX is imported after the arguments have been read.
@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from vidgen import __version__
-from vidgen.errors import ConfigError, VidgenError
+from vidgen.errors import ConfigError, StorageError, VidgenError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,6 +23,10 @@ def main(arguments: list[str] | None = None) -> int:
         if arguments and arguments[0] in ("train", "sample", "evaluate", "bench"):
             use_huge_pages()
     logging.basicConfig(format="vidgen: %(message)s", level=logging.WARNING)
+    launched: list[str] = []
+    if arguments[:1] == ["launch"] and "--" in arguments:  # by hand: argparse would drop the --
+        at = arguments.index("--")
+        arguments, launched = arguments[:at], arguments[at + 1 :]
     try:
         options, config_flags = _parser().parse_known_args(arguments)
         if hasattr(options, "takes_config"):
@@ -34,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
                 f"unknown argument {config_flags[0]!r}", f"vidgen {options.command} --help"
             )
         options.line = shlex.join(["vidgen", *arguments])
+        options.launched = launched
         return options.run(options) or 0
     except VidgenError as error:
         if "--debug" in arguments:
@@ -123,13 +128,18 @@ def _config_of_file(path: str) -> Any:
 
 
 def _train(options: argparse.Namespace) -> None:
+    if options.dry_run:
+        return _dry_run(options)
+    if options.workdir is None:
+        raise ConfigError("the following arguments are required: --workdir", "vidgen train --help")
+    from vidgen.heartbeat import Heartbeat
     from vidgen.signals import Signals
 
-    with Signals() as signals:  # before the imports, which take seconds
-        _train_until_signal(options, signals)
+    with Heartbeat.from_environment() as beat, Signals() as signals:
+        _train_until_signal(options, signals, beat)  # entered before imports, which take seconds
 
 
-def _train_until_signal(options: argparse.Namespace, signals: Any) -> None:
+def _train_until_signal(options: argparse.Namespace, signals: Any, beat: Any) -> None:
     from vidgen import logs
 
     config = options.config
@@ -138,9 +148,38 @@ def _train_until_signal(options: argparse.Namespace, signals: Any) -> None:
         f"{config.training.kclips:g} kclips, into {options.workdir}"
     )
     compilation_cache()
-    from vidgen import train
+    import jax
 
-    train.train(config, options.workdir, options.line, signals)
+    from vidgen import parallel, train
+
+    if config.parallel.distributed or os.environ.get("VIDGEN_COORDINATOR"):
+        parallel.connect()
+    try:
+        train.train(config, options.workdir, options.line, signals, beat)
+    except jax.errors.JaxRuntimeError as error:
+        from vidgen import estimate
+
+        if not estimate.out_of_memory(error):
+            raise
+        raise estimate.advice(config, error) from error
+
+
+def _dry_run(options: argparse.Namespace) -> None:
+    """Prints what a step of the config takes on the devices at hand; allocates and writes nothing.
+
+    The program that it compiles is the one that the training runs, so it is kept for that.
+    """
+    config = options.config
+    compilation_cache()
+    import jax
+
+    from vidgen import estimate, parallel
+
+    if config.parallel.distributed or os.environ.get("VIDGEN_COORDINATOR"):
+        parallel.connect()
+    found = estimate.estimate(config, estimate.classes(config))
+    if jax.process_index() == 0:
+        print(estimate.report(found, config.parallel.compute))
 
 
 def compilation_cache() -> None:
@@ -153,6 +192,18 @@ def compilation_cache() -> None:
     # All three are needed; by default small and quickly compiled programs are not kept.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _launch(options: argparse.Namespace) -> int:
+    from vidgen import launch
+
+    return launch.launch(
+        [sys.executable, "-m", "vidgen", *options.launched] if options.launched else [],
+        options.processes,
+        max_restarts=options.max_restarts,
+        heartbeat=options.heartbeat,
+        devices=options.devices,
+    )
 
 
 def _sample(options: argparse.Namespace) -> None:
@@ -200,6 +251,27 @@ def parse_seeds(text: str) -> list[int]:
     if not seeds:
         raise ConfigError(f"--seeds={text} names none", "as in 7, 0:16 or 1,2,5")
     return seeds
+
+
+def _verify(options: argparse.Namespace) -> int:
+    """Prints a line for each checkpoint; returns StorageError's code unless all are good."""
+    from vidgen.checkpoint import Checkpoints
+
+    checkpoints = Checkpoints(pathlib.Path(options.run_folder) / "checkpoints")
+    steps = checkpoints.steps() if options.step is None else [options.step]
+    if not steps:
+        raise StorageError(f"no checkpoint in {checkpoints.folder}")
+    code = 0
+    for step in steps:
+        try:
+            checkpoints.verify(step)
+            print(f"{checkpoints.folder / str(step)}: good")
+        except StorageError as error:
+            if error.hint:  # there is none
+                raise
+            print(error)
+            code = error.exit_code
+    return code
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -274,7 +346,9 @@ def _limits(data: Any) -> Any:
 def _bench(options: argparse.Namespace) -> None:
     from vidgen import bench
 
-    bench.bench(options.config)
+    figures = bench.bench(options.config, path=options.json, quick=options.quick)
+    if options.against:
+        bench.compare(options.against, figures)
 
 
 def _doctor(options: argparse.Namespace) -> None:
@@ -300,8 +374,28 @@ def _parser() -> argparse.ArgumentParser:
     train = command(
         "train", _train, "Train, or go on with, the run in a folder.", epilog=help_config
     )
-    train.add_argument("--workdir", required=True, help="folder of the run")
+    train.add_argument("--workdir", help="folder of the run")
+    train.add_argument(
+        "--dry-run", action="store_true", help="print what a step takes, and neither run nor write"
+    )
     train.set_defaults(takes_config=True)
+
+    launch = command(
+        "launch",
+        _launch,
+        "Run a command in several processes on this machine.",
+        usage="vidgen launch --processes=N [options] -- train --config=FILE --workdir=RUN ...",
+    )
+    launch.add_argument("--processes", type=int, required=True, help="how many")
+    launch.add_argument(
+        "--max-restarts", type=int, default=0, help="after one died or froze (default 0)"
+    )
+    launch.add_argument(
+        "--heartbeat", type=float, default=10.0, help="seconds until one is frozen (default 10)"
+    )
+    launch.add_argument(
+        "--devices", type=int, default=0, help="fake CPU devices a process, to try things"
+    )
 
     sample = command("sample", _sample, "Make videos with a trained run.")
     sample.add_argument("run_folder", metavar="RUN", help="folder of the run")
@@ -340,7 +434,20 @@ def _parser() -> argparse.ArgumentParser:
     pack.add_argument("--out", help="folder for packs (default: the config's data.cache)")
     pack.set_defaults(takes_config=True)
 
+    checkpoint = commands.add_parser("checkpoint", help="Check what a run has saved.")
+    checkpoint_commands = checkpoint.add_subparsers(
+        dest="checkpoint_command", required=True, parser_class=_Parser
+    )
+    verify = command(
+        "verify", _verify, "Compare checkpoints with their digests.", checkpoint_commands
+    )
+    verify.add_argument("run_folder", metavar="RUN", help="folder of the run")
+    verify.add_argument("--step", type=int, help="checkpoint (default: all)")
+
     bench = command("bench", _bench, "Measure step, loader and sampler.", epilog=help_config)
+    bench.add_argument("--quick", action="store_true", help="the step as a whole, nothing else")
+    bench.add_argument("--json", metavar="FILE", help="write the figures here, too")
+    bench.add_argument("--against", metavar="FILE", help="compare with figures written before")
     bench.set_defaults(takes_config=True)
     command("doctor", _doctor, "Print versions, devices, codecs and space.")
     return parser

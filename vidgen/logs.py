@@ -47,6 +47,8 @@ class RunLog:
         self.path = folder / "metrics.jsonl"
         self.seconds: dict[str, float] = {}
         try:
+            for left in (*folder.glob(".run.json.*"), *folder.glob("samples/.*.tmp*")):
+                left.unlink()  # half written when a start was killed
             old = _lines(self.path)
             kept = [line for line in old if line["step"] <= step]
             if kept:

@@ -4,8 +4,8 @@
 
 Expected: untried; nothing of it has been trained. Widths and schedules are those of clips128 with
 one more level on either side, the penalties four times as heavy for four times the pixels. What a
-step takes is known (docs/scaling.md); `--dry-run` says whether it fits your devices. On one GPU add
-`--config.parallel.mode=jit --config.parallel.microbatches=8`.
+step takes was reckoned (docs/scaling.md); `--dry-run` says what it takes of your devices. On one
+GPU add `--config.parallel.microbatches=8`.
 """
 
 from vidgen.config import base, cosine

@@ -2,8 +2,8 @@
 
     vidgen train --config=configs/shapes64.py --config.data.path=FOLDER --workdir=runs/shapes64
 
-Expected: 20 minutes on one CPU core (10.6 clips/s): small bright shapes of many colours that drift on
-black, less far than the real ones. A picture is in docs/benchmarks.md.
+Expected: 20 minutes on one CPU core (10.6 clips/s): small bright shapes of many colours that drift
+on black, less far than the real ones. A picture is in docs/benchmarks.md.
 """
 
 from vidgen.config import base, cosine

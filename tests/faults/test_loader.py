@@ -19,6 +19,7 @@ from vidgen.errors import DataError
 SECONDS = 10.0
 CLIPS = 6
 STUCK = 2  # the clip at which it happens
+_Timer = threading.Timer
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def strike(monkeypatch, number, only_first=False):
         ):
             struck.append(1)
             os.kill(process.pid, signal.SIGSTOP)  # so that it cannot be quicker than we are
-            timer = threading.Timer(0.1, os.kill, (process.pid, number))
+            timer = _Timer(0.1, os.kill, (process.pid, number))
             timer.start()
         try:
             return exchange(self, process, asked, sink)
@@ -117,7 +118,7 @@ def unbounded(monkeypatch):
     class Never:
         daemon = True
 
-        def __init__(self, seconds, function):
+        def __init__(self, seconds, function, *about):
             self._timer = _Timer(SECONDS + 2, function)
 
         def __getattr__(self, name):
@@ -131,9 +132,6 @@ def nameless(monkeypatch):
     from vidgen.data import packing
 
     monkeypatch.setattr(packing, "warn_skipped", lambda *about: None)
-
-
-_Timer = threading.Timer
 
 
 @pytest.mark.parametrize("sabotage", [nameless, pytest.param(unbounded, marks=pytest.mark.faults)])

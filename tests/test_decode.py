@@ -108,13 +108,13 @@ def test_no_frame_in_the_wanted_seconds(worker, video):
 
 def test_a_hanging_file_is_given_up_and_the_worker_replaced(tmp_path, video):
     os.mkfifo(tmp_path / "hang.mp4")  # opening it waits for a writer for ever
-    with Worker(Limits(seconds=1.0)) as worker:
+    with Worker(Limits(seconds=3.0)) as worker:
         decode(worker, video[0])
         before = worker._process.pid
         started = time.monotonic()
-        with pytest.raises(Unreadable, match=r"longer than data\.limits\.seconds=1\.0"):
+        with pytest.raises(Unreadable, match=r"longer than data\.limits\.seconds=3\.0"):
             decode(worker, tmp_path / "hang.mp4")
-        assert time.monotonic() - started < 4
+        assert time.monotonic() - started < 10
         assert len(decode(worker, video[0])[0]) == 10
         assert worker._process.pid != before
         assert not pathlib.Path(f"/proc/{before}").exists()

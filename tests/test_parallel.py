@@ -207,6 +207,7 @@ def test_parts_of_a_batch_average_to_the_whole(loop):
         ({"mode": "tpu", "batch_size": 8}, "'tpu'", "jit, mesh, pmap"),
         ({"mode": "mesh", "batch_size": 8, "fsdp": 3}, "fsdp is 3", "1, 2, 4, 8"),
         ({"mode": "pmap", "batch_size": 8, "fsdp": 2}, "fsdp is 2", "mode=mesh"),
+        ({"mode": "pmap", "batch_size": 16, "dispatch": 2}, "dispatch is 2", "mode=mesh"),
         ({"mode": "mesh", "batch_size": 8, "shards": 4}, "shards is 4", "8"),
         ({"mode": "mesh", "batch_size": 12, "shards": 8}, "multiple of 8", "16"),
         ({"mode": "mesh", "batch_size": 8, "microbatches": 2}, "times config.parallel", "16"),

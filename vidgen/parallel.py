@@ -259,6 +259,11 @@ def place(
                 f"config.parallel.mode is 'jit', and there are {jax.process_count()} processes",
                 "mesh and pmap run on more than one",
             )
+    if mode == "pmap" and dispatch > 1:
+        raise ConfigError(
+            f"config.parallel.dispatch is {dispatch}, and config.parallel.mode is 'pmap'",
+            "several steps in one call need mode=jit or mode=mesh",
+        )
     count = len(devices)
     if fsdp > 1 and (mode != "mesh" or shards):
         raise ConfigError(

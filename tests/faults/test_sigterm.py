@@ -184,7 +184,7 @@ def test_a_signal_while_importing(tmp_path, after):
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_signal_to_one_of_two_processes_stops_both_at_one_step(tmp_path, which):
     workdir, whole = tmp_path / "run", tmp_path / "whole"
-    with killed_at_last(start_two(workdir, small_config(400))) as both:
+    with killed_at_last(start_two(workdir, small_config(120, save=40))) as both:
         deadline = time.monotonic() + 200
         while len(lines(workdir / "metrics.jsonl")) < 5:
             assert time.monotonic() < deadline and both[0].poll() is None, both[0].communicate()
@@ -193,13 +193,13 @@ def test_a_signal_to_one_of_two_processes_stops_both_at_one_step(tmp_path, which
         both[which].send_signal(signal.SIGTERM)
         said = [ended(process, asked) for process in both]
     (step,) = {int(text.partition("saved step ")[2].split()[0]) for text in said}
-    assert Checkpoints(workdir / "checkpoints").steps()[-1] == step < 400
+    assert Checkpoints(workdir / "checkpoints").steps()[-1] == step < 120
     assert [line["step"] for line in lines(workdir / "metrics.jsonl")] == list(range(1, step + 1))
     # Gone on, the run ends as one that nothing stopped.
     for folder in (workdir, whole):
-        with killed_at_last(start_two(folder, small_config(400))) as both:
+        with killed_at_last(start_two(folder, small_config(120, save=40))) as both:
             for process in both:
                 _, text = process.communicate(timeout=300)
                 assert process.returncode == 0, text
     assert saved_parts(workdir) == saved_parts(whole)
-    assert [line["step"] for line in lines(workdir / "metrics.jsonl")] == list(range(1, 401))
+    assert [line["step"] for line in lines(workdir / "metrics.jsonl")] == list(range(1, 121))

@@ -114,7 +114,9 @@ def test_the_same_command_again_says_it_is_done(whole):
     assert (whole / "metrics.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("after", [2, 5, 9])
+@pytest.mark.parametrize(
+    "after", [5, *(pytest.param(n, marks=pytest.mark.thorough) for n in (2, 9))]
+)
 def test_killed_and_gone_on_gives_the_same_bits(whole, tmp_path, after):
     """Kill -9 as soon as some step has been logged, wherever saving and logging then are."""
     workdir = tmp_path / "run"

@@ -36,6 +36,7 @@ def held(tree):
     return sum(x.nbytes for x in jax.tree.leaves(tree))
 
 
+@pytest.mark.thorough
 def test_the_parts_of_the_memory_are_what_a_true_state_and_batch_hold():
     config = settings()
     experiment, placed = train.build(config, 2), train.placement(config)

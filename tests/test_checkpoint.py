@@ -120,13 +120,19 @@ def test_no_bit_flipped_anywhere_is_restored_as_if_it_were_good(saved, broken):
 
 
 def test_later_steps_are_set_aside_not_deleted(saved):
-    saved.set_aside_after(2)
+    saved.go_on_from(2)
     assert saved.steps() == [2]
     assert (saved.folder / "damaged-3-0").is_dir()
     saved.save(3, {"train": tree(9), "ema": tree(9)}, {"config": {"x": 1}})
     saved.close()
     _, items, _ = saved.restore(wanted)
     jax.tree.map(np.testing.assert_array_equal, items["train"], tree(9))
+
+
+def test_a_step_that_was_half_deleted_is_deleted(saved):
+    (saved.folder / "1").mkdir()
+    saved.go_on_from(3)
+    assert saved.steps() == [2, 3]
 
 
 def test_the_digest_sees_values_types_shapes_and_names():

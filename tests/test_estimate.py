@@ -73,10 +73,10 @@ def linear(monkeypatch):
             step=jnp.zeros(()), key=jnp.zeros(2), gen=w, dis=w, ema=w, gen_opt=w, dis_opt=w
         )
 
-    def step(state, batch, *, mean, gather):
+    def step(state, batch, *, mean):
         def slopes(batch, kept):
             x = batch["video"].reshape(-1, PIXELS).astype(jnp.float32)
-            return jax.grad(lambda w: jnp.mean((x @ w) ** 2))(gather(state.gen)), kept
+            return jax.grad(lambda w: jnp.mean((x @ w) ** 2))(state.gen), kept
 
         grads, _ = mean(slopes, batch)
         return state.replace(gen=state.gen - grads), {"norm": jnp.sum(grads**2)}
@@ -124,7 +124,7 @@ def test_rounds_of_loops_are_counted(linear, monkeypatch):
     assert calls.flops == pytest.approx(whole.flops, rel=0.1)
     size = [sum(e.size * e.times for e in found.exchanges) for found in (whole, parts, calls)]
     assert size[2] == pytest.approx(size[0])
-    assert size[1] == pytest.approx(4 * size[0])  # the gradients of each part
+    assert size[1] == pytest.approx(size[0])  # of all parts together
 
 
 def test_a_sharded_state_takes_less_of_each_device(linear):
@@ -147,8 +147,8 @@ def test_devices_exchange_gradients_and_no_clips(mode):
     gradients = one.memory["generator"] + one.memory["discriminator"]
     size = sum(exchange.times * exchange.size for exchange in one.exchanges)
     assert {exchange.kind for exchange in one.exchanges} == {"all-reduce"}
-    # The discriminator's come in two parts where there are penalties.
-    assert 0.99 * gradients <= size <= gradients + one.memory["discriminator"] + 4096
+    # And the metrics; without the gradient of the logit's bias, which a relative loss does not see.
+    assert abs(size - gradients) < 200
     assert {exchange.group for exchange in one.exchanges} == {tuple(range(8))}
     assert found().exchanges == ()
 

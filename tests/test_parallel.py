@@ -180,8 +180,8 @@ def test_lazy_penalties_are_computed_at_their_interval():
     assert [bool(v) for v in r1] == [True, False, False, True, False, False]
 
 
-@pytest.mark.parametrize("loop", [False, True])
-def test_parts_of_a_batch_average_to_the_whole(loop):
+@pytest.mark.parametrize("how", ["parts", "loop", "ordered"])
+def test_parts_of_a_batch_average_to_the_whole(how):
     batch = {"x": jax.numpy.arange(12.0).reshape(12, 1)}
     seen = []
 
@@ -189,15 +189,33 @@ def test_parts_of_a_batch_average_to_the_whole(loop):
         seen.append(kept)
         return {"mean": batch["x"].mean(), "shape": batch["x"].shape[0] * 1.0}, batch["x"].sum()
 
-    run = functools.partial(accumulate.mean, function, batch, parts=3, loop=loop)
+    run = functools.partial(accumulate.mean, function, batch, **{how: True, "parts": 3})
     result, kept = run()
     assert float(result["mean"]) == 5.5 and result["shape"] == 4.0
-    if loop:
+    if how == "loop":  # it is there to save the memory of what would be kept
         assert kept is None
         return
-    assert sum(float(k) for k in kept) == 66.0
+    assert [float(k) for k in kept] == [6.0, 22.0, 38.0]
     run(kept=kept)
     assert [float(k) for k in seen[-3:]] == [float(k) for k in kept]
+
+
+def test_each_device_keeps_what_is_its_own():
+    mesh = parallel.place("mesh", batch_size=16).mesh
+    batch = {"x": jax.numpy.arange(16.0)}
+    factor = jax.numpy.full((3,), 2.0)
+
+    def first(batch, kept):
+        assert kept is None
+        return batch["x"].mean() * factor, {"clips": batch["x"], "all": batch["x"].sum()}
+
+    def second(batch, kept):
+        return jax.numpy.abs(kept["clips"] - batch["x"]).max() + kept["all"], None
+
+    result, kept = jax.jit(functools.partial(accumulate.mean, first, mesh=mesh))(batch)
+    assert result.tolist() == [15.0] * 3
+    result, _ = jax.jit(functools.partial(accumulate.mean, second, mesh=mesh))(batch, kept)
+    assert float(result) == 15.0  # no clip met another, and sums of two average to this
 
 
 @pytest.mark.parametrize(

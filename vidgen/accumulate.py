@@ -5,11 +5,13 @@ comes about (one device or many, all clips together or few at a time) is bound h
 `vidgen.parallel`. So a method is written once, and knows nothing of it.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 
 Batch = dict[str, jax.Array]
 Function = Callable[[Batch, Any], tuple[Any, Any]]
@@ -20,6 +22,7 @@ def mean(
     batch: Batch,
     kept: list[Any] | None = None,
     *,
+    mesh: Mesh | None = None,
     axis: str | tuple[str, ...] | None = None,
     parts: int = 1,
     loop: bool = False,
@@ -32,8 +35,11 @@ def mean(
         clips (losses, gradients), and what a later function of the same clips may go on from.
       batch: Arrays whose first axis counts clips.
       kept: The `keep` of each part, from an earlier call with the same batch; None: start anew.
-      axis: Name (or names) of the mapped axis of devices, or None where there is one device or the
-        compiler sees the whole batch.
+      mesh: Devices over which the batch's clips lie, where the program around is one for all of
+        them. Each computes its clips by itself, with whole parameters, and what they exchange is
+        the tree, once: the compiler, left to itself, would sum each gradient as soon as there is
+        one, in the type of the computation, and again for each part.
+      axis: Name (or names) of the mapped axis of devices, where the program around is of one.
       parts: Gradient accumulation: the device's clips in so many equal parts, one after another,
         so that only one part's activations exist at a time.
       loop: The parts as one loop, compiled once. Where False they are laid out one by one: XLA's
@@ -42,16 +48,22 @@ def mean(
         of their clips, so that the result does not depend on how they lie on devices, to the bit.
 
     Returns:
-      The tree, averaged, and the `keep` of each part, or None from a loop.
+      The tree, averaged, and the `keep` of each part, or None from a loop, where it would hold the
+      memory that parts are to save (laid out one by one, they save none).
     """
+    if mesh is not None:
+        one = functools.partial(
+            mean, function, axis=mesh.axis_names, parts=parts, loop=loop, ordered=ordered
+        )
+        return _on_each(mesh, one, batch, kept)
     if parts == 1 and not ordered:
         tree, keep = function(batch, None if kept is None else kept[0])
         return _over(axis, tree), [keep]
     if loop and not ordered:
-        first = jax.eval_shape(lambda b: function(b, None)[0], _part(batch, 0, parts, ordered))
+        first = jax.eval_shape(lambda b: function(b, None)[0], _part(batch, 0, parts))
 
         def add(total, n):
-            tree, _ = function(_part(batch, n, parts, ordered), None)
+            tree, _ = function(_part(batch, n, parts), None)
             return jax.tree.map(jnp.add, total, tree), None
 
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
@@ -62,7 +74,7 @@ def mean(
     for n in range(parts):
         # The barrier keeps parts one after another, and XLA from merging what they share.
         part, have, _ = jax.lax.optimization_barrier(
-            (_part(batch, n, parts, ordered), None if kept is None else kept[n], before)
+            (_part(batch, n, parts), None if kept is None else kept[n], before)
         )
         tree, keep = function(part, have)
         tree, keep = jax.lax.optimization_barrier((tree, keep))
@@ -74,19 +86,24 @@ def mean(
     return _in_order(trees, axis), keeps
 
 
-def _part(batch: Batch, n: Any, parts: int, ordered: bool) -> Batch:
-    """Returns part n of a batch.
+def _on_each(mesh: Mesh, run: Callable, batch: Batch, kept: Any) -> tuple[Any, Any]:
+    """Runs `(batch, kept) -> (tree, keeps)` on each device with its clips.
 
-    Where the compiler sees the whole batch, neighbouring clips lie on one device: a part takes
-    every parts-th clip, so that all devices work on each part. In order, parts are neighbours.
+    What is kept stays where it is: every array of it gets a first axis that counts devices.
     """
 
-    def take(x):
-        if ordered:
-            return x.reshape(parts, -1, *x.shape[1:])[n]
-        return x.reshape(-1, parts, *x.shape[1:])[:, n]
+    def one(batch, kept):
+        tree, keeps = run(batch, jax.tree.map(lambda x: x[0], kept))
+        return tree, jax.tree.map(lambda x: x[None], keeps)
 
-    return jax.tree.map(take, batch)
+    own = PartitionSpec(mesh.axis_names)
+    return jax.shard_map(
+        one, mesh=mesh, in_specs=(own, own), out_specs=(PartitionSpec(), own), check_vma=False
+    )(batch, kept)
+
+
+def _part(batch: Batch, n: Any, parts: int) -> Batch:
+    return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:])[n], batch)
 
 
 def _over(axis: Any, tree: Any) -> Any:

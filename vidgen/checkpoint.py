@@ -43,16 +43,25 @@ def _unraisable(about: Any) -> None:
 sys.unraisablehook = _unraisable
 
 
+def _named(tree: Any) -> dict[str, Any]:
+    """Returns the arrays of a tree by path."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _kinds(tree: Any) -> set[tuple[str, str, str]]:
+    return {(name, str(leaf.dtype), str(leaf.shape)) for name, leaf in _named(tree).items()}
+
+
 def digest(tree: Any) -> str:
     """Returns the SHA-256 of a tree of arrays: paths, types, shapes and bits.
 
     A path is its names and numbers alone, so that a dataclass and the dict of its fields, as which
     Orbax reads it where nobody says what it was, are the same.
     """
-    leaves = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    leaves = _named(tree)
     total = hashlib.sha256()
     for path in sorted(leaves):
         array = np.asarray(_whole(leaves[path]))
@@ -165,11 +174,12 @@ class Checkpoints:
         have = ", ".join(map(str, self.steps())) or "none"
         raise StorageError(f"no checkpoint{wanted} in {self.folder}", f"there are: {have}")
 
-    def set_aside_after(self, step: int) -> None:
-        """Renames the steps after `step` to `damaged-<step>-<n>`.
+    def go_on_from(self, step: int) -> None:
+        """Makes way for the saves after a step.
 
-        A run that goes on from an older step will write them anew, and nothing is deleted that
-        somebody may want to look at.
+        Later steps are renamed to `damaged-<step>-<n>`: they will be written anew, and somebody may
+        want to look at them. Those that `keep` leaves no place for are deleted; a crash may have
+        left one half deleted.
         """
         if jax.process_index():
             return
@@ -178,6 +188,8 @@ class Checkpoints:
             while (target := self.folder / f"damaged-{later}-{number}").exists():
                 number += 1
             source.rename(target)
+        for old in self.steps()[: -self.keep]:
+            shutil.rmtree(self.folder / str(old), ignore_errors=True)
 
     def verify(self, step: int) -> None:
         """Reads all of a checkpoint and compares it with its digests.
@@ -207,6 +219,7 @@ class Checkpoints:
                 if abstract is None:
                     wanted = {name: _shapes(folder / name) for name in saved["digests"]}
                 _refuse_bomb(folder, wanted)
+                wanted = jax.tree.map(_placed, wanted)
                 items = reader.restore(
                     folder,
                     args=ocp.args.Composite(
@@ -215,6 +228,9 @@ class Checkpoints:
                 )
         items = {name: items[name] for name in wanted}
         for name, tree in items.items():
+            # Orbax takes what was saved as None for anything that is wanted.
+            if lacking := sorted(_kinds(wanted[name]) - _kinds(tree)):
+                raise _Damaged(f"has no array {name}/{' '.join(lacking[0])}")
             if digest(tree) != saved["digests"].get(name):
                 raise _Damaged(f"the arrays of {name!r} are not those that were saved")
         return items, saved["meta"]
@@ -323,6 +339,15 @@ def _check_files(folder: pathlib.Path) -> None:
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != wanted:
                 raise _Damaged(f"{name} is not as it was saved")
+
+
+def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Puts an array that is to lie nowhere in particular on the first device.
+
+    Otherwise Orbax looks for the devices that it was saved from, which may be of other processes.
+    """
+    where = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
 
 def _shapes(folder: pathlib.Path) -> Any:

@@ -114,8 +114,8 @@ class Placement:
         """Compiles a step: at its first call, or at once where a batch shows its shapes.
 
         Args:
-          step: `(state, batch, *, mean, gather) -> (state, metrics)`, pure; what it computes of
-            clips it averages by `mean`, and it uses parameters as `gather` gives them.
+          step: `(state, batch, *, mean) -> (state, metrics)`, pure; what it computes of clips it
+            averages by `mean`.
           state: The state, or its shapes as from `abstract`.
           batch: A batch as `put` gives it.
 
@@ -124,25 +124,22 @@ class Placement:
           `dispatch` steps, each array of the batch has one more axis before the clips, and each
           metric is `[dispatch]`. Where the batch has `stop`, so have the metrics: its largest.
         """
-        axis = {"jit": None, "pmap": DATA, "mesh": AXES if self.ordered else None}[self.mode]
         mean = functools.partial(
             accumulate.mean,
-            axis=axis,
+            mesh=self.mesh if self.mode == "mesh" else None,
+            axis=DATA if self.mode == "pmap" else None,
             parts=self.parts,
             loop=jax.default_backend() != "cpu",
             ordered=self.ordered,
         )
-        gather: Callable = lambda params: params  # noqa: E731
-        if self.mesh.shape[FSDP] > 1:
-            gather = lambda params: jax.lax.with_sharding_constraint(params, self.whole)  # noqa: E731
 
         def one(state, batch):
             batch = dict(batch)
             stop = batch.pop("stop", None)
-            state, metrics = step(state, batch, mean=mean, gather=gather)
+            state, metrics = step(state, batch, mean=mean)
             if stop is not None:
                 stop = jnp.max(stop)
-                metrics["stop"] = stop if axis is None else jax.lax.pmax(stop, axis)
+                metrics["stop"] = jax.lax.pmax(stop, DATA) if self.mode == "pmap" else stop
             return state, metrics
 
         def run(state, batch):
@@ -161,11 +158,6 @@ class Placement:
                 # For the cache on disk alone: what it returns would not take its own outputs.
                 program.lower(state, batch).compile()
             return program
-        if self.ordered and self.mode == "mesh":
-            run = jax.shard_map(
-                run, mesh=self.mesh, in_specs=(PartitionSpec(), self.rows.spec),
-                out_specs=PartitionSpec(), check_vma=False,
-            )  # fmt: skip
         kept = self.shardings(state)
         program = jax.jit(
             run,
@@ -236,8 +228,8 @@ def place(
     """Chooses where a run lies.
 
     Args:
-      mode: `jit`, one device; `mesh`, one program over all devices of all hosts whose collectives
-        the compiler inserts; `pmap`, one program a device with explicit averages.
+      mode: `jit`, one device; `mesh`, one program over all devices of all hosts, whose state may
+        lie in shards; `pmap`, one program a device.
       batch_size: Clips of a global batch.
       fsdp: Devices that share one copy of the state (`mesh`); the copies are data parallel.
       microbatches: Parts of a device's clips, one after another.

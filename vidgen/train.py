@@ -105,8 +105,8 @@ class Experiment:
     Attributes:
       generator: Arguments that `models.build` makes the generator from; JSON data.
       init: `init(seed) -> state`.
-      step: `step(state, batch, *, mean, gather) -> (state, metrics)`; it takes no update that is
-        not finite.
+      step: `step(state, batch, *, mean) -> (state, metrics)`; it takes no update that is not
+        finite.
       optimizers: By the part of the state that each updates.
       lazy_step: The same without penalties, for the steps between those that have them.
       interval: Every how many steps the penalties are computed.
@@ -312,7 +312,7 @@ def _train(
             return {"train": abstract.replace(ema=None), "ema": abstract.ema}
 
         first, items, _ = checkpoints.restore(wanted)
-        checkpoints.set_aside_after(first)
+        checkpoints.go_on_from(first)
         if first >= total and _sample_path(workdir, first, ".png").exists():
             logs.say(f"{workdir}: done, {first} steps of {total}")
             return

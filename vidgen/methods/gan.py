@@ -123,7 +123,6 @@ def step(
     pick: int = 0,
     penalize: bool = True,
     mean: Callable = accumulate.mean,
-    gather: Callable = lambda params: params,
 ) -> tuple[State, dict[str, jax.Array]]:
     """Updates the discriminator, then the generator, then the average.
 
@@ -149,7 +148,6 @@ def step(
       penalize: Whether this step computes the penalties (lazy regularisation skips some).
       mean: How functions of clips are averaged over the batch: `accumulate.mean`, with the
         arguments that devices and memory ask for bound to it.
-      gather: Brings parameters that lie in shards on many devices together for use.
 
     Returns:
       The new state, and scalar metrics named `dis/...` and `gen/...`.
@@ -189,7 +187,7 @@ def step(
         about = (labels(batch), picked(batch))
         return jax.vjp(
             lambda params: gen.apply({"params": params}, *noise, *about, frames=frames),
-            gather(state.gen),
+            state.gen,
         )
 
     def for_dis(batch, kept):
@@ -228,7 +226,7 @@ def step(
                 "dis/accuracy": jnp.mean(on_real > on_fake),
             }
 
-        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(gather(state.dis))
+        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.dis)
         return (grads, metrics), kept
 
     (grads, dis_metrics), kept = mean(for_dis, batch)
@@ -239,8 +237,7 @@ def step(
     def for_gen(batch, kept):
         fake, to_params = kept or generate(batch)
         real, about = real_clips(batch), (labels(batch), picked(batch))
-        params = gather(dis_params)
-        critic = lambda video: dis.apply({"params": params}, video, *about)  # noqa: E731
+        critic = lambda video: dis.apply({"params": dis_params}, video, *about)  # noqa: E731
         value, slopes = jax.value_and_grad(
             lambda video: gen_loss(critic(real), critic(augmented(video, batch, "augment gen")))
         )(fake)

@@ -49,7 +49,8 @@ class ResidualGenerator(nn.Module):
       motion_layers: Temporal convolutions (3 taps) over the knots.
       periods: Frames of a turn of each cycle, at least 4; content makes it up to twice as fast or
         as slow. None for clips that do not repeat themselves.
-      remat: Compute the features of residual blocks again on the way back instead of keeping them.
+      remat: Compute the features of residual blocks and at full resolution again on the way back
+        instead of keeping them.
       dtype: Type of the computation; parameters are float32.
     """
 
@@ -171,22 +172,25 @@ class ResidualGenerator(nn.Module):
             for block in range(self.blocks):
                 x = residual(width, self.dtype, name=f"level{level}_{block}")(x, look)
         x = dense(self.head, "head")(act(x))
+        pixels = nn.remat(ResidualGenerator._pixels) if self.remat else ResidualGenerator._pixels
+        return pixels(self, x, look, content).reshape(b, frames, self.size, self.size, 3)
+
+    def _pixels(self, x: jax.Array, look: jax.Array, content: jax.Array) -> jax.Array:
+        """Makes the pixels of frames from their last features; `[N, H, W, head]` to float32."""
+        act = layers.leaky_relu
         x = layers.resize(x, self.size)
         for layer in range(self.head_layers):
             x = act(layers.Film(self.dtype, name=f"head_film{layer}")(x, look))
-            x = dense(self.head, f"head{layer}")(x)
-        shape = (b, frames, self.size, self.size, 3)
+            x = layers.dense(self.head, self.dtype, f"head{layer}")(x)
         if not self.palette:
-            x = layers.dense(3, self.dtype, "colours", gain=0.1)(act(x))
-            x = x.astype(jnp.float32).reshape(shape)
+            x = layers.dense(3, self.dtype, "colours", gain=0.1)(act(x)).astype(jnp.float32)
             return jnp.tanh(x) if self.output == "tanh" else x
         # Each pixel mixes the colours of the clip's palette: an area that keeps its colour while it
         # moves is one entry taken whole.
         mix = nn.softmax(layers.dense(self.palette, self.dtype, "mix", gain=1.0)(act(x)))
         colours = layers.dense(3 * self.palette, self.dtype, "palette", gain=1.0)(content)
-        colours = jnp.tanh(colours).reshape(b, 1, self.palette, 3)
-        pixels = mix.reshape(b, -1, self.palette)
-        return jnp.matmul(pixels, colours[:, 0]).astype(jnp.float32).reshape(shape)
+        colours = jnp.tanh(colours).reshape(len(content), self.palette, 3)
+        return jnp.matmul(mix.reshape(len(content), -1, self.palette), colours).astype(jnp.float32)
 
 
 def _turns(cycle: jax.Array, rate: jax.Array, start: jax.Array, within: jax.Array) -> jax.Array:

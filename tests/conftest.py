@@ -1,7 +1,9 @@
 """Strict settings for every test: eight fake devices, no silent broadcasting, no reused key."""
 
+import gc
 import os
 import pathlib
+import warnings
 
 CACHE = pathlib.Path(__file__).parents[1] / ".jax_cache"
 # Before JAX is imported; processes that tests start inherit these.
@@ -46,6 +48,34 @@ def real_data() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip("there are no real clips in ../shared/data beside the project")
     return folder
+
+
+@pytest.fixture
+def collected():
+    """Collects at a test's end what Orbax has left unawaited.
+
+    It reads and writes a checkpoint's files together. Where one fails, it leaves the others
+    unawaited, and Python complains of that when they are collected: here, and not in another test.
+    """
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        gc.collect()
+
+
+def unawaited(test):
+    """Marks a test in which a checkpoint cannot be read or written."""
+    for mark in UNAWAITED:
+        test = mark(test)
+    return test
+
+
+UNAWAITED = [
+    pytest.mark.usefixtures("collected"),
+    pytest.mark.filterwarnings(
+        "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning"
+    ),
+]
 
 
 def tiny_config():

@@ -1,12 +1,11 @@
-import gc
 import logging
 import pathlib
-import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import unawaited
 
 from vidgen.checkpoint import Checkpoints, digest
 from vidgen.errors import StorageError
@@ -56,24 +55,6 @@ def test_a_missing_step_is_named(saved):
         Checkpoints(saved.folder / "elsewhere").restore(wanted)
 
 
-@pytest.fixture
-def broken():
-    """Cleans up after Orbax, which reads a checkpoint's files together.
-
-    When one cannot be read, it leaves the reading of the others unawaited, and complains of that
-    when they are collected: here, and not in a later test.
-    """
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        gc.collect()
-
-
-unawaited = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning"
-)
-
-
 def largest(folder):
     return max(files(folder), key=lambda p: p.stat().st_size)
 
@@ -89,7 +70,7 @@ DAMAGE = {
 
 @unawaited
 @pytest.mark.parametrize("how", DAMAGE)
-def test_damage_is_found_and_the_one_before_is_used(saved, broken, how, caplog):
+def test_damage_is_found_and_the_one_before_is_used(saved, how, caplog):
     for item in ("train", "ema"):
         path = largest(saved.folder / "3" / item)
         path.write_bytes(DAMAGE[how](path.read_bytes()))
@@ -101,7 +82,7 @@ def test_damage_is_found_and_the_one_before_is_used(saved, broken, how, caplog):
 
 
 @unawaited
-def test_no_bit_flipped_anywhere_is_restored_as_if_it_were_good(saved, broken):
+def test_no_bit_flipped_anywhere_is_restored_as_if_it_were_good(saved):
     """Each file of the step, one bit of it: refused, or what comes back is what was saved."""
     rng = np.random.default_rng(0)
     for path in files(saved.folder / "3"):

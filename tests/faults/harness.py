@@ -13,6 +13,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import pytest
 from conftest import QUICK, tiny_config
 
 from vidgen import cli, parallel, train
@@ -81,6 +82,15 @@ def keep_programs(monkeypatch, kind=""):
     monkeypatch.setattr(train, "build", kept_build)
     monkeypatch.setattr(parallel.Placement, "compile", kept_compile)
     monkeypatch.setattr(parallel.Placement, "init", kept_init)
+
+
+def trained(config, tmp_path_factory):
+    """Trains a config that nothing strikes, and returns its workdir."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        keep_programs(monkeypatch)
+        workdir = tmp_path_factory.mktemp("whole") / "run"
+        train.train(config, workdir)
+    return workdir
 
 
 def lines(path):

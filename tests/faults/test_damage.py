@@ -7,7 +7,8 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from harness import check_same_run, keep_programs, parts, small_config
+from conftest import unawaited
+from harness import check_same_run, keep_programs, parts, small_config, trained
 
 from vidgen import checkpoint, cli, train
 from vidgen import config as configs
@@ -36,18 +37,11 @@ DAMAGE = {
     "emptied": lambda path, rng: path.write_bytes(b""),
     "deleted": lambda path, rng: path.unlink(),
 }
-noisy = pytest.mark.filterwarnings(  # Orbax leaves the other files' reading unawaited
-    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning"
-)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        keep_programs(monkeypatch)
-        workdir = tmp_path_factory.mktemp("whole") / "run"
-        train.train(small_config(), workdir)
-    return workdir
+    return trained(small_config(), tmp_path_factory)
 
 
 @pytest.fixture
@@ -111,18 +105,18 @@ def check_places(run, count, caplog):
         mend()
 
 
-@noisy
+@unawaited
 def test_damage_is_found_and_the_checkpoint_before_is_used(run, caplog, capfd):
     check_places(run, 12, caplog)
 
 
-@noisy
+@unawaited
 @pytest.mark.faults
 def test_damage_at_200_places_is_found(run, caplog, capfd):
     check_places(run, PLACES, caplog)
 
 
-@noisy
+@unawaited
 @pytest.mark.parametrize("how", ["flipped", pytest.param("deleted", marks=pytest.mark.faults)])
 def test_a_run_goes_on_from_the_checkpoint_before(run, whole, how, capfd, caplog):
     """The whole loop: said before the first step, the bits as if nothing had been."""
@@ -139,7 +133,7 @@ def test_a_run_goes_on_from_the_checkpoint_before(run, whole, how, capfd, caplog
     assert (run / "checkpoints" / f"damaged-{NEWEST}-0").is_dir()
 
 
-@noisy
+@unawaited
 def test_verify_says_which_are_good(run, capfd):
     assert cli.main(["checkpoint", "verify", str(run)]) == 0
     out = capfd.readouterr().out.splitlines()
@@ -172,7 +166,7 @@ def check_saved_whole(workdir):
         assert parts(items["train"], items["ema"])
 
 
-@noisy
+@unawaited
 def test_a_checkpoint_that_lacks_a_key_is_seen(tmp_path, monkeypatch):
     keep_programs(monkeypatch)
     save = Checkpoints.save
@@ -185,7 +179,7 @@ def test_a_checkpoint_that_lacks_a_key_is_seen(tmp_path, monkeypatch):
         check_saved_whole(tmp_path / "run")
 
 
-@noisy
+@unawaited
 @pytest.mark.parametrize("sabotage", ["no files", "swallowed"])
 def test_a_sabotaged_reader_is_seen(run, monkeypatch, caplog, capfd, sabotage):
     if sabotage == "swallowed":  # the damage is found, and nobody is told

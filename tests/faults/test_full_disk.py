@@ -7,7 +7,16 @@ import shutil
 import sys
 
 import pytest
-from harness import Driver, check_same_run, keep_programs, lines, saved_parts, small_config
+from conftest import UNAWAITED
+from harness import (
+    Driver,
+    check_same_run,
+    keep_programs,
+    lines,
+    saved_parts,
+    small_config,
+    trained,
+)
 
 from vidgen import checkpoint, train
 from vidgen.checkpoint import Checkpoints
@@ -16,10 +25,7 @@ from vidgen.errors import StorageError
 STEPS = 8
 WRITES = ("open", "os.mkdir")
 
-# Orbax gives up at the first file, and leaves the writing of the others unawaited.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning"
-)
+pytestmark = UNAWAITED
 
 
 class FullDisk:
@@ -71,11 +77,7 @@ def programs(monkeypatch):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        keep_programs(monkeypatch)
-        workdir = tmp_path_factory.mktemp("whole") / "run"
-        train.train(config("stop"), workdir)
-    return workdir
+    return trained(config("stop"), tmp_path_factory)
 
 
 def check_said(text, workdir, step):

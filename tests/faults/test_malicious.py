@@ -14,9 +14,10 @@ import zipfile
 
 import numpy as np
 import pytest
-from harness import ROOT, keep_programs, small_config
+from conftest import unawaited
+from harness import ROOT, small_config, trained
 
-from vidgen import checkpoint, sampling, train
+from vidgen import checkpoint, sampling
 from vidgen.checkpoint import Checkpoints
 from vidgen.data.decode import Limits
 from vidgen.data.sources import list_source
@@ -37,11 +38,7 @@ class Payload:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        keep_programs(monkeypatch)
-        workdir = tmp_path_factory.mktemp("whole") / "run"
-        train.train(small_config(), workdir)
-    return workdir
+    return trained(small_config(), tmp_path_factory)
 
 
 @pytest.fixture
@@ -84,17 +81,12 @@ def check_pickles(run, tmp_path):
         rewritten(run, name, before)
 
 
-noisy = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning"
-)
-
-
-@noisy
+@unawaited
 def test_nothing_of_a_checkpoint_is_executed(run, tmp_path):
     check_pickles(run, tmp_path)
 
 
-@noisy
+@unawaited
 def test_a_reader_that_unpickles_is_seen(run, tmp_path, monkeypatch):
     """Sabotage: what looks like a pickle is read as one."""
     read = Checkpoints._read
@@ -119,7 +111,7 @@ def nested(meta):
     meta["meta"]["classes"] = "x" * 10_000_000
 
 
-@noisy
+@unawaited
 @pytest.mark.parametrize("change", [huge, nested])
 def test_giant_claims_are_refused_in_bounded_memory(run, change):
     path = run / "checkpoints" / "8" / "meta" / "metadata"
@@ -135,13 +127,13 @@ def test_giant_claims_are_refused_in_bounded_memory(run, change):
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < MEMORY
 
 
-@noisy
+@unawaited
 def test_deep_json_is_refused(run):
     rewritten(run, "meta/metadata", b"[" * 200_000 + b"]" * 200_000)
     check_refused(run)
 
 
-@noisy
+@unawaited
 @pytest.mark.parametrize("name", ["../../../outside", "/etc/hostname"])
 def test_a_list_of_files_leads_nowhere_else(run, name):
     """Whatever is named is only compared; and a path that leads out is refused."""

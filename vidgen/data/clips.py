@@ -119,16 +119,11 @@ class Clips:
         Raises:
           DataError: The clips are not of one size.
         """
-        if start < 0:
-            raise IndexError(f"item {start} of the stream")
         k = np.arange(start, start + count, dtype=np.int64)
-        epoch, place = np.divmod(k, len(self._chosen))
-        order = functools.partial(seeds.permutation, self.seed, size=len(self._chosen))
-        slot = np.array([order(e)[p] for e, p in zip(epoch.tolist(), place.tolist(), strict=True)])
-        first = (self._draw(k, 0) * self._starts[slot]).astype(np.int64)
+        number, first = self.places(start, count)
         top, left, side = self._draw(k, 1), self._draw(k, 2), self._draw(k, 3)
         video = None
-        for n, clip_number in enumerate(self._chosen[slot].tolist()):
+        for n, clip_number in enumerate(number.tolist()):
             window = self._window(self.store[clip_number], int(first[n]))
             window = _square(window, top[n], left[n])
             if video is None:
@@ -144,8 +139,23 @@ class Clips:
         assert video is not None
         batch = {"video": video, "index": (k & 0x7FFFFFFF).astype(np.int32)}
         if self.classes:
-            batch["label"] = np.asarray(self.store.labels, np.int32)[self._chosen[slot]]
+            batch["label"] = np.asarray(self.store.labels, np.int32)[number]
         return batch
+
+    def places(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns where items `start` to `start + count` of the stream lie.
+
+        Returns:
+          Numbers of their clips in the store, and of their first frames; int64 `[B]` both.
+        """
+        if start < 0:
+            raise IndexError(f"item {start} of the stream")
+        k = np.arange(start, start + count, dtype=np.int64)
+        epoch, place = np.divmod(k, len(self._chosen))
+        order = functools.partial(seeds.permutation, self.seed, size=len(self._chosen))
+        slot = np.array([order(e)[p] for e, p in zip(epoch.tolist(), place.tolist(), strict=True)])
+        first = (self._draw(k, 0) * self._starts[slot]).astype(np.int64)
+        return self._chosen[slot], first
 
     def _window(self, clip: np.ndarray, first: int) -> np.ndarray:
         if len(clip) >= self._span:

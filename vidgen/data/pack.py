@@ -209,7 +209,7 @@ def open_store(
     source = list_source(path, labels=labels, limits=limits)
     key = digest([FORMAT, source.fingerprint, settings, dataclasses.asdict(limits)])
     stem = "".join(c if c.isalnum() or c in "._-" else "_" for c in pathlib.Path(source.root).stem)
-    folder = _cache_folder(cache) / f"{stem}-{size}-{key[:16]}"
+    folder = cache_folder(cache) / f"{stem}-{size}-{key[:16]}"
     if folder.exists():
         try:
             return _reported(Pack(folder, progress), strict)
@@ -244,7 +244,8 @@ def pack_settings(
     return {"size": size, "crop": crop, "fps": fps, "background": list(background)}
 
 
-def _cache_folder(cache: Path | None) -> pathlib.Path:
+def cache_folder(cache: Path | None) -> pathlib.Path:
+    """Returns where packs, and what else can be made again, are kept."""
     chosen = cache or os.environ.get("VIDGEN_CACHE") or "~/.cache/vidgen"
     return pathlib.Path(chosen).expanduser()
 

@@ -1,0 +1,216 @@
+"""The command, from clips to reports that may or may not be compared."""
+
+import html.parser
+import json
+
+import numpy as np
+import pytest
+from conftest import tiny_config
+from test_features import sliding
+
+from vidgen import cli, evaluate, report, train
+from vidgen.metrics import changes
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """Twenty clips of sliding patterns, as an array."""
+    path = tmp_path_factory.mktemp("real") / "clips.npy"
+    np.save(path, np.stack([sliding((k % 3 - 1, k % 4), 24, k, 32) for k in range(20)]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory):
+    path = tmp_path_factory.mktemp("fake") / "clips.npy"
+    np.save(path, np.stack([sliding((0, k % 2), 16, 100 + k, 32) for k in range(16)]))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("VIDGEN_CACHE", str(tmp_path_factory.getbasetemp() / "evaluate-cache"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("evaluated") / "run"
+    config = tiny_config()
+    config.training.update(kclips=0.016, save_kclips=0.0)
+    train.train(config, workdir)
+    return workdir
+
+
+def evaluated(subject, real, out, *more):
+    flags = [str(subject), f"--against={real}", "--clips=16", f"--out={out}", *more]
+    assert cli.main(["evaluate", *flags]) == 0
+    return report.read(out)
+
+
+def test_a_folder_of_videos_is_scored_and_reported(real, fake, tmp_path, capsys):
+    found = evaluated(fake, real, tmp_path / "out")
+    said = capsys.readouterr().out
+    assert "quick version 1: 16 clips of 16 frames, random features" in said
+    assert str(tmp_path / "out" / "report.html") in said
+    for name in report.FIGURES:
+        assert (name in found["figures"]) == (name not in ("fvd", "fvd_infinity", "kvd",
+                                                           "inception_score")), name  # fmt: skip
+        assert name not in found["figures"] or f"\n{name} " in said
+    manifest = found["manifest"]
+    assert manifest["real"]["size"] == 32 and manifest["frames"] == 16
+    names, first = zip(*manifest["real"]["windows"], strict=True)
+    assert len(names) == 16 and set(first) <= set(range(9)) and len(set(names)) == 16
+    assert found["figures"]["flow_real"]["value"] > found["figures"]["flow"]["value"]
+
+
+class _Needs(html.parser.HTMLParser):
+    """Collects what a page would have to fetch, and its pictures."""
+
+    def __init__(self):
+        super().__init__()
+        self.needed, self.pictures = [], 0
+
+    def handle_starttag(self, tag, attributes):
+        for name, value in attributes:
+            if name in ("src", "href") and not value.startswith("data:"):
+                self.needed.append(value)
+            self.pictures += name == "src" and value.startswith("data:image/webp;base64,")
+
+
+def test_the_page_needs_no_other_file(real, fake, tmp_path):
+    evaluated(fake, real, tmp_path)
+    page = _Needs()
+    text = (tmp_path / "report.html").read_text()
+    page.feed(text)
+    assert page.needed == [] and page.pictures == 12 and "url(" not in text
+
+
+def test_one_half_of_the_clips_against_the_other(real, tmp_path):
+    found = evaluated("real", real, tmp_path / "a")
+    assert found["manifest"]["real"]["half"] == 0 and found["subject"]["half"] == 1
+    names = {name for name, _ in found["manifest"]["real"]["windows"]}
+    assert len(names) == 10
+    same = evaluated("real", real, tmp_path / "b", "--change=copied")
+    assert same["figures"]["frechet"]["value"] == pytest.approx(0, abs=1e-6)
+    assert same["figures"]["copied"]["value"] == 1
+    assert found["figures"]["copied"]["value"] == 0
+    assert found["figures"]["frechet"]["value"] > 100 * same["figures"]["frechet"]["value"]
+
+
+def test_a_run_is_sampled_and_nothing_is_written_but_its_report(run, capsys):
+    before = {p for p in run.rglob("*") if p.is_file()}
+    against = "--against=toy:clips=64"
+    assert cli.main(["evaluate", str(run), against, "--clips=8", "--protocol=pixel"]) == 0
+    after = {p for p in run.rglob("*") if p.is_file()}
+    folder = run / "evaluation" / "2"
+    assert after - before == {folder / "report.json", folder / "report.html"}
+    found = report.read(run)
+    assert found["subject"]["step"] == 2 and found["subject"]["labels"] == "as the real clips"
+    assert "frechet" in found["figures"] and found["manifest"]["network"] == "pixel"
+    # Another protocol's report does not take the place of this one.
+    assert cli.main(["evaluate", str(run), against, "--clips=8"]) == 0
+    kept = list(folder.glob("report-pixel-*.json"))
+    assert len(kept) == 1 and report.read(kept[0]) == found
+    assert report.read(run)["manifest"]["network"] == "random"
+
+
+def test_scores_depend_on_neither_batch_nor_devices(real, fake, tmp_path, monkeypatch):
+    import jax
+
+    results = []
+    for number, (batch, devices) in enumerate([(2, 8), (2, 1), (5, 1)]):
+        monkeypatch.setenv("VIDGEN_CACHE", str(tmp_path / str(number)))  # nothing kept
+        results.append(
+            evaluate.evaluate(
+                fake, real, clips=16, batch=batch, devices=jax.devices()[:devices]
+            ).figures
+        )
+    for other in results[1:]:
+        for name, figure in results[0].items():
+            assert other[name] == pytest.approx(figure, rel=1e-4, abs=1e-6), name
+
+
+def test_features_of_real_clips_are_computed_once(real, fake, tmp_path, monkeypatch):
+    monkeypatch.setenv("VIDGEN_CACHE", str(tmp_path))
+    first = evaluate.evaluate(fake, real, clips=8).figures
+    extract, seen = evaluate.features.extract, []
+
+    def counted(measure, clips, **more):
+        seen.append(measure)
+        return extract(measure, clips, **more)
+
+    monkeypatch.setattr(evaluate.features, "extract", counted)
+    assert evaluate.evaluate(fake, real, clips=8).figures == first and len(seen) == 1
+    for path in (tmp_path / "features").iterdir():
+        path.write_bytes(path.read_bytes()[:100])  # a damaged file is made again
+    assert evaluate.evaluate(fake, real, clips=8).figures == first and len(seen) == 4
+    assert evaluate.evaluate(fake, real, clips=8, seed=1).figures != first
+
+
+def test_only_what_was_measured_alike_is_compared(real, fake, tmp_path, capsys):
+    evaluated(fake, real, tmp_path / "a")
+    evaluated("real", real, tmp_path / "other half")
+    evaluated(real, real, tmp_path / "b")
+    evaluated(fake, real, tmp_path / "pixel", "--protocol=pixel")
+    evaluated(fake, real, tmp_path / "seed", "--seed=1")
+    capsys.readouterr()
+    assert cli.main(["evaluate", "--compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    said = capsys.readouterr().out
+    assert "| frechet | " in said and "| precision | " in said
+    for name, field in (
+        ("pixel", "network is 'random' and 'pixel'"),
+        ("seed", "seed is 0 and 1"),
+        ("other half", "real.half is None and 0"),
+    ):
+        assert cli.main(["evaluate", "--compare", str(tmp_path / "a"), str(tmp_path / name)]) == 2
+        assert field in capsys.readouterr().err, name
+    plot = tmp_path / "plot.svg"
+    paths = [str(tmp_path / name) for name in "ab"]
+    assert cli.main(["compare", *paths, f"--plot={plot}"]) == 0
+    assert plot.read_text().startswith("<svg") and "precision" in plot.read_text()
+
+
+@pytest.mark.parametrize(
+    "flags, code, said",
+    [
+        (["real"], 2, "--against"),
+        ([], 2, "nothing to evaluate"),
+        (["{real}", "--against={real}", "--protocol=fid"], 2, "'fid'"),
+        (["{real}", "--against={real}", "--clips=3"], 2, "--clips=3"),
+        (["{real}", "--against={real}", "--change=upside-down"], 2, "upside-down"),
+        (["{real}", "--against={real}", "--weights=x"], 2, "--weights=x"),
+        (["{real}", "--against=nowhere"], 3, "nowhere"),
+        (["{real}", "--against={real}", "--protocol=fvd128", "--clips=8"], 3, "128"),
+        (["--compare", "{real}", "{real}"], 3, "is no JSON"),
+        (["--compare", "nowhere", "nowhere"], 3, "nowhere"),
+    ],
+)
+def test_what_cannot_be_done_is_said(real, capsys, flags, code, said):
+    assert cli.main(["evaluate", *(flag.format(real=real) for flag in flags)]) == code
+    error = capsys.readouterr().err
+    assert said in error and "Traceback" not in error
+
+
+def test_a_report_is_data_that_may_be_anything(tmp_path, capsys):
+    for text in ("[]", "{}", '{"format": "vidgen-report-1"}', json.dumps({"format": 7})):
+        (tmp_path / "report.json").write_text(text)
+        assert cli.main(["compare", str(tmp_path)]) == 3
+        assert "Traceback" not in capsys.readouterr().err
+
+
+def test_changes_do_what_they_say():
+    clips = [sliding((0, 1), 8, k, 16) for k in range(9)]
+    made = {
+        name: list(changes.apply(name, iter(clips), iter(clips[::-1]))) for name in changes.CHANGES
+    }
+    assert all(len(found) == 9 for found in made.values())
+    assert all(np.ptp(clip.astype(int), axis=0).max() == 0 for clip in made["frozen"])
+    assert sorted(map(bytes, made["shuffled"][0])) == sorted(map(bytes, clips[0]))
+    np.testing.assert_array_equal(made["reversed"][2], clips[2][::-1])
+    noise = np.concatenate(made["noisy"]).astype(float) - np.concatenate(clips)
+    assert 15 < noise.std() < 20.5  # a little is clipped
+    assert np.abs(np.diff(made["blurred"][0].astype(int), axis=1)).mean() < (
+        np.abs(np.diff(clips[0].astype(int), axis=1)).mean()
+    )
+    assert len({clip.tobytes() for clip in made["collapsed"]}) == 4
+    np.testing.assert_array_equal(made["copied"][0], clips[-1])

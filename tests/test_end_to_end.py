@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import QUICK, TINY_DISCRIMINATOR, TINY_GENERATOR, tiny_config
 
-from vidgen import bench, sampling, train
+from vidgen import bench, runs, sampling, train
 from vidgen import config as configs
 from vidgen.checkpoint import Checkpoints, digest
 from vidgen.errors import DataError, DivergedError
@@ -374,12 +374,12 @@ def test_clips_shorter_than_a_window_are_told(tmp_path, caplog):
         np.save(tmp_path / f"{n}.npy", np.zeros((frames, 16, 16, 3), np.uint8))
     config = tiny_config()
     config.data.update(path=str(tmp_path), cache=str(tmp_path / "packs"))
-    train.open_clips(config)
+    runs.open_clips(config)
     (warning,) = caplog.messages
     assert warning.startswith("1 of 2 clips are shorter") and "(1.npy)" in warning
     caplog.clear()
     config.data.short = "loop"
-    train.open_clips(config)
+    runs.open_clips(config)
     assert not caplog.messages
 
 

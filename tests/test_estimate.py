@@ -13,7 +13,7 @@ from conftest import tiny_config
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from test_end_to_end import TINY, run
 
-from vidgen import cli, estimate, train
+from vidgen import cli, estimate, runs, train
 from vidgen.errors import ConfigError
 from vidgen.estimate import Chip, Estimate, Exchange
 from vidgen.methods import gan
@@ -41,7 +41,7 @@ def test_the_parts_of_the_memory_are_what_a_true_state_and_batch_hold():
     config = settings()
     experiment, placed = train.build(config, 2), train.placement(config)
     state = placed.init(experiment.init, 0)
-    _, clips = train.open_clips(config)
+    _, clips = runs.open_clips(config)
     one = found()
     assert one.parameters["generator"] == sum(x.size for x in jax.tree.leaves(state.gen))
     expected = {
@@ -286,7 +286,7 @@ def test_classes_are_counted_without_packing(tmp_path, monkeypatch):
     config.data.path = str(tmp_path / "clips")
     assert estimate.classes(config) == 3
     assert not (tmp_path / "cache").exists()
-    store, _ = train.open_clips(config)
+    store, _ = runs.open_clips(config)
     config.data.path = str(store.path)  # a pack
     assert estimate.classes(config) == 3
     config.data.labels = "none"

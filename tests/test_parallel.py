@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 
-from vidgen import accumulate, parallel, train
+from vidgen import accumulate, parallel, runs, train
 from vidgen.checkpoint import digest
 from vidgen.errors import ConfigError
 from vidgen.models import layers
@@ -50,7 +50,7 @@ def settings(optimizer="sgd"):
 
 @functools.cache
 def clips():
-    stream = train.open_clips(settings())[1]
+    stream = runs.open_clips(settings())[1]
     return [stream.take(8 * at, 8) for at in range(STEPS)]
 
 

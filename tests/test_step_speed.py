@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from vidgen import cli, train
+from vidgen import cli, runs, train
 
 BOTH = ("generator", "discriminator")
 VARIANTS = {
@@ -36,7 +36,7 @@ def variant(name, values):
     config = cli.read_config([f"--config={pathlib.Path('configs/toy.py').absolute()}"], True)
     config.parallel.update(values)
     experiment, placed = train.build(config, 2), train.placement(config)
-    batch = train.open_clips(config)[1].take(0, config.training.batch_size)
+    batch = runs.open_clips(config)[1].take(0, config.training.batch_size)
     if placed.dispatch > 1:
         batch = {key: np.stack([x] * placed.dispatch) for key, x in batch.items()}
     batch, state = placed.put(batch), placed.init(experiment.init, 0)

@@ -20,7 +20,7 @@ import optax
 from jax.extend import core
 
 from vidgen import config as configs
-from vidgen import logs, models, sampling, train
+from vidgen import logs, models, runs, sampling, train
 
 PRODUCTS = ("conv_general_dilated", "dot_general")
 
@@ -112,7 +112,7 @@ def bench(
       each alone) and `products/<module>`; `step_bytes`, the temporary memory of a step on a device.
     """
     with logs.bar() as progress:
-        store, clips = train.open_clips(config, progress)
+        store, clips = runs.open_clips(config, progress)
     experiment = train.build(config, len(store.classes))
     batch_size = config.training.batch_size
     result: dict[str, float] = {"matmul": ceiling(seconds, dtype=config.parallel.compute)}

@@ -156,7 +156,7 @@ def base() -> Config:
 
 _CHOICES = {
     "training.full_disk": ("stop", "continue"),
-    "method": ("gan",),
+    "method": ("gan", "dynamic_texture", "lookup", "noise", "untrained"),
     "data.crop": ("center", "random"),
     "data.labels": ("folder", "none"),
     "data.short": ("skip", "loop"),

@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vidgen import config as configs
-from vidgen import logs, parallel, train
+from vidgen import logs, parallel, runs, train
 from vidgen.data.decode import Limits
 from vidgen.data.pack import Pack
 from vidgen.data.sources import is_toy, open_source
@@ -453,7 +453,7 @@ def advice(config: configs.Config, error: BaseException, limit: int | None = Non
         flags = " ".join(_flag(name, value) for name, value in changes.items())
         logs.say(f"{flags}: {total / GIB:.2f} GiB")
         if total <= most:
-            bound = [name for name in changes if not name.startswith(train.FREE)]
+            bound = [name for name in changes if not name.startswith(runs.FREE)]
             where = f" (in a new workdir: {', '.join(bound)} may not change)" if bound else ""
             return ConfigError(message, f"{total / GIB:.2f} GiB with {flags}{where}")
     return ConfigError(

@@ -174,8 +174,8 @@ def evaluate(
     # Windows among which copies are looked for: of all the real clips, with few left out.
     bank = real.bank()
     of_bank = _kept(
-        {**real.facts, **data, "size": size, "frames": rules["frames"], "what": "bank",
-         "code": features.VERSION},
+        {**real.facts, **data, "size": size, "frames": rules["frames"], "code": features.VERSION,
+         "what": hashlib.sha256(bank.tobytes()).hexdigest()},
         lambda: measured(features.plain(), real.at(bank), len(bank), "windows of the real clips"),
     )["plain"]  # fmt: skip
     shown: list[np.ndarray] = []

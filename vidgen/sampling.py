@@ -279,6 +279,12 @@ def sampler(
     )
 
 
+def build(params: Any, meta: dict[str, Any], step: int) -> Sampler:
+    """Makes a sampler of a generator's weights and what is kept with them (`runs.meta`)."""
+    generator = models.build(models.GENERATORS, **meta["generator"])
+    return sampler(generator, params, meta, step)
+
+
 def abstract_params(generator: Any) -> Any:
     """Returns the shapes and types of a generator's parameters, without computing any."""
     frames = generator.stride

@@ -10,92 +10,21 @@ import dataclasses
 import functools
 import importlib
 import importlib.metadata
-import logging
 import pathlib
-import platform
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-import vidgen
 from vidgen import config as configs
-from vidgen import guard, logs, models, optimizers, parallel, sampling, video_io
+from vidgen import fit, guard, logs, models, optimizers, parallel, runs, sampling, video_io
 from vidgen.checkpoint import Checkpoints, FullDisk
-from vidgen.data.clips import Clips
-from vidgen.data.decode import Limits
-from vidgen.data.pack import open_store
-from vidgen.errors import ConfigError, DataError, DivergedError, Preempted
+from vidgen.errors import ConfigError, DivergedError, Preempted
 from vidgen.heartbeat import Heartbeat
 from vidgen.signals import Signals
 
-_LOG = logging.getLogger("vidgen")
-
-# Fields that may change between the starts of one run: they do not change its result.
-FREE = (
-    "training.log_kclips",
-    "training.sample_kclips",
-    "training.save_kclips",
-    "training.keep",
-    "training.full_disk",
-    "sampling.",
-    "data.cache",
-    "data.workers",
-    "data.strict",
-    "parallel.mode",
-    "parallel.data",
-    "parallel.fsdp",
-    "parallel.microbatches",
-    "parallel.remat",
-    "parallel.distributed",
-)
 ROW = 3  # steps that may be skipped one after another
-
-
-def open_clips(config: configs.Config, progress: Callable | None = None) -> tuple[Any, Clips]:
-    """Opens the clips that a config names, packing them if need be.
-
-    Returns:
-      The store (its `classes`, `fps`, `fingerprint`, `skipped`) and the endless stream of clips.
-
-    Raises:
-      DataError: No clip can be used.
-    """
-    data = config.data
-    store = open_store(
-        data.path,
-        frames=data.frames,
-        stride=data.stride,
-        fps=data.fps or None,
-        size=data.size,
-        crop=data.crop,
-        labels=data.labels,
-        limits=Limits(**data.limits.to_dict()),
-        cache=data.cache or None,
-        strict=data.strict,
-        workers=data.workers,
-        background=data.background,
-        progress=progress,
-    )
-    clips = Clips(
-        store,
-        frames=data.frames,
-        stride=data.stride,
-        seed=config.seed,
-        flip=data.flip,
-        short=data.short,
-    )
-    if len(clips.skipped):
-        names = getattr(store, "names", None) or [f"clip {n}" for n in range(len(store))]
-        some = ", ".join(names[n] for n in clips.skipped[:3].tolist())
-        _LOG.warning(
-            "%d of %d clips are shorter than a window of data.frames=%d, data.stride=%d and are "
-            "left out (%s%s); data.short=loop would repeat them",
-            len(clips.skipped), len(store), data.frames, data.stride,
-            some, ", ..." if len(clips.skipped) > 3 else "",
-        )  # fmt: skip
-    return store, clips
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,6 +176,8 @@ def train(
     workdir = pathlib.Path(workdir)
     with video_io.storage(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
+    if fit.is_fitted(config):
+        return fit.fit(config, workdir, command)
     with contextlib.nullcontext(signals) if signals else Signals() as signals:
         try:
             _train(config, workdir, command, signals, beat or Heartbeat())
@@ -278,17 +209,10 @@ def _train(
             stop_early("while packing clips")
             show(*done)
 
-        store, clips = open_clips(config, progress)
+        store, clips = runs.open_clips(config, progress)
     experiment = build(config, len(store.classes))
     total, batch_size = experiment.total, config.training.batch_size
-    meta = {
-        "config": configs.to_json(config),
-        "generator": experiment.generator,
-        "classes": list(store.classes),
-        "fps": config.sampling.fps or store.fps,
-        "fingerprint": store.fingerprint,
-        "vidgen": vidgen.__version__,
-    }
+    meta = runs.meta(config, experiment.generator, store)
     placed = placement(config)
     part, parts = placed.host
     checkpoints = Checkpoints(workdir / "checkpoints", config.training.keep)
@@ -308,12 +232,12 @@ def _train(
     if checkpoints.steps():
 
         def wanted(saved):
-            _check_same_run(saved, meta, workdir)
+            runs.check_same(saved, meta, workdir)
             return {"train": abstract.replace(ema=None), "ema": abstract.ema}
 
         first, items, _ = checkpoints.restore(wanted)
         checkpoints.go_on_from(first)
-        if first >= total and _sample_path(workdir, first, ".png").exists():
+        if first >= total and runs.sample_path(workdir, first, ".png").exists():
             logs.say(f"{workdir}: done, {first} steps of {total}")
             return
         logs.say(f"{workdir}: going on from step {first} of {total}")
@@ -328,7 +252,7 @@ def _train(
     if experiment.interval > 1:
         lazy_step = placed.compile(experiment.lazy_step, abstract, example)
     if part == 0:
-        facts = _run_facts(store, clips)
+        facts = runs.facts(store, clips)
         logs.write_json(workdir / "run.json", {**facts, **meta, "command": command})
 
     every = {
@@ -364,17 +288,8 @@ def _train(
     def sample(at):
         ema = placed.whole_copy(state.ema)
         if run_log is not None:
-            write_samples(at, ema, run_log)
+            runs.write_samples(workdir, config, sampling.build(ema, meta, at), run_log)
         parallel.meet(f"sample {at}")
-
-    def write_samples(at, ema, run_log):
-        generator = models.build(models.GENERATORS, **experiment.generator)
-        sampler = sampling.sampler(generator, ema, meta, at)
-        videos = sampler.sample(range(config.sampling.clips), config.sampling.frames)
-        grid = video_io.grid(videos)
-        run_log.video(at, "samples", grid, sampler.fps)
-        video_io.write_video(_sample_path(workdir, at, ".mp4"), grid, fps=sampler.fps)
-        video_io.write_grid(_sample_path(workdir, at, ".png"), videos)  # last: a mark that all is
 
     def due(what, done):
         return done == total or done % every[what] == 0
@@ -403,7 +318,7 @@ def _train(
         return each
 
     try:
-        if first and due("sample", first) and not _sample_path(workdir, first, ".png").exists():
+        if first and due("sample", first) and not runs.sample_path(workdir, first, ".png").exists():
             clock.enter("sample")
             sample(first)
         for at in range(first, total, calls):
@@ -467,10 +382,6 @@ def _steps(config: configs.Config, kclips: float) -> int:
     return configs.steps(kclips, config.training.batch_size)
 
 
-def _sample_path(workdir: pathlib.Path, step: int, suffix: str) -> pathlib.Path:
-    return workdir / "samples" / f"step-{step:08d}{suffix}"
-
-
 def _losses(metrics: dict[str, jax.Array]) -> str:
     return f"gen {float(metrics['gen/loss']):.3f}  dis {float(metrics['dis/loss']):.3f}"
 
@@ -492,38 +403,3 @@ def _tell_skipped(step, index, values, row, run_log, workdir) -> None:
             "config.optimizer.learning_rate or raise config.objective.r1 and r2 in a new workdir",
         )
     logs.say(f"step {step} ({clips}): {what}; its update is left out ({row} in a row)")
-
-
-def _check_same_run(saved: dict[str, Any], now: dict[str, Any], workdir: pathlib.Path) -> None:
-    """Refuses to go on with a run whose result the new config or data would change."""
-    changed = [
-        f"config.{name} was {old!r}, is {new!r}"
-        for name, old, new in configs.differences(
-            configs.from_json(saved["config"]), configs.from_json(now["config"])
-        )
-        if not name.startswith(FREE)
-    ]
-    if changed:
-        raise ConfigError(
-            f"the run in {workdir} has another config: " + "; ".join(changed),
-            "set them back, or name a new --workdir",
-        )
-    if saved["fingerprint"] != now["fingerprint"]:
-        raise DataError(
-            f"the clips of the run in {workdir} have changed since it began: "
-            f"fingerprint {saved['fingerprint'][:12]}, now {now['fingerprint'][:12]}",
-            "bring the old clips back, or name a new --workdir",
-        )
-
-
-def _run_facts(store, clips) -> dict[str, Any]:
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "av")
-    return {
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in packages},
-        "devices": [str(d.device_kind) for d in jax.devices()],
-        "clips": len(store),
-        "windows": clips.windows,
-        "short": len(clips.skipped),
-        "skipped": [list(pair) for pair in store.skipped],
-    }

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import pytest
 from conftest import QUICK, tiny_config
 
-from vidgen import cli, parallel, train
+from vidgen import cli, parallel, runs, train
 from vidgen import config as configs
 from vidgen.checkpoint import Checkpoints, digest
 
@@ -58,7 +58,7 @@ def keep_programs(monkeypatch, kind=""):
     build, compiled, init = train.build, parallel.Placement.compile, parallel.Placement.init
 
     def same(config):
-        free = tuple(name for name in train.FREE if not name.startswith("parallel"))
+        free = tuple(name for name in runs.FREE if not name.startswith("parallel"))
         fields = configs.flatten(config).items()
         return str(sorted((n, v) for n, v in fields if not n.startswith(free)))
 

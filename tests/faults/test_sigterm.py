@@ -19,7 +19,7 @@ from harness import (
     trained,
 )
 
-from vidgen import parallel, sampling, signals, train
+from vidgen import parallel, runs, sampling, signals, train
 from vidgen.checkpoint import Checkpoints
 from vidgen.data.clips import Clips
 from vidgen.errors import Preempted
@@ -28,7 +28,7 @@ STEPS = 8
 SECONDS = 5.0  # and one step, which takes none here
 # What runs when the signal comes: a function, which of its calls, and the steps done by then.
 PHASES = {
-    "opening the clips": (train, "open_clips", 1, 0),
+    "opening the clips": (runs, "open_clips", 1, 0),
     "compiling": (parallel.Placement, "compile", 1, 0),
     "training": (Clips, "take", 6, None),
     "sampling": (sampling.Sampler, "sample", 1, 4),

@@ -8,10 +8,16 @@ import difflib
 from typing import Any
 
 from vidgen.errors import ConfigError
+from vidgen.models.baselines import DynamicTexture, Lookup, Noise
 from vidgen.models.discriminators import ResidualDiscriminator
 from vidgen.models.generators import ResidualGenerator
 
-GENERATORS = {"residual": ResidualGenerator}
+GENERATORS = {
+    "residual": ResidualGenerator,
+    "dynamic_texture": DynamicTexture,
+    "lookup": Lookup,
+    "noise": Noise,
+}
 DISCRIMINATORS = {"residual": ResidualDiscriminator}
 
 

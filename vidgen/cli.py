@@ -447,7 +447,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--frames", type=int, default=64, help="length (default 64)")
     sample.add_argument("--start", type=int, default=0, help="first frame (default 0)")
     sample.add_argument("--label", help="class name or number (default: by seed)")
-    sample.add_argument("--step", type=int, help="checkpoint (default: the newest)")
+    sample.add_argument("--step", type=_step, help="checkpoint, or best (default: the newest)")
     sample.add_argument("--fps", type=float, help="default: that of the training clips")
     sample.add_argument("--out", default="samples", help="folder (default samples)")
     sample.add_argument(
@@ -473,7 +473,9 @@ def _parser() -> argparse.ArgumentParser:
         "--protocol", default="quick", help="fvd16, fvd128, quick or pixel (default quick: no FVD)"
     )
     evaluate.add_argument("--clips", type=int, help="how many (default: the protocol's number)")
-    evaluate.add_argument("--step", type=int, help="checkpoint of a run (default: the newest)")
+    evaluate.add_argument(
+        "--step", type=_step, help="of a run: checkpoint, or best (default: newest)"
+    )
     evaluate.add_argument("--size", type=int, help="side of the frames (default: the clips' own)")
     evaluate.add_argument("--stride", type=int, help="every n-th frame (default: as trained, or 1)")
     evaluate.add_argument("--fps", type=float, help="resample to this rate instead")
@@ -524,6 +526,10 @@ def _parser() -> argparse.ArgumentParser:
     bench.set_defaults(takes_config=True)
     command("doctor", _doctor, "Print versions, devices, codecs and space.")
     return parser
+
+
+def _step(text: str) -> int | str:
+    return text if text == "best" else int(text)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -126,7 +126,9 @@ def base() -> Config:
             "log_kclips": 1.0,  # between lines of metrics.jsonl
             "sample_kclips": 50.0,  # between sample videos; 0: only at the end
             "save_kclips": 50.0,  # between checkpoints; 0: only at the end
-            "keep": 3,  # checkpoints kept
+            "watch_kclips": 50.0,  # between looks at samples, for figures and alarms; 0: none
+            "keep": 3,  # newest checkpoints kept
+            "keep_best": "",  # a figure of the looks, as "distance": the best checkpoint stays, too
             "full_disk": "stop",  # no space for a checkpoint: "stop", or "continue" without it
         }
     )
@@ -155,6 +157,7 @@ def base() -> Config:
 
 
 _CHOICES = {
+    "training.keep_best": ("", "distance", "content", "motion", "noise"),
     "training.full_disk": ("stop", "continue"),
     "method": ("gan", "dynamic_texture", "lookup", "noise", "untrained"),
     "data.crop": ("center", "random"),
@@ -203,6 +206,7 @@ _LEAST = {  # closed lower ends
     "training.log_kclips": 0,
     "training.sample_kclips": 0,
     "training.save_kclips": 0,
+    "training.watch_kclips": 0,
     "training.keep": 1,
     "sampling.frames": 1,
     "sampling.clips": 1,
@@ -294,7 +298,7 @@ def _check_dispatch(config: Config) -> None:
             f"{config.objective.penalty_interval}",
             "one of them must be 1: a call makes steps of one kind",
         )
-    for name in ("kclips", "log_kclips", "sample_kclips", "save_kclips"):
+    for name in ("kclips", "log_kclips", "sample_kclips", "save_kclips", "watch_kclips"):
         count = steps(config.training[name], config.training.batch_size)
         if config.training[name] and count % calls:
             kclips = max(round(count / calls), 1) * calls * config.training.batch_size / 1000

@@ -74,7 +74,7 @@ def evaluate(
     *,
     clips: int | None = None,
     weights: str | None = None,
-    step: int | None = None,
+    step: int | str | None = None,
     size: int | None = None,
     stride: int | None = None,
     fps: float | None = None,
@@ -94,7 +94,7 @@ def evaluate(
       clips: How many of each, instead of the protocol's number; the manifest says so. Fewer real
         ones are taken where there are no more windows.
       weights: File of the network's weights.
-      step: Of a run: its checkpoint; the newest by default.
+      step: Of a run: its checkpoint, or "best"; the newest by default.
       size: Side of the frames; by default a run's own, or the shorter side of the first clip.
       stride: Take every n-th frame; by default as the run was trained, or 1.
       fps: Resample to this rate instead.
@@ -122,7 +122,7 @@ def evaluate(
     if (pathlib.Path(subject) / "checkpoints").is_dir():
         sampler = sampling.load(pathlib.Path(subject), step)
         if stride is None and fps is None:
-            data |= _rate_of(subject, sampler.step)
+            data |= _rate_of(subject, step, sampler.step)
         if size not in (None, sampler.generator.size):
             raise ConfigError(f"--size={size}", f"the run makes {sampler.generator.size}")
         size = sampler.generator.size
@@ -321,9 +321,10 @@ def _looking(clips: Iterable[np.ndarray], shown: list[np.ndarray]) -> Iterator[n
         yield clip
 
 
-def _rate_of(run: Path, step: int) -> dict[str, Any]:
+def _rate_of(run: Path, asked: int | str | None, step: int) -> dict[str, Any]:
     """Returns the stride and rate that a run was trained with."""
-    data = Checkpoints(pathlib.Path(run) / "checkpoints").meta(step)["config"]["data"]
+    folder = pathlib.Path(run) / ("best" if asked == "best" else "checkpoints")
+    data = Checkpoints(folder).meta(step)["config"]["data"]
     return {"stride": data["stride"], "fps": data["fps"] or None}
 
 

@@ -1,17 +1,21 @@
 """What the start of any run needs, and what every run writes beside its checkpoints."""
 
 import importlib.metadata
+import json
 import logging
 import pathlib
 import platform
+import shutil
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 import vidgen
 from vidgen import config as configs
-from vidgen import logs, sampling, video_io
+from vidgen import logs, sampling, video_io, watch
+from vidgen.checkpoint import Checkpoints
 from vidgen.data.clips import Clips
 from vidgen.data.decode import Limits
 from vidgen.data.pack import open_store
@@ -24,6 +28,7 @@ FREE = (
     "training.log_kclips",
     "training.sample_kclips",
     "training.save_kclips",
+    "training.watch_kclips",
     "training.keep",
     "training.full_disk",
     "sampling.",
@@ -153,3 +158,58 @@ def write_samples(
     video_io.write_video(sample_path(workdir, sampler.step, ".mp4"), grid, fps=sampler.fps)
     # Last: a mark that all is written.
     video_io.write_grid(sample_path(workdir, sampler.step, ".png"), videos)
+
+
+def figures(sampler: sampling.Sampler, clips: Clips) -> dict[str, float]:
+    """Looks at samples of seeds 0, 1, 2, ... beside the first clips of the stream.
+
+    Returns:
+      What `watch.figures` does.
+    """
+    real = watch.looks(clips.take(0, watch.CLIPS)["video"])
+    latents = sampler.latents(range(watch.CLIPS), clips.frames)
+    # Each clip with the motion of the one before it.
+    other = {**latents, **{n: np.roll(latents[n], 1, 0) for n in ("motion", "cycle")}}
+    video, moved = (sampler.decode(noise, clips.frames) for noise in (latents, other))
+    return watch.figures(real, video, moved)
+
+
+class Best:
+    """Keeps the best checkpoint of a run, in `best/`, besides the newest.
+
+    Args:
+      workdir: The run's folder.
+      figure: What decides: "distance", the lower the better; another figure of `watch.figures`,
+        the nearer to 1 the better; "" for none.
+    """
+
+    def __init__(self, workdir: pathlib.Path, figure: str):
+        self.figure, self._folder = figure, workdir / "best"
+        self._note, self._score = self._folder / "best.json", float("inf")
+        if figure and self._note.exists():
+            kept = json.loads(self._note.read_text())
+            self._score = self._score_of(kept) if figure in kept else self._score
+
+    def _score_of(self, found: dict[str, float]) -> float:
+        value = found[self.figure]
+        return value if self.figure == "distance" else abs(value - 1)
+
+    def improved(self, found: dict[str, float]) -> bool:
+        """Tells whether figures are better than those of the checkpoint that is kept."""
+        return bool(self.figure) and self.figure in found and self._score_of(found) < self._score
+
+    def keep(self, step: int, found: dict[str, float], checkpoints: Checkpoints) -> None:
+        """Keeps a checkpoint that is on disk in place of the one before.
+
+        Raises:
+          StorageError: It could not be written.
+        """
+        if step not in checkpoints.steps():  # there was no space for it
+            return
+        with video_io.storage(self._folder):
+            checkpoints.link(step, self._folder)
+            logs.write_json(self._note, {"step": step, **found})
+            for old in Checkpoints(self._folder).steps():
+                if old != step:
+                    shutil.rmtree(self._folder / str(old))
+        self._score = self._score_of(found)

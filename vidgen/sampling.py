@@ -215,7 +215,7 @@ class Sampler:
 
 def load(
     path: str | pathlib.Path,
-    step: int | None = None,
+    step: int | str | None = None,
     *,
     batch: int | None = None,
     chunk: int | None = None,
@@ -224,7 +224,8 @@ def load(
 
     Args:
       path: The run's folder.
-      step: A step that has a checkpoint; by default the newest that verifies.
+      step: A step that has a checkpoint; "best" for what `training.keep_best` has kept; by
+        default the newest that verifies.
       batch: Videos computed together; 1 on a CPU, 8 elsewhere by default.
       chunk: Frames computed together, a multiple of the generator's stride; by default the
         least that is at least 16.
@@ -245,7 +246,9 @@ def load(
     folder = pathlib.Path(path)
     if not folder.is_dir():
         raise StorageError(f"there is no run in {folder}", "name the folder given as --workdir")
-    at, items, meta = Checkpoints(folder / "checkpoints").restore(wanted, step)
+    kept = "best" if step == "best" else "checkpoints"
+    number = None if step == "best" or step is None else int(step)
+    at, items, meta = Checkpoints(folder / kept).restore(wanted, number)
     return sampler(found["generator"], items["ema"], meta, at, batch=batch, chunk=chunk)
 
 

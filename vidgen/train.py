@@ -18,7 +18,18 @@ import jax
 import numpy as np
 
 from vidgen import config as configs
-from vidgen import fit, guard, logs, models, optimizers, parallel, runs, sampling, video_io
+from vidgen import (
+    fit,
+    guard,
+    logs,
+    models,
+    optimizers,
+    parallel,
+    runs,
+    sampling,
+    video_io,
+    watch,
+)
 from vidgen.checkpoint import Checkpoints, FullDisk
 from vidgen.errors import ConfigError, DivergedError, Preempted
 from vidgen.heartbeat import Heartbeat
@@ -261,6 +272,8 @@ def _train(
         else total
         for name in ("log", "sample", "save")
     }
+    if config.training.watch_kclips:
+        every["watch"] = _steps(config, config.training.watch_kclips)
     stop_early("before the first step")
     run_log = logs.RunLog(workdir, first) if part == 0 else None
     terminal = logs.Terminal(total, first, "clips", batch_size, quiet=part > 0)
@@ -291,8 +304,22 @@ def _train(
             runs.write_samples(workdir, config, sampling.build(ema, meta, at), run_log)
         parallel.meet(f"sample {at}")
 
+    watching = watch.Watch()
+    best = runs.Best(workdir, config.training.keep_best)
+
+    def see(at):
+        """Looks at samples of fixed seeds; returns figures for the log."""
+        ema = placed.whole_copy(state.ema)
+        if run_log is None:
+            return {}
+        found = runs.figures(sampling.build(ema, meta, at), clips)
+        for alarm in watching.look(found):
+            logs.say(f"step {at}: {alarm.seen}; {alarm.help}")
+            run_log.event(at, {"alarm": alarm.cause, "seen": alarm.seen, "help": alarm.help})
+        return found
+
     def due(what, done):
-        return done == total or done % every[what] == 0
+        return what in every and (done == total or done % every[what] == 0)
 
     batches = clips.batches(batch_size, start=first, host=placed.host)
     parallel.meet("first step")
@@ -312,6 +339,7 @@ def _train(
             heard = heard or bool(values.get("stop"))
             at = done - calls + 1 + n
             row = row + 1 if values["skipped"] else 0
+            watching.step(values)
             if values["skipped"]:
                 index = batch["index"] if calls == 1 else batch["index"][n]
                 _tell_skipped(at, index, values, row, run_log, workdir)
@@ -342,7 +370,12 @@ def _train(
                 last, pending = look(*pending)[-1], None
                 clock.enter("other")
                 terminal.step(done, _losses(last) if done % every["log"] == 0 else "")
-                if due("log", done) and run_log is not None:
+                found = {}
+                if due("watch", done) or (best.figure and due("save", done)):
+                    clock.enter("sample")
+                    found = see(done)
+                    clock.enter("other")
+                if (due("log", done) or found) and run_log is not None:
                     run_log.metrics(
                         done,
                         {
@@ -350,6 +383,7 @@ def _train(
                             **{n: float(v) for n, v in last.items() if not n.startswith("finite")},
                             "clips_per_second": terminal.rate(),
                             "skipped_files": len(store.skipped),
+                            **{f"watch/{name}": value for name, value in found.items()},
                             **clock.seconds(),
                         },
                     )
@@ -368,6 +402,9 @@ def _train(
             if due("save", done):
                 clock.enter("save")
                 save(done, needed=done == total)
+                if best.improved(found):
+                    spare(checkpoints.wait)
+                    best.keep(done, found, checkpoints)
         checkpoints.wait()
         logs.say(f"{workdir}: done, {total} steps, {total * batch_size / 1000:g} kclips")
     finally:

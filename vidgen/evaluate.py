@@ -201,24 +201,44 @@ def evaluate(
     )
 
 
-def check_toy(run: Path, clips: int, frames: int = 8) -> dict[str, float]:
-    """Samples a run and checks what it shows by the rules of toy clips; nothing is written.
+def check(subject: Path, metric: str, clips: int) -> dict[str, float]:
+    """Measures clips by themselves, without real ones; nothing is written.
 
     Args:
-      run: Folder of the run.
-      clips: How many videos, seeds 0, 1, 2, ...
-      frames: Length of each.
+      subject: Folder of a run, which is sampled with seeds 0, 1, 2, ...; or other clips.
+      metric: A name in `CHECKS`.
+      clips: How many videos; fewer where there are no more.
 
     Returns:
-      What `vidgen.metrics.toy.score` does.
+      The metric's figures by name.
 
     Raises:
       ConfigError: `clips` is not positive.
+      DataError: The clips cannot be read.
       StorageError: The run has no good checkpoint.
     """
     if clips < 1:
         raise ConfigError(f"--clips={clips}", "at least 1")
-    return toy.score(sampling.load(pathlib.Path(run)).sample(range(clips), frames))
+    frames, measure = CHECKS[metric]
+    if (pathlib.Path(subject) / "checkpoints").is_dir():
+        return measure(sampling.load(pathlib.Path(subject)).sample(range(clips), frames))
+    size = _size_of(subject)
+    own = Windows(
+        subject, frames=frames, size=size, stride=1, fps=None, crop="center", seed=0, half=None,
+        progress=None,
+    )  # fmt: skip
+    return measure(np.stack(list(own.read(clips))))
+
+
+def _acd(video: np.ndarray) -> dict[str, float]:
+    return {"acd_c": float(measures.average_content_distance(video).mean())}
+
+
+# Frames of a clip, and what measures them. ACD-C is of 16 frames, as MoCoGAN's clips.
+CHECKS: dict[str, tuple[int, Callable[[np.ndarray], dict[str, float]]]] = {
+    "toy": (8, toy.score),
+    "acd": (16, _acd),
+}
 
 
 class Windows:

@@ -206,19 +206,26 @@ def _name(report: dict[str, Any], path: pathlib.Path) -> str:
 
 def table(names: Sequence[str], reports: Sequence[dict[str, Any]]) -> str:
     """Returns figures side by side as Markdown, a column a report."""
-    lines = [f"| {_title(reports[0]['manifest'])} | " + " | ".join(names) + " |"]
-    lines.append("|---" * (len(names) + 1) + "|")
-    for name in reports[0]["figures"]:
-        cells = [text(r["figures"][name]) if name in r["figures"] else "" for r in reports]
+    lines = [f"| {_title(reports[0]['manifest'])} | the real clips | " + " | ".join(names) + " |"]
+    lines.append("|---" * (len(names) + 2) + "|")
+    for name in _compared(reports):
+        real = reports[0]["figures"].get(f"{name}_real")
+        cells = [text(real) if real else ""]
+        cells += [text(r["figures"][name]) if name in r["figures"] else "" for r in reports]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _compared(reports: Sequence[dict[str, Any]]) -> list[str]:
+    """Returns the names of figures, those of the real clips themselves left out."""
+    return [name for name in reports[0]["figures"] if not name.endswith("_real")]
 
 
 def plot(names: Sequence[str], reports: Sequence[dict[str, Any]]) -> str:
     """Returns an SVG with a row of bars and intervals for each figure, a bar a report."""
     parts, top = [], 0
     width, bar, label = 640, 14, 170
-    for name in reports[0]["figures"]:
+    for name in _compared(reports):
         found = [r["figures"].get(name) for r in reports]
         largest = max([max(f["value"], f.get("high", 0)) for f in found if f] + [1e-12])
         parts.append(f'<text x="0" y="{top + 12}" font-weight="bold">{html.escape(name)}</text>')

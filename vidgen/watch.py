@@ -37,7 +37,7 @@ class Limits:
 
     winning: float = 0.98
     losing: float = 0.35
-    gap: float = 8.0
+    gap: float = 5.0
     penalty: tuple[float, float] = (1e-4, 0.95)
     jump: float = 30.0
     alike: float = 0.2

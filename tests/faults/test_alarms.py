@@ -18,7 +18,7 @@ from vidgen import train
 from vidgen.errors import DivergedError
 from vidgen.models import generators
 
-STEPS, LOOK, BATCH = 400, 40, 8
+STEPS, LOOK, BATCH = 200, 25, 8
 HEALTHY, SABOTAGED = 20, 8
 
 
@@ -27,12 +27,12 @@ def config(seed):
     made.seed = seed
     made.data.update(path="toy:clips=4096", frames=8, pick=0, size=16)
     made.generator.update(
-        widths=(24, 16), head=12, palette=2, content=16, motion=8, style=32, stride=6, periods=()
+        widths=(48, 32), head=16, palette=2, content=16, motion=16, style=64, stride=6, periods=()
     )
     made.discriminator.update(
-        front=12, neck=16, frame_blocks=1, fold=8, widths=(24, 32), features=32, frame_features=32
+        front=12, neck=24, frame_blocks=1, fold=8, widths=(48, 64), features=64, frame_features=64
     )
-    made.objective.r1 = made.objective.r2 = configs.constant(2.0)
+    made.objective.r1 = made.objective.r2 = configs.constant(3.0)
     made.optimizer.learning_rate = configs.cosine(1e-3, 0.0)
     made.training.update(
         kclips=STEPS * BATCH / 1000,

@@ -60,7 +60,8 @@ def _frechet(mean, root, other_mean, other_root) -> float:
     # tr (S C)^(1/2) is the sum of the singular values of R Q', where S = R'R and C = Q'Q.
     cross = np.linalg.svd(root @ other_root.T, compute_uv=False).sum()
     gap = mean - other_mean
-    return float(gap @ gap + np.sum(root**2) + np.sum(other_root**2) - 2 * cross)
+    squared = gap @ gap + np.sum(root**2) + np.sum(other_root**2) - 2 * cross
+    return max(float(squared), 0.0)  # rounding may go below
 
 
 def frechet_interval(

@@ -287,6 +287,8 @@ def test_a_run_that_stays_broken_ends_after_another_start_from_its_checkpoint(
 
 def test_penalties_may_be_lazy_and_the_compute_bfloat16(tmp_path):
     config = tiny_config()
+    config.data.size = 8  # two programs to compile: of one level
+    config.generator.widths = config.discriminator.widths = (8,)
     config.objective.penalty_interval = 2
     config.parallel.compute = "bfloat16"
     config.objective.update(augmentations=("flip", "shift"))

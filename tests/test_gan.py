@@ -12,15 +12,18 @@ from conftest import TINY_DISCRIMINATOR, TINY_GENERATOR
 from vidgen import keys, models, objectives
 from vidgen.methods import gan
 
-SIZE, FRAMES, BATCH, CLASSES = 16, 8, 4, 3
+SIZE, FRAMES, BATCH, CLASSES = 8, 8, 4, 3
+ONE = {"widths": (8,)}  # one level: most of the time goes into compiling
 
 
 @pytest.fixture(scope="module")
 def parts():
     sizes = {"size": SIZE, "classes": CLASSES}
     return {
-        "gen": models.build(models.GENERATORS, "residual", **TINY_GENERATOR, **sizes),
-        "dis": models.build(models.DISCRIMINATORS, "residual", **TINY_DISCRIMINATOR, **sizes),
+        "gen": models.build(models.GENERATORS, "residual", **{**TINY_GENERATOR, **ONE}, **sizes),
+        "dis": models.build(
+            models.DISCRIMINATORS, "residual", **{**TINY_DISCRIMINATOR, **ONE}, **sizes
+        ),
         "gen_tx": optax.sgd(0.0),
         "dis_tx": optax.sgd(0.1),
     }

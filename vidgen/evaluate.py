@@ -118,7 +118,7 @@ def evaluate(
         raise ConfigError(f"--clips={count}", f"at least {_FEWEST}")
     show = progress or (lambda done, total, text: None)
     network = features.build(rules["network"], weights)
-    sampler, data = None, {"stride": stride or 1, "fps": fps, "crop": "center"}
+    sampler, data = None, {"stride": 1 if stride is None else stride, "fps": fps, "crop": "center"}
     if (pathlib.Path(subject) / "checkpoints").is_dir():
         sampler = sampling.load(pathlib.Path(subject), step)
         if stride is None and fps is None:
@@ -141,8 +141,6 @@ def evaluate(
         "seed": seed,
         "real": {**real.facts, **data, "size": size, "windows": real.chosen(count)},
     }
-    manifest = {"protocol": protocol, "version": rules["version"], "clips": count, **here}
-
     if sampler is None:
         own = opened(against if subject == HALF else subject, half=1 if subject == HALF else None)
         number = min(count, own.count)
@@ -160,6 +158,11 @@ def evaluate(
     for name, have in (("real", min(count, real.count)), (str(subject), number)):
         if have < _FEWEST:
             raise DataError(f"{name}: {have} windows of {rules['frames']} frames", "8 are needed")
+
+    manifest = {
+        "protocol": protocol, "version": rules["version"], "clips": count, "measured": number,
+        **here,
+    }  # fmt: skip
 
     def measured(measure, stream, total, text):
         done = lambda n: show(n, total, text)  # noqa: E731

@@ -1,4 +1,4 @@
-"""How much of what its convolutions alone reach does I3D reach?
+"""How much I3D reaches of what its convolutions alone reach.
 
 XLA_FLAGS= .venv/bin/python -m pytest -m benchmark tests/test_i3d_speed.py -s
 """

@@ -42,8 +42,8 @@ class Limits:
     jump: float = 30.0
     alike: float = 0.2
     least: float = 2.0
-    frozen: float = 0.1
-    ignored: float = 0.1
+    frozen: float = 0.05
+    ignored: float = 0.05
     loop: float = 0.6
 
 

@@ -309,13 +309,13 @@ def _train(
 
     def see(at):
         """Looks at samples of fixed seeds; returns figures for the log."""
-        ema = placed.whole_copy(state.ema)
-        if run_log is None:
-            return {}
-        found = runs.figures(sampling.build(ema, meta, at), clips)
-        for alarm in watching.look(found):
-            logs.say(f"step {at}: {alarm.seen}; {alarm.help}")
-            run_log.event(at, {"alarm": alarm.cause, "seen": alarm.seen, "help": alarm.help})
+        ema, found = placed.whole_copy(state.ema), {}
+        if run_log is not None:
+            found = runs.figures(sampling.build(ema, meta, at), clips)
+            for alarm in watching.look(found):
+                logs.say(f"step {at}: {alarm.seen}; {alarm.help}")
+                run_log.event(at, {"alarm": alarm.cause, "seen": alarm.seen, "help": alarm.help})
+        parallel.meet(f"watch {at}")
         return found
 
     def due(what, done):

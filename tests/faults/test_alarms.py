@@ -13,7 +13,7 @@ from conftest import tiny_config
 from harness import keep_programs, lines
 
 from vidgen import config as configs
-from vidgen import train
+from vidgen import sampling, train
 from vidgen.errors import DivergedError
 from vidgen.models import generators
 
@@ -97,7 +97,6 @@ def alarms(workdir):
 
 
 def run(sabotage, seed, workdir, monkeypatch):
-    keep_programs(monkeypatch, kind=sabotage.__name__)
     made = config(seed)
     sabotage(made, monkeypatch)
     try:
@@ -110,6 +109,8 @@ def run(sabotage, seed, workdir, monkeypatch):
 @pytest.mark.benchmark
 @pytest.mark.parametrize("sabotage", SABOTAGES, ids=lambda f: f.__name__)
 def test_runs_are_told_apart(tmp_path, monkeypatch, capfd, sabotage):
+    keep_programs(monkeypatch, kind=sabotage.__name__)
+    sampling.decode_program.cache_clear()  # it knows generators by their fields, not by their code
     found = []
     for seed in HEALTHY if sabotage is healthy else SABOTAGED:
         found.append(run(sabotage, seed, tmp_path / str(seed), monkeypatch))

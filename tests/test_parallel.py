@@ -93,7 +93,7 @@ thorough = functools.partial(pytest.param, marks=pytest.mark.thorough)
     [
         ("mesh", 4, {"fsdp": 2, "microbatches": 2}),
         ("pmap", 8, {}),
-        ("jit", 1, {"dispatch": 2}),
+        thorough("jit", 1, {"dispatch": 2}),
         thorough("jit", 1, {"remat": ("generator", "discriminator")}),
         thorough("mesh", 2, {}),
         thorough("mesh", 8, {}),

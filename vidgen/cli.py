@@ -308,14 +308,15 @@ def _evaluate(options: argparse.Namespace) -> None:
             seed=options.seed,
             progress=progress,
         )
-    report.show(result)
     out = options.out
     if out is None:
         step = result.subject.get("step")
         own = pathlib.Path(options.subject).name if step is None else str(step)
         out = (pathlib.Path(options.subject) if step is not None else pathlib.Path()) / "evaluation"
         out /= own
-    print(report.write(result, pathlib.Path(out)).with_suffix(".html"))
+    written = report.write(result, pathlib.Path(out))  # first: whoever reads may stop reading
+    report.show(result)
+    print(written.with_suffix(".html"))
 
 
 def _compare(options: argparse.Namespace) -> None:

@@ -68,12 +68,12 @@ def test_frozen_and_reversed_clips_differ_in_the_random_networks_features():
     assert apart[1] > 1e-3 and apart[2] > 1e-2 and apart[3] > 1e-2
 
 
-@pytest.mark.parametrize("name", ["random", "pixel"])
+@pytest.mark.parametrize("name", ["random", pytest.param("pixel", marks=pytest.mark.thorough)])
 def test_features_depend_on_neither_batch_nor_devices(name):
     clips = [sliding((0, k % 3), 6, k, 32) for k in range(5)]
     measure = features.everything(features.build(name))
     one = features.extract(measure, clips, batch=1, devices=jax.devices()[:1])
-    for batch, devices in ((1, 8), (1, 2), (3, 1)):
+    for batch, devices in ((1, 8), (3, 1)):
         other = features.extract(measure, clips, batch=batch, devices=jax.devices()[:devices])
         assert other.keys() == one.keys()
         for key in one:

@@ -85,6 +85,8 @@ def test_figures_of_clips_made_for_them():
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
     config = tiny_config()
+    config.data.size = 8  # one level: most of the time goes into compiling
+    config.generator.widths = config.discriminator.widths = (8,)
     config.training.update(
         kclips=0.048, watch_kclips=0.016, save_kclips=0.016, keep=1, keep_best="distance"
     )

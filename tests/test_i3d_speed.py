@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vidgen.metrics import weights
+from vidgen.metrics import features, weights
 from vidgen.models import i3d
 
 CLIPS = 2
@@ -64,3 +64,15 @@ def test_i3d_is_as_fast_as_its_convolutions(monkeypatch, capfd):
         print(f"\na clip: {whole:.3f} s, {operations / whole / 1e9:.0f} GFLOP/s; its convolutions "
               + ", ".join(f"{name} {value:.3f} s" for name, value in apart.items()))  # fmt: skip
     assert whole < apart["sums of 2D"] / 0.8
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize("name", ["i3d", "random"])
+def test_what_all_measures_of_a_clip_cost(capfd, name):
+    clips = np.random.default_rng(0).integers(0, 256, (20, 16, 64, 64, 3), np.uint8)
+    measure = features.everything(features.build(name))
+    features.extract(measure, clips[:2])  # compiles
+    begin = time.perf_counter()
+    features.extract(measure, clips)
+    with capfd.disabled():
+        print(f"\n{name}: {(time.perf_counter() - begin) / 20:.3f} s a clip")

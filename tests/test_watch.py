@@ -134,3 +134,11 @@ def test_the_best_checkpoint_stays_besides_the_newest(watched):
     assert not again.improved({"distance": 0.31}) and again.improved({"distance": 0.29})
     near = runs.Best(watched, "noise")
     assert near.improved({"noise": 1.0}) and not near.improved({"noise": 1.6})
+
+
+def test_a_damaged_note_of_the_best_is_no_obstacle(tmp_path, caplog):
+    (tmp_path / "best").mkdir()
+    for text in ("", "{}", "[]", '{"distance": null}'):
+        (tmp_path / "best" / "best.json").write_text(text)
+        assert runs.Best(tmp_path, "distance").improved({"distance": 9.0}), text
+    assert "holds no distance" in caplog.text

@@ -187,11 +187,14 @@ class Best:
         self.figure, self._folder = figure, workdir / "best"
         self._note, self._score = self._folder / "best.json", float("inf")
         if figure and self._note.exists():
-            kept = json.loads(self._note.read_text())
-            self._score = self._score_of(kept) if figure in kept else self._score
+            try:
+                self._score = self._score_of(json.loads(self._note.read_text()))
+            except (ValueError, KeyError, TypeError):  # damaged, or of another figure
+                _LOG.warning("%s: holds no %s; the next look is taken for the best", self._note,
+                             figure)  # fmt: skip
 
     def _score_of(self, found: dict[str, float]) -> float:
-        value = found[self.figure]
+        value = float(found[self.figure])
         return value if self.figure == "distance" else abs(value - 1)
 
     def improved(self, found: dict[str, float]) -> bool:

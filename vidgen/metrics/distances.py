@@ -129,9 +129,7 @@ def frechet_at_infinity(
             ]
             inverse.append(1 / share)
             values.append(frechet(*parts))
-    slope, at_zero = np.polyfit(inverse, values, 1)
-    del slope
-    return float(at_zero)
+    return float(np.polyfit(inverse, values, 1)[1])
 
 
 def kernel_distance(real: Features, fake: Features) -> float:

@@ -7,17 +7,17 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1] / "vidgen"
 FLOORS = [
-    {"errors", "signals", "heartbeat", "config", "seeds"},
+    {"errors", "signals", "heartbeat", "config", "defaults", "seeds"},
     {"frames", "video_io", "data", "logs"},
     {"keys"},
     {"models"},
-    {"objectives", "augment", "optimizers", "accumulate", "guard"},
+    {"objectives", "augment", "optimizers", "accumulate", "guard", "spectral"},
     {"methods"},
     {"parallel", "checkpoint"},
     {"sampling", "metrics"},
     {"evaluate", "watch"},
     {"runs"},
-    {"report", "fit"},
+    {"report", "fit", "experiments"},
     {"train"},
     {"bench", "doctor", "estimate", "launch"},
     {"cli", "__main__"},

@@ -64,9 +64,7 @@ def trained(mode, devices=1, steps=STEPS, interval=1, remat=(), **more):
     abstract = placed.abstract(jax.eval_shape(experiment.init, 0))
     state = placed.init(experiment.init, 0)
     calls = more.get("dispatch", 1)
-    programs = [
-        placed.compile(f, abstract) for f in (experiment.step, experiment.lazy_step)[:interval]
-    ]
+    programs = [placed.compile(f, abstract) for f in list(experiment.steps.values())[:interval]]
     seen = []
     for at in range(0, steps, calls):
         batch = clips()[at]

@@ -40,7 +40,7 @@ def variant(name, values):
     if placed.dispatch > 1:
         batch = {key: np.stack([x] * placed.dispatch) for key, x in batch.items()}
     batch, state = placed.put(batch), placed.init(experiment.init, 0)
-    step = experiment.lazy_step if name == "without penalties" else experiment.step
+    step = experiment.steps["bare" if name == "without penalties" else "whole"]
     program = placed.compile(step, state, batch)
 
     def call():

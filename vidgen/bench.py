@@ -120,7 +120,7 @@ def bench(
     kind = f"(1536 x 1536, {config.parallel.compute})"
     print(f"{'matrix product':16s}{top / 1e9:26.0f} GFLOP/s  {kind}")
 
-    placed = train.placement(config)
+    placed = train.placement(config, experiment.alone)
     batch = placed.put(_call(clips, batch_size, placed.dispatch))
     one = clips.take(0, batch_size)
 
@@ -159,16 +159,18 @@ def bench(
 
 
 def _step_parts(experiment, state, batch, timed, took, seconds) -> dict[str, float]:
-    bare, *_ = timed(experiment.lazy_step)
+    kinds = {"bare": experiment.steps["bare"]} if "bare" in experiment.steps else {}
+    others = {name: timed(step)[0] for name, step in kinds.items()}
     products = alone(experiment.step, state, batch)
     parts = {
-        "bare": bare,
+        **others,
         "optimizer": best(functools.partial(_update(experiment), state), seconds),
         "products": sum(seconds for seconds, _ in products.values()),
         **{f"products/{name}": seconds for name, (seconds, _) in sorted(products.items())},
     }
-    print(f"  {1000 * bare:8.1f} ms {bare / took:5.0%}  without penalties, which make it "
-          f"{took / bare:.2f} times as long")  # fmt: skip
+    for bare in others.values():
+        print(f"  {1000 * bare:8.1f} ms {bare / took:5.0%}  without penalties, which make it "
+              f"{took / bare:.2f} times as long")  # fmt: skip
     for name, value in parts.items():
         if name != "bare":
             print(f"  {1000 * value:8.1f} ms {value / took:5.0%}  {name}, alone")
@@ -193,6 +195,10 @@ def _sampler(experiment, ema, store, top, seconds) -> dict[str, float]:
     sampler = sampling.sampler(generator, ema, {"classes": store.classes, "fps": store.fps}, 0)
     frames = sampler.batch * sampler.chunk
     latents = sampler.latents(range(sampler.batch), sampler.chunk)
+    if sampler.generator.recurrent:  # whose operations are those of several programs
+        took = best(lambda: sampler.decode(latents, sampler.chunk), seconds)
+        print(f"{'sampler':16s}{frames / took:10.1f} frames/s")
+        return {"sampler_frames": frames / took}
     decode = sampling.decode_program(sampler.generator, sampler.chunk)
     noise = [latents[name] for name in ("content", "motion", "cycle")]
     noise += [jnp.zeros((), jnp.int32), latents["label"]]

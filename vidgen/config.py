@@ -14,152 +14,19 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from vidgen.defaults import METHODS, base, constant, cosine
 from vidgen.errors import ConfigError
+
+__all__ = ["base", "constant", "cosine", "validate"]
 
 # An ml_collections.ConfigDict; its fields are attributes that no type checker knows.
 Config = Any
 
 
-def constant(value: float) -> dict[str, float]:
-    """Returns a schedule that stays at one value."""
-    return {"start": value, "end": value, "kclips": 0.0}
-
-
-def cosine(start: float, end: float, kclips: float = 0.0) -> dict[str, float]:
-    """Returns a schedule from `start` to `end` over `kclips` (0: the whole training), then flat."""
-    return {"start": start, "end": end, "kclips": kclips}
-
-
-def base() -> Config:
-    """Returns the config that every experiment starts from, each field with its default.
-
-    Durations are in thousands of clips seen (kclips). A schedule is `constant(value)` or
-    `cosine(start, end, kclips)`.
-    """
-    config = ConfigDict()
-    config.seed = 0  # everything random follows from it: parameters, noise, order of the clips
-    config.method = "gan"  # a module of vidgen/methods
-
-    config.data = ConfigDict(
-        {
-            "path": "",  # folder, archive, array, manifest, pack, or "toy"; docs/data.md
-            "frames": 16,  # length of a training window
-            "stride": 1,  # take every n-th frame
-            "pick": 0,  # frames drawn from each window for a training step; 0: all
-            "fps": 0.0,  # resample to this rate by true time stamps; 0: every frame as recorded
-            "size": 64,  # side of the frames in pixels
-            "crop": "center",  # "center" or "random": where the square is cut from wider frames
-            "flip": False,  # mirror half of the clips left to right
-            "labels": "folder",  # "folder": class = first-level folder; "none": one class for all
-            "short": "skip",  # clips shorter than the window: "skip" them or "loop" their frames
-            "background": (0, 0, 0),  # RGB under transparent pixels
-            "strict": False,  # stop at the first file that cannot be used
-            "cache": "",  # where packs are kept; "": $VIDGEN_CACHE or ~/.cache/vidgen
-            "workers": 2,  # processes that decode
-            "limits": {  # a file beyond any of these is refused, by name
-                "frames": 100_000,  # frames of a file
-                "pixels": 50_000_000,  # pixels of a frame
-                "bytes": 4_000_000_000,  # bytes of a file's frames at the packed size
-                "seconds": 120.0,  # seconds that decoding a file may take
-            },
-        }
-    )
-    config.generator = ConfigDict(
-        {
-            "kind": "residual",  # a name in vidgen/models GENERATORS; the rest are its arguments
-            "widths": (192, 128, 96),  # channels of each level, 4x4 first, then 8x8, ...
-            "blocks": 1,  # residual blocks of each level
-            "head": 32,  # channels of the pointwise layers at full resolution
-            "head_layers": 1,  # how many of them
-            "palette": 16,  # colours that a clip mixes its pixels from
-            "output": "tanh",  # without a palette: "tanh", or "linear" for black or white grounds
-            "content": 64,  # channels of the content noise
-            "motion": 32,  # channels of the motion noise
-            "style": 192,  # channels of the features that steer the network
-            "stride": 8,  # frames between knots of motion noise
-            "motion_layers": 1,  # temporal convolutions over the knots
-            "periods": (),  # frames of cycles for what repeats; content bends them by an octave
-        }
-    )
-    config.discriminator = ConfigDict(
-        {
-            "kind": "residual",  # a name in vidgen/models DISCRIMINATORS
-            "patch": 2,  # side in pixels of the patches that the front sees
-            "front": 24,  # channels of the front
-            "neck": 48,  # channels of a frame before frames are folded together
-            "frame_blocks": 1,  # residual blocks over each frame
-            "fold": 8,  # frames folded together; divides data.frames, or data.pick
-            "widths": (96, 128, 192),  # channels of each level, finest first, down to 4x4
-            "blocks": 1,  # residual blocks of each level
-            "features": 256,  # width of the last layer
-            "frame_features": 128,  # width of each frame's own features beside it; 0: none
-        }
-    )
-    config.objective = ConfigDict(
-        {
-            "loss": "rpgan",  # a name in vidgen/objectives LOSSES
-            "r1": constant(1.0),  # weight of the penalty on real clips; sums over pixels
-            "r2": constant(1.0),  # weight of the penalty on generated clips
-            "penalty_interval": 1,  # penalties every n-th step, n times as heavy
-            "mismatch": constant(0.0),  # weight of real clips with a wrong label as fakes
-            "augmentations": (),  # names in vidgen/augment AUGMENTATIONS
-            "augment_p": constant(0.0),  # probability of each
-        }
-    )
-    config.optimizer = ConfigDict(
-        {
-            "name": "adam",  # adam, adamw, rmsprop, adadelta, sgd
-            "learning_rate": constant(2e-4),
-            "warmup_kclips": 0.0,  # the learning rate rises linearly from 0
-            "b1": 0.0,  # adam, adamw; momentum of rmsprop and sgd
-            "b2": constant(0.99),  # adam, adamw; decay of rmsprop (its start), rho of adadelta
-            "weight_decay": 0.0,  # adamw
-            "discriminator_rate": 1.0,  # the discriminator's learning rate over the generator's
-        }
-    )
-    config.training = ConfigDict(
-        {
-            "kclips": 1000.0,  # length of the training
-            "batch_size": 16,  # clips of a step, over all devices
-            "ema_kclips": 5.0,  # half-life of the averaged generator
-            "ema_rampup": 0.1,  # at most this share of the clips seen, so that early ones fade
-            "log_kclips": 1.0,  # between lines of metrics.jsonl
-            "sample_kclips": 50.0,  # between sample videos; 0: only at the end
-            "save_kclips": 50.0,  # between checkpoints; 0: only at the end
-            "watch_kclips": 50.0,  # between looks at samples, for figures and alarms; 0: none
-            "keep": 3,  # newest checkpoints kept
-            "keep_best": "",  # a figure of the looks, as "distance": the best checkpoint stays, too
-            "full_disk": "stop",  # no space for a checkpoint: "stop", or "continue" without it
-        }
-    )
-    config.parallel = ConfigDict(
-        {
-            "mode": "jit",  # jit (one device), mesh, pmap
-            "data": 0,  # mesh: copies of the state, each trained on its part of the clips; 0: all
-            "fsdp": 1,  # mesh: devices that share one copy
-            "microbatches": 1,  # parts of a device's clips, one after another, for less memory
-            "remat": (),  # "generator", "discriminator": compute features again, for less memory
-            "dispatch": 1,  # steps of one call, for small models on fast devices
-            "deterministic": False,  # the same bits on any number of devices (mesh, pmap)
-            "shards": 8,  # deterministic: parts of a batch; a multiple of any number of devices
-            "distributed": False,  # several processes, as the cluster's environment says
-            "compute": "float32",  # or bfloat16; parameters are float32 in both
-        }
-    )
-    config.sampling = ConfigDict(
-        {
-            "frames": 32,  # length of the sample videos
-            "clips": 16,  # how many, seeds 0, 1, 2, ...
-            "fps": 0.0,  # 0: that of the data
-        }
-    )
-    return config
-
-
 _CHOICES = {
     "training.keep_best": ("", "distance", "content", "motion", "noise"),
     "training.full_disk": ("stop", "continue"),
-    "method": ("gan", "dynamic_texture", "lookup", "noise", "untrained"),
+    "method": tuple(METHODS),
     "data.crop": ("center", "random"),
     "data.labels": ("folder", "none"),
     "data.short": ("skip", "loop"),
@@ -190,8 +57,14 @@ _LEAST = {  # closed lower ends
     "data.limits.bytes": 1,
     "data.limits.seconds": 0.1,
     "objective.penalty_interval": 1,
+    "objective.discriminator_steps": 1,
+    "objective.clip_every": 1,
+    "objective.categories": 0,
+    "objective.infogan": 0,
     "optimizer.warmup_kclips": 0,
     "optimizer.weight_decay": 0,
+    "optimizer.l2": 0,
+    "optimizer.clip": 0,
     "optimizer.b1": 0,
     "optimizer.discriminator_rate": 0,
     "parallel.data": 0,
@@ -239,11 +112,16 @@ def validate(config: Config) -> None:
     Raises:
       ConfigError: It names the field, the value, and what would do.
     """
-    known, given = flatten(base()), flatten(config)
+    method = config.get("method", "")
+    if method not in METHODS:
+        raise ConfigError(f"config.method is {method!r}", near(str(method), list(METHODS)))
+    known, given = flatten(base(method)), flatten(config)
     models = ("generator.", "discriminator.")
     for name in known:
         if name not in given and not (name.startswith(models) and not name.endswith(".kind")):
-            raise ConfigError(f"config.{name} is missing", "start the config from config.base()")
+            raise ConfigError(
+                f"config.{name} is missing", f"start the config from config.base({method!r})"
+            )
     for name, value in given.items():
         if name.startswith(models) and not name.endswith(".kind"):
             continue
@@ -292,12 +170,13 @@ def validate(config: Config) -> None:
 def _check_dispatch(config: Config) -> None:
     """Several steps are one call: whatever happens between steps must fall between calls."""
     calls = config.parallel.dispatch
-    if config.objective.penalty_interval > 1:
-        raise ConfigError(
-            f"config.parallel.dispatch is {calls}, and config.objective.penalty_interval is "
-            f"{config.objective.penalty_interval}",
-            "one of them must be 1: a call makes steps of one kind",
-        )
+    for name in ("penalty_interval", "discriminator_steps"):
+        if config.objective.get(name, 1) > 1:
+            raise ConfigError(
+                f"config.parallel.dispatch is {calls}, and config.objective.{name} is "
+                f"{config.objective[name]}",
+                "one of them must be 1: a call makes steps of one kind",
+            )
     for name in ("kclips", "log_kclips", "sample_kclips", "save_kclips", "watch_kclips"):
         count = steps(config.training[name], config.training.batch_size)
         if config.training[name] and count % calls:

@@ -130,7 +130,8 @@ def estimate(config: configs.Config, classes: int) -> Estimate:
     Raises:
       ConfigError: The config cannot be built, or does not fit the devices.
     """
-    experiment, placed = train.build(config, classes), train.placement(config)
+    experiment = train.build(config, classes)
+    placed = train.placement(config, experiment.alone)
     state = placed.abstract(jax.eval_shape(experiment.init, config.seed))
     batch = _batch(config, classes, placed)
     program: Any = placed.compile(experiment.step, state)

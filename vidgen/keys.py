@@ -20,7 +20,7 @@ def named(key: jax.Array, name: str) -> jax.Array:
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
-def at_step(key: jax.Array, step: jax.Array) -> jax.Array:
+def at_step(key: jax.Array, step: jax.Array | int) -> jax.Array:
     """Returns the part of a key that belongs to a training step."""
     return jax.random.fold_in(key, step)
 

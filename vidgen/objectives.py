@@ -66,6 +66,8 @@ LOSSES = {
     "least_squares": (least_squares_dis, least_squares_gen),
 }
 
+PAIRED = ("rpgan",)  # losses whose generator needs the logits of real clips
+
 
 def interleave(real: jax.Array, fake: jax.Array) -> jax.Array:
     """Makes one batch `[2 B, ...]` of two `[B, ...]`: real, fake, real, fake, ...

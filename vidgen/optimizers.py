@@ -45,7 +45,14 @@ def ema_decay(half_life: float, rampup: float, batch_size: int) -> Schedule:
 
 
 def build(
-    name: str, *, learning_rate: Schedule, b1: float, b2: Schedule, weight_decay: float
+    name: str,
+    *,
+    learning_rate: Schedule,
+    b1: float,
+    b2: Schedule,
+    weight_decay: float = 0.0,
+    l2: float = 0.0,
+    clip: float = 0.0,
 ) -> optax.GradientTransformation:
     """Makes an optimizer by name; `b2` may change over the training where Adam uses it.
 
@@ -54,8 +61,17 @@ def build(
       learning_rate: By step.
       b1: Decay of the first moment (adam, adamw) or momentum (rmsprop, sgd).
       b2: By step: decay of the second moment; rmsprop and adadelta take its first value.
-      weight_decay: Of adamw.
+      weight_decay: Of adamw: apart from the gradient.
+      l2: Times each parameter, added to its gradient before all else.
+      clip: Largest norm of all gradients together, before `l2` is added; 0: any.
     """
+    chosen = _chosen(name, learning_rate, b1, b2, weight_decay)
+    before = [optax.clip_by_global_norm(clip)] if clip else []
+    before += [optax.add_decayed_weights(l2)] if l2 else []
+    return optax.chain(*before, chosen) if before else chosen
+
+
+def _chosen(name, learning_rate, b1, b2, weight_decay) -> optax.GradientTransformation:
     momentum = b1 or None
     if name == "adam":
         return optax.inject_hyperparams(optax.adam)(learning_rate=learning_rate, b1=b1, b2=b2)

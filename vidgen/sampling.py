@@ -80,10 +80,11 @@ class Sampler:
 
         Each is uint8 `[H, W, 3]`, the same as `sample` gives.
         """
-        first = start // self.chunk * self.chunk
+        first, carry = start // self.chunk * self.chunk, None
         while True:
-            chunk = self.sample([seed], self.chunk, first, label)[0]
-            yield from chunk[max(start - first, 0) :]
+            latents = self._latents([seed], self.chunk, first, label, carry)
+            video, carry = self._decode(latents, self.chunk, first)
+            yield from video[0, max(start - first, 0) :]
             first += self.chunk
 
     def latents(
@@ -98,8 +99,14 @@ class Sampler:
         Returns:
           `content` float32 `[N, Z]`; `motion` float32 `[N, K, M]`, the steps of motion noise from
           `context` before the first chunk to the end of the last; `cycle` float32 `[N, P]` in
-          [0, 1), the turn of each cycle in frame 0; `label` int32 `[N]`.
+          [0, 1), the turn of each cycle in frame 0; `label` int32 `[N]`. Of a recurrent generator
+          that does not begin at frame 0 also `carry`, its state before the first chunk, for which
+          all that lies before is run through.
         """
+        return self._latents(seeds, frames, start, labels, None)
+
+    def _latents(self, seeds, frames: int, start: int, labels, carry: Any) -> Latents:
+        """Draws noise as `latents` does; from a state that is known, where one is given."""
         numbers = np.asarray(seeds)
         if numbers.ndim != 1 or not numbers.size or not np.issubdtype(numbers.dtype, np.integer):
             raise ConfigError(f"seeds are {numbers.tolist()!r}", "a list of whole numbers")
@@ -126,12 +133,32 @@ class Sampler:
             content.append(np.asarray(drawn[0][0])[:count])
             cycle.append(np.asarray(drawn[0][1])[:count])
             motion.append(np.concatenate([np.asarray(m) for *_, m in drawn], 1)[:count, :need])
-        return {
+        found = {
             "content": np.concatenate(content),
             "motion": np.concatenate(motion),
             "cycle": np.concatenate(cycle),
             "label": label,
         }
+        if self.generator.recurrent and first:
+            found["carry"] = self._run_to(first, numbers, found) if carry is None else carry
+        return found
+
+    def _run_to(self, chunk: int, seeds: np.ndarray, latents: Latents) -> np.ndarray:
+        """Returns the state of a recurrent generator before a chunk, from frame 0 on."""
+        states = []
+        steps = self.chunk // self.generator.stride
+        for rows in self._rows(len(seeds)):
+            own, content, label = (
+                self._pad(x[rows]) for x in (seeds, latents["content"], latents["label"])
+            )
+            motion = lambda first, own=own: _draw(self, own, np.asarray(first, np.int32))[2]  # noqa: E731
+            begin, advance = recurrence_programs(self.generator, steps)
+            before = motion(-self.generator.context)[:, : self.generator.context]
+            carry = begin(self.params, content, before, label)
+            for at in range(chunk):
+                carry, _ = advance(self.params, carry, content, motion(at * steps), label)
+            states.append(np.asarray(carry)[: len(seeds[rows])])
+        return np.concatenate(states)
 
     def decode(self, latents: Latents, frames: int, start: int = 0) -> np.ndarray:
         """Turns noise into video: `decode(latents(seeds, n, s), n, s)` is `sample(seeds, n, s)`.
@@ -147,6 +174,10 @@ class Sampler:
         Returns:
           uint8 `[N, frames, H, W, 3]`.
         """
+        return self._decode(latents, frames, start)[0]
+
+    def _decode(self, latents: Latents, frames: int, start: int) -> tuple[np.ndarray, Any]:
+        """Turns noise into video as `decode` does; also returns a recurrent generator's state."""
         first, last = self._chunks(frames, start)
         per_chunk = self.chunk // self.generator.stride
         need = (last - first) * per_chunk + self._extra
@@ -159,10 +190,18 @@ class Sampler:
         count = len(latents["content"])
         size = self.generator.size
         video = np.empty((count, (last - first) * self.chunk, size, size, 3), np.uint8)
+        carries = []
         for rows in self._rows(count):
             content, motion, cycle, label = (
                 self._pad(latents[name][rows]) for name in ("content", "motion", "cycle", "label")
             )
+            if self.generator.recurrent:
+                given = latents.get("carry")
+                before = None if given is None else self._pad(given[rows])
+                made, carry = self._advance(content, motion, label, before, last - first)
+                video[rows] = made[: len(latents["content"][rows])]
+                carries.append(carry[: len(latents["content"][rows])])
+                continue
             for chunk in range(last - first):
                 part = motion[:, chunk * per_chunk : (chunk + 1) * per_chunk + self._extra]
                 begin = np.asarray((first + chunk) * self.chunk, np.int32)
@@ -171,7 +210,21 @@ class Sampler:
                     : len(latents["content"][rows])
                 ]
         skip = start - first * self.chunk
-        return video[:, skip : skip + frames]
+        return video[:, skip : skip + frames], np.concatenate(carries) if carries else None
+
+    def _advance(self, content, motion, label, carry, chunks: int) -> tuple[np.ndarray, Any]:
+        """Makes whole chunks of one batch by recurrence, from a state or from the beginning."""
+        context, steps = self.generator.context, self.chunk // self.generator.stride
+        begin, advance = recurrence_programs(self.generator, steps)
+        render = render_program(self.generator)
+        if carry is None:
+            carry = begin(self.params, content, motion[:, :context], label)
+        made = []
+        for chunk in range(chunks):
+            part = motion[:, context + chunk * steps : context + (chunk + 1) * steps]
+            carry, states = advance(self.params, carry, content, part, label)
+            made.append(np.asarray(render(self.params, states, content, label)))
+        return np.concatenate(made, 1), np.asarray(carry)
 
     @property
     def _extra(self) -> int:
@@ -347,6 +400,37 @@ def decode_program(generator: Any, frames: int):
         return to_uint8(generator.apply({"params": params}, *noise, frames=frames))
 
     return decode
+
+
+@functools.lru_cache(maxsize=8)
+def recurrence_programs(generator: Any, steps: int):
+    """Compiles how a recurrent generator begins, and how it advances by `steps`."""
+
+    def bound(method):
+        def run(params, *given):
+            *given, label = given
+            label = label if generator.classes else None
+            return generator.apply({"params": params}, *given, label, method=method)
+
+        return jax.jit(run)
+
+    def advance(module, carry, content, motion, label):
+        return module.advance(carry, content, motion[:, :steps], label)
+
+    return bound(lambda module, *given: module.begin(*given)), bound(advance)
+
+
+@functools.lru_cache(maxsize=8)
+def render_program(generator: Any):
+    """Compiles how a recurrent generator's states become frames."""
+
+    @jax.jit
+    def render(params, states, content, label):
+        label = label if generator.classes else None
+        given = (states, content, label)
+        return to_uint8(generator.apply({"params": params}, *given, method="render"))
+
+    return render
 
 
 def to_uint8(video: jax.Array) -> jax.Array:

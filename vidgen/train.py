@@ -6,13 +6,8 @@ newest good checkpoint, with the same bits as if it had never stopped.
 
 import concurrent.futures
 import contextlib
-import dataclasses
 import functools
-import importlib
-import importlib.metadata
 import pathlib
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -22,8 +17,6 @@ from vidgen import (
     fit,
     guard,
     logs,
-    models,
-    optimizers,
     parallel,
     runs,
     sampling,
@@ -32,115 +25,23 @@ from vidgen import (
 )
 from vidgen.checkpoint import Checkpoints, FullDisk
 from vidgen.errors import ConfigError, DivergedError, Preempted
+from vidgen.experiments import build
 from vidgen.heartbeat import Heartbeat
 from vidgen.signals import Signals
 
 ROW = 3  # steps that may be skipped one after another
 
 
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """What a config describes, built: modules as arguments and the pure functions over them.
-
-    Attributes:
-      generator: Arguments that `models.build` makes the generator from; JSON data.
-      init: `init(seed) -> state`.
-      step: `step(state, batch, *, mean) -> (state, metrics)`; it takes no update that is not
-        finite.
-      optimizers: By the part of the state that each updates.
-      lazy_step: The same without penalties, for the steps between those that have them.
-      interval: Every how many steps the penalties are computed.
-      total: Steps of the whole training.
-    """
-
-    generator: dict[str, Any]
-    init: Callable[[int], Any]
-    step: Callable
-    lazy_step: Callable
-    optimizers: dict[str, Any]
-    interval: int
-    total: int
-
-
-def build(config: configs.Config, classes: int) -> Experiment:
-    """Builds the experiment of a config; the last place that sees the config.
+def placement(config: configs.Config, alone: int = 0) -> parallel.Placement:
+    """Chooses where the run of a config lies, on the devices at hand.
 
     Args:
-      config: A config that `vidgen.config.validate` took.
-      classes: Number of classes of the data; 1 or 0 for none.
+      config: The run's.
+      alone: `Experiment.alone`.
 
     Raises:
-      ConfigError: The models cannot be built from their arguments.
+      ConfigError: The devices do not fit the config.
     """
-    method = importlib.import_module(f"vidgen.methods.{config.method}")
-    batch_size, total = config.training.batch_size, _steps(config, config.training.kclips)
-    classes = classes if classes > 1 else 0
-    shared = {"size": config.data.size, "classes": classes, "dtype": config.parallel.compute}
-    gen_arguments = {**config.generator.to_dict(), **shared}
-    dis_arguments = {**config.discriminator.to_dict(), **shared}
-    again = config.parallel.remat
-    gen = models.build(models.GENERATORS, **gen_arguments, remat="generator" in again)
-    dis = models.build(models.DISCRIMINATORS, **dis_arguments, remat="discriminator" in again)
-    data = config.data
-    if (data.pick or data.frames) % dis.fold:
-        name = "pick" if data.pick else "frames"
-        raise ConfigError(
-            f"config.data.{name} is {data[name]}, not a multiple of "
-            f"config.discriminator.fold, {dis.fold}"
-        )
-
-    def schedule(spec):
-        over = _steps(config, spec.kclips) if spec.kclips else total
-        return optimizers.cosine(spec.start, spec.end, over)
-
-    objective, optimizer = config.objective, config.optimizer
-    make = functools.partial(
-        optimizers.build,
-        optimizer.name,
-        b1=optimizer.b1,
-        b2=schedule(optimizer.b2),
-        weight_decay=optimizer.weight_decay,
-    )
-    rate = optimizers.warmup(
-        schedule(optimizer.learning_rate),
-        _steps(config, optimizer.warmup_kclips) if optimizer.warmup_kclips else 0,
-    )
-    interval = objective.penalty_interval
-    parts = {
-        "gen": gen,
-        "dis": dis,
-        "gen_tx": make(learning_rate=rate),
-        "dis_tx": make(learning_rate=optimizers.times(optimizer.discriminator_rate, rate)),
-    }
-    step = functools.partial(
-        method.step,
-        **parts,
-        loss=objective.loss,
-        r1=optimizers.times(interval, schedule(objective.r1)),
-        r2=optimizers.times(interval, schedule(objective.r2)),
-        pick=data.pick,
-        ema_decay=optimizers.ema_decay(
-            config.training.ema_kclips, config.training.ema_rampup, batch_size
-        ),
-        augment_p=schedule(objective.augment_p),
-        augmentations=tuple(objective.augmentations),
-        mismatch=schedule(objective.mismatch)
-        if objective.mismatch.start or objective.mismatch.end
-        else None,
-    )
-    return Experiment(
-        generator=gen_arguments,
-        init=functools.partial(method.init, **parts, frames=data.frames, pick=data.pick),
-        step=guard.guarded(step),
-        lazy_step=guard.guarded(functools.partial(step, penalize=False)),
-        optimizers={"gen": parts["gen_tx"], "dis": parts["dis_tx"]},
-        interval=interval,
-        total=total,
-    )
-
-
-def placement(config: configs.Config) -> parallel.Placement:
-    """Chooses where the run of a config lies, on the devices at hand."""
     asked = config.parallel
     found = parallel.place(
         asked.mode,
@@ -156,6 +57,13 @@ def placement(config: configs.Config) -> parallel.Placement:
             f"config.parallel.data is {asked.data}, and there are {copies} times "
             f"config.parallel.fsdp={asked.fsdp} devices",
             f"set it to {copies}, or to 0 for all",
+        )
+    parts = found.mesh.size * found.parts
+    if alone and parts > 1:
+        raise ConfigError(
+            f"norm_clips is 0, of the whole batch, and the batch is computed in {parts} parts",
+            "set norm_clips of generator and discriminator to at most "
+            f"{config.training.batch_size // parts}",
         )
     return found
 
@@ -224,7 +132,7 @@ def _train(
     experiment = build(config, len(store.classes))
     total, batch_size = experiment.total, config.training.batch_size
     meta = runs.meta(config, experiment.generator, store)
-    placed = placement(config)
+    placed = placement(config, experiment.alone)
     part, parts = placed.host
     checkpoints = Checkpoints(workdir / "checkpoints", config.training.keep)
     abstract = placed.abstract(jax.eval_shape(experiment.init, config.seed))
@@ -252,16 +160,15 @@ def _train(
             logs.say(f"{workdir}: done, {first} steps of {total}")
             return
         logs.say(f"{workdir}: going on from step {first} of {total}")
-        step = placed.compile(experiment.step, abstract, example)
+        now = experiment.kind(min(first, total - 1))
+        programs = {now: placed.compile(experiment.steps[now], abstract, example)}
         state = items["train"].replace(ema=items["ema"])
     else:
+        now = experiment.kind(0)
         with concurrent.futures.ThreadPoolExecutor(1) as beside:  # two programs to compile
             making = beside.submit(placed.init, experiment.init, config.seed)
-            step = placed.compile(experiment.step, abstract, example)
+            programs = {now: placed.compile(experiment.steps[now], abstract, example)}
             state = making.result()
-    lazy_step = step
-    if experiment.interval > 1:
-        lazy_step = placed.compile(experiment.lazy_step, abstract, example)
     if part == 0:
         facts = runs.facts(store, clips)
         logs.write_json(workdir / "run.json", {**facts, **meta, "command": command})
@@ -352,9 +259,11 @@ def _train(
         for at in range(first, total, calls):
             clock.enter("data")
             batch = call_batch([next(batches) for _ in range(calls)])
-            clock.enter("compile" if at == first else "step")
-            run = step if at % experiment.interval == 0 else lazy_step
-            state, metrics = run(state, placed.put(batch))
+            kind = experiment.kind(at)
+            clock.enter("compile" if at == first or kind not in programs else "step")
+            if kind not in programs:
+                programs[kind] = placed.compile(experiment.steps[kind], abstract, example)
+            state, metrics = programs[kind](state, placed.put(batch))
             done = beat.step = at + calls
             if pending is not None:
                 look(*pending)
@@ -420,7 +329,12 @@ def _steps(config: configs.Config, kclips: float) -> int:
 
 
 def _losses(metrics: dict[str, jax.Array]) -> str:
-    return f"gen {float(metrics['gen/loss']):.3f}  dis {float(metrics['dis/loss']):.3f}"
+    found = {name: float(value) for name, value in metrics.items()}
+    return "  ".join(
+        f"{name.removesuffix('/loss')} {found[name]:.3f}"
+        for name in ("gen/loss", "dis/loss")
+        if name in found
+    )
 
 
 def _tell_skipped(step, index, values, row, run_log, workdir) -> None:

@@ -172,7 +172,9 @@ class Watch:
         recent, limits = list(self._recent), self.limits
         if len(recent) < _RECENT or "dis/accuracy" not in recent[0]:
             return
-        mean = {name: float(np.mean([m[name] for m in recent])) for name in recent[0]}
+        # Not every kind of step has every metric.
+        names = set.intersection(*(set(m) for m in recent))
+        mean = {name: float(np.mean([m[name] for m in recent])) for name in names}
         if mean.get("skipped", 0.0):
             yield Alarm(
                 "nan",
@@ -193,15 +195,19 @@ class Watch:
                 f"the discriminator loses: it tells {told:.0%} of the pairs",
                 "lower config.optimizer.learning_rate, or the penalties",
             )
-        penalty = mean["dis/penalty"] / max(mean["dis/penalty"] + abs(mean["dis/loss"]), 1e-12)
-        if not limits.penalty[0] <= penalty <= limits.penalty[1]:
+        whole = mean.get("dis/penalty", 0.0) + abs(mean["dis/loss"])
+        penalty = mean.get("dis/penalty", 0.0) / max(whole, 1e-12)
+        has = "dis/penalty" in mean  # not every method has
+        if has and not limits.penalty[0] <= penalty <= limits.penalty[1]:
             yield Alarm(
                 "penalty",
                 f"the penalties are {penalty:.2%} of the discriminator's loss",
                 f"{'lower' if penalty > limits.penalty[1] else 'raise'} config.objective.r1 and r2",
             )
         for name in ("gen/grad", "dis/grad"):
-            norms = np.array([m[name] for m in recent])
+            norms = np.array([m[name] for m in recent if name in m])
+            if not norms.size:
+                continue
             jump = norms.max() / max(float(np.median(norms)), 1e-12)
             if jump >= limits.jump:
                 yield Alarm(

@@ -4,6 +4,7 @@ Modules, optimizers and schedules come in as keyword arguments, bound with `func
 nothing here knows of config, files or devices.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from vidgen import accumulate, augment, keys, objectives
+from vidgen import accumulate, augment, keys, objectives, spectral
+from vidgen.models.convolutions import with_stats
 
 Schedule = optax.Schedule  # step -> value
 
@@ -29,6 +31,7 @@ class State:
       ema: Exponential moving average of `gen`.
       gen_opt: Optimizer state of the generator.
       dis_opt: Optimizer state of the discriminator.
+      vectors: Singular vectors of the discriminator's kernels; None without spectral normalisation.
     """
 
     step: jax.Array
@@ -38,6 +41,7 @@ class State:
     ema: Any
     gen_opt: Any
     dis_opt: Any
+    vectors: Any = None
 
 
 def init(
@@ -49,8 +53,12 @@ def init(
     dis_tx: optax.GradientTransformation,
     frames: int,
     pick: int = 0,
+    normalize: bool = False,
 ) -> State:
-    """Makes the state of step 0: a pure function of the seed and the modules."""
+    """Makes the state of step 0: a pure function of the seed and the modules.
+
+    With `normalize`, it has the vectors of spectral normalisation.
+    """
     key = keys.root(seed)
     index = jnp.zeros((1,), jnp.int32)
     label = index if gen.classes else None
@@ -67,6 +75,7 @@ def init(
         ema=jax.tree.map(jnp.copy, gen_params),  # an alias could not be donated
         gen_opt=gen_tx.init(gen_params),
         dis_opt=dis_tx.init(dis_params),
+        vectors=spectral.init(keys.named(key, "vectors"), dis_params) if normalize else None,
     )
 
 
@@ -122,6 +131,7 @@ def step(
     mismatch: Schedule | None = None,
     pick: int = 0,
     penalize: bool = True,
+    play: bool = True,
     mean: Callable = accumulate.mean,
 ) -> tuple[State, dict[str, jax.Array]]:
     """Updates the discriminator, then the generator, then the average.
@@ -146,6 +156,7 @@ def step(
       pick: Frames drawn from each window, real and generated alike; 0 for all. Fewer frames of
         more clips show more contents in the same time.
       penalize: Whether this step computes the penalties (lazy regularisation skips some).
+      play: Whether this step updates the generator; otherwise the discriminator alone.
       mean: How functions of clips are averaged over the batch: `accumulate.mean`, with the
         arguments that devices and memory ask for bound to it.
 
@@ -185,10 +196,21 @@ def step(
         """Makes the clips that both players see, and the way back to the parameters."""
         noise = draw(keys.named(key, "noise"), batch["index"], gen=gen, frames=frames)
         about = (labels(batch), picked(batch))
-        return jax.vjp(
-            lambda params: gen.apply({"params": params}, *noise, *about, frames=frames),
-            state.gen,
-        )
+
+        def run(params):
+            given = (*noise, *about)
+            video, found = gen.apply({"params": params}, *given, frames=frames, mutable="stats")
+            return video, found.get("stats", {})
+
+        return jax.vjp(run, state.gen, has_aux=True)
+
+    # A state without vectors is one without spectral normalisation.
+    vectors = None if state.vectors is None else spectral.step(state.dis, state.vectors)
+
+    def judge(params, *given):
+        if vectors is not None:
+            params = spectral.normalized(params, vectors)
+        return dis.apply({"params": params}, *given)
 
     def for_dis(batch, kept):
         del kept
@@ -202,7 +224,7 @@ def step(
         about = (twice(label), twice(picked(batch)))
 
         def loss(params):
-            critic = lambda video: dis.apply({"params": params}, video, *about)  # noqa: E731
+            critic = lambda video: judge(params, video, *about)  # noqa: E731
             if penalize:
                 on_real, on_fake, p1, p2 = objectives.critic_with_penalties(critic, real, fake)
                 p1, p2 = jnp.mean(p1), jnp.mean(p2)
@@ -229,17 +251,23 @@ def step(
             }
 
         (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.dis)
-        return (grads, metrics), kept
+        return (grads, metrics, kept[2]), kept
 
-    (grads, dis_metrics), kept = mean(for_dis, batch)
+    (grads, dis_metrics, stats), kept = mean(for_dis, batch)
     dis_metrics["dis/grad"] = optax.tree.norm(grads)
     updates, dis_opt = dis_tx.update(grads, state.dis_opt, state.dis)
     dis_params = optax.apply_updates(state.dis, updates)
+    new = dataclasses.replace(
+        state, step=state.step + 1, dis=dis_params, dis_opt=dis_opt, vectors=vectors
+    )
+    dis_metrics["dis/norm"] = optax.tree.norm(dis_params)
+    if not play:
+        return new, dis_metrics
 
     def for_gen(batch, kept):
-        fake, to_params = kept or generate(batch)
+        fake, to_params, _ = kept or generate(batch)
         real, about = real_clips(batch), (labels(batch), picked(batch))
-        critic = lambda video: dis.apply({"params": dis_params}, video, *about)  # noqa: E731
+        critic = lambda video: judge(dis_params, video, *about)  # noqa: E731
         value, slopes = jax.value_and_grad(
             lambda video: gen_loss(critic(real), critic(augmented(video, batch, "augment gen")))
         )(fake)
@@ -248,23 +276,10 @@ def step(
     (value, grads), _ = mean(for_gen, batch, kept)
     gen_metrics = {"gen/loss": value, "gen/grad": optax.tree.norm(grads)}
     updates, gen_opt = gen_tx.update(grads, state.gen_opt, state.gen)
-    gen_params = optax.apply_updates(state.gen, updates)
+    gen_params = with_stats(optax.apply_updates(state.gen, updates), state.gen, stats)
     decay = ema_decay(state.step)
     ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state.ema, gen_params)
-
-    new = State(
-        step=state.step + 1,
-        key=state.key,
-        gen=gen_params,
-        dis=dis_params,
-        ema=ema,
-        gen_opt=gen_opt,
-        dis_opt=dis_opt,
-    )
     # Norms see what is not finite anywhere, in the average too, which no loss reads.
-    norms = {
-        "gen/norm": optax.tree.norm(gen_params),
-        "gen/ema": optax.tree.norm(ema),
-        "dis/norm": optax.tree.norm(dis_params),
-    }
+    norms = {"gen/norm": optax.tree.norm(gen_params), "gen/ema": optax.tree.norm(ema)}
+    new = dataclasses.replace(new, gen=gen_params, ema=ema, gen_opt=gen_opt)
     return new, {**dis_metrics, **gen_metrics, **norms}

@@ -11,14 +11,16 @@ from vidgen.errors import ConfigError
 from vidgen.models.baselines import DynamicTexture, Lookup, Noise
 from vidgen.models.discriminators import ResidualDiscriminator
 from vidgen.models.generators import ResidualGenerator
+from vidgen.models.mocogan import MocoganDiscriminator, MocoganGenerator
 
 GENERATORS = {
     "residual": ResidualGenerator,
+    "mocogan": MocoganGenerator,
     "dynamic_texture": DynamicTexture,
     "lookup": Lookup,
     "noise": Noise,
 }
-DISCRIMINATORS = {"residual": ResidualDiscriminator}
+DISCRIMINATORS = {"residual": ResidualDiscriminator, "mocogan": MocoganDiscriminator}
 
 
 def build(registry: dict[str, Any], kind: str, **arguments) -> Any:

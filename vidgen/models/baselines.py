@@ -28,6 +28,7 @@ class Noise(nn.Module):
     motion: int = 256
     dtype: str = "float32"
     periods = ()
+    recurrent = False
     stride = 1
     context = 0
 
@@ -76,6 +77,7 @@ class Lookup(nn.Module):
     motion: int = 1
     dtype: str = "float32"
     periods = ()
+    recurrent = False
     stride = 1
     context = 0
 
@@ -128,6 +130,7 @@ class DynamicTexture(nn.Module):
     steps: int = 48
     dtype: str = "float32"
     periods = ()
+    recurrent = False
     stride = 1
 
     def check(self) -> None:

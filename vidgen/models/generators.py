@@ -70,6 +70,7 @@ class ResidualGenerator(nn.Module):
     periods: tuple[int, ...] = ()
     remat: bool = False
     dtype: str = "float32"
+    recurrent = False
 
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""

@@ -1,0 +1,83 @@
+"""The textbooks' layers against XLA's own convolutions and against NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vidgen.errors import ConfigError
+from vidgen.models import convolutions
+
+rng = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+
+@pytest.mark.parametrize("steps, channels", [(1, 3), (1, 9), (4, 3), (4, 9)])
+def test_convolution_is_the_strided_one(steps, channels):
+    layer = convolutions.Convolution(5, steps)
+    x, kernel = normal(2, 7, 8, 8, channels), normal(steps, 4, 4, channels, 5)
+    expected = jax.lax.conv_general_dilated(
+        x, kernel, (1, 2, 2), ((0, 0), (1, 1), (1, 1)),
+        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+    )  # fmt: skip
+    found = layer.apply({"params": {"kernel": kernel}}, x)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("features", [3, 9])
+def test_transposed_convolution_spreads_each_pixel_by_the_kernel(features):
+    x, kernel = normal(2, 3, 3, 6), normal(4, 4, 6, features)
+    spread = np.zeros((2, 8, 8, features))  # one pixel around, that is cut off
+    for i in range(3):
+        for j in range(3):
+            spread[:, 2 * i : 2 * i + 4, 2 * j : 2 * j + 4] += np.einsum(
+                "nc,pqco->npqo", x[:, i, j], kernel
+            )
+    layer = convolutions.TransposedConvolution(features)
+    found = layer.apply({"params": {"kernel": kernel}}, x)
+    np.testing.assert_allclose(found, spread[:, 1:-1, 1:-1], atol=1e-4)
+
+
+def test_a_whole_kernel_is_one_product():
+    x, kernel = normal(2, 3, 4, 4, 5), normal(3, 4, 4, 5, 2)
+    found = convolutions.Whole(2).apply({"params": {"kernel": kernel}}, x)
+    np.testing.assert_allclose(found, np.einsum("bthwc,thwco->bo", x, kernel), atol=1e-4)
+
+
+def test_batch_norm_normalises_each_group_and_reports_what_it_found():
+    x = 3 * normal(6, 2, 2, 4) + 1
+    layer = convolutions.BatchNorm()
+    params = {n: np.asarray(normal(4)) for n in ("scale", "bias", "mean")}
+    params["var"] = np.full(4, 2, np.float32)
+    found, more = layer.apply({"params": params}, x, 3, mutable="stats")
+    parts = np.asarray(x, np.float64).reshape(3, -1, 4)
+    mean, var = parts.mean(1, keepdims=True), parts.var(1, keepdims=True)
+    expected = (parts - mean) / np.sqrt(var + 1e-5) * params["scale"] + params["bias"]
+    np.testing.assert_allclose(found, expected.reshape(x.shape), atol=1e-4)
+    np.testing.assert_allclose(more["stats"]["mean"], mean.mean((0, 1)), atol=1e-5)
+    np.testing.assert_allclose(more["stats"]["var"], var.mean((0, 1)) * 8 / 7, rtol=1e-4)
+    # For sampling: the running statistics, whatever else is in the batch.
+    fixed = layer.apply({"params": params}, x)
+    expected = (np.asarray(x) - params["mean"]) / np.sqrt(2 + 1e-5) * params["scale"] + params[
+        "bias"
+    ]
+    np.testing.assert_allclose(fixed, expected, atol=1e-4)
+
+
+def test_running_statistics_move_and_nothing_else_does():
+    params = {"a": {"norm": {"mean": 1.0, "var": 2.0, "scale": 3.0}}, "b": 4.0}
+    before = {"a": {"norm": {"mean": 0.0, "var": 0.0, "scale": 0.0}}, "b": 0.0}
+    stats = {"a": {"norm": {"mean": 10.0, "var": 20.0}}}
+    new = convolutions.with_stats(params, before, stats)
+    assert new == {"a": {"norm": {"mean": 1.0, "var": 2.0, "scale": 3.0}}, "b": 4.0}
+    before["a"]["norm"].update(mean=5.0)
+    assert convolutions.with_stats(params, before, stats)["a"]["norm"]["mean"] == 5.5
+
+
+def test_groups_must_divide_the_clips():
+    assert convolutions.groups(8, 0) == 1 and convolutions.groups(8, 4) == 2
+    with pytest.raises(ConfigError, match="norm_clips is 3, and 8 clips"):
+        convolutions.groups(8, 3)

@@ -1,0 +1,167 @@
+"""What every method that is trained must do; a new one is one more line."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from conftest import tiny_config
+
+from vidgen import config as configs
+from vidgen import experiments, parallel, runs, sampling, train
+from vidgen.checkpoint import Checkpoints
+from vidgen.errors import ConfigError
+
+
+def gan_with_options():
+    """The GAN with all that a step may have beside the default."""
+    config = tiny_config()
+    config.data.size = 8  # one level: most of the time goes into compiling
+    config.generator.widths = config.discriminator.widths = (8,)
+    config.objective.update(spectral=True, discriminator_steps=2)
+    config.optimizer.update(clip=1.0, l2=1e-4)
+    return config
+
+
+def mocogan():
+    config = configs.base("mocogan")
+    config.data.update(path="toy:clips=64", frames=8, size=16)
+    config.generator.update(features=4, norm_clips=4)
+    config.discriminator.update(features=4, norm_clips=4)
+    config.objective.clip_every = 2
+    config.training.update(
+        kclips=0.032, batch_size=8, log_kclips=0.008, sample_kclips=0.0, save_kclips=0.016
+    )
+    config.sampling.update(frames=6, clips=2)
+    return config
+
+
+FAMILIES = {"gan": gan_with_options, "mocogan": mocogan}
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+def run(config, steps, mode="jit", devices=1, **more):
+    """Trains without a loop; returns the state and each step's metrics."""
+    experiment = experiments.build(config, classes=2)
+    placed = parallel.place(mode, batch_size=8, devices=jax.devices()[:devices], **more)
+    abstract = placed.abstract(jax.eval_shape(experiment.init, 0))
+    state, programs, seen = placed.init(experiment.init, 0), {}, []
+    for at in range(steps):
+        kind = experiment.kind(at)
+        if kind not in programs:
+            programs[kind] = placed.compile(experiment.steps[kind], abstract)
+        batch = runs.open_clips(config)[1].take(8 * at, 8)
+        state, metrics = programs[kind](state, placed.put(batch))
+        seen.append({name: float(value) for name, value in metrics.items()})
+    return state, seen
+
+
+@functools.cache
+def trained(family, *placement):
+    config = FAMILIES[family]()
+    config.optimizer.name = "sgd"  # Adam makes a whole step of a difference in the last bit
+    return run(config, 2, *placement)
+
+
+@pytest.mark.parametrize("mode", ["mesh", "pmap"])
+def test_two_devices_compute_what_one_does(family, mode):
+    _, one = trained(family)
+    _, two = trained(family, mode, 2)
+    for a, b in zip(one, two, strict=True):
+        assert a.keys() == b.keys() and not a["skipped"]
+        for name in a:
+            np.testing.assert_allclose(a[name], b[name], rtol=2e-4, atol=1e-5, err_msg=name)
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_same_bits(family, tmp_path):
+    config = FAMILIES[family]()
+    train.train(config, tmp_path / "whole")
+    config.training.kclips = 0.016
+    state = run(config, 2)[0]
+    first = Checkpoints(tmp_path / "whole" / "checkpoints", 3)
+    abstract = jax.eval_shape(lambda: state)
+    wanted = lambda meta: {"train": abstract.replace(ema=None), "ema": abstract.ema}  # noqa: E731
+    at, items, _ = first.restore(wanted, 2)
+    assert at == 2
+    same = jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(a, b),
+        (items["train"], items["ema"]),
+        (state.replace(ema=None), state.ema),
+    )
+    del same
+    # The second half alone, from the checkpoint in the middle.
+    import shutil
+
+    shutil.copytree(tmp_path / "whole" / "checkpoints" / "2", tmp_path / "half/checkpoints/2")
+    train.train(FAMILIES[family](), tmp_path / "half")
+    ends = [
+        Checkpoints(tmp_path / name / "checkpoints").restore(wanted)[1]
+        for name in ("whole", "half")
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *ends)
+
+
+def test_a_run_is_sampled_by_its_path(family, tmp_path):
+    config = FAMILIES[family]()
+    config.training.kclips = 0.008
+    train.train(config, tmp_path)
+    sampler = sampling.load(tmp_path, chunk=None)
+    video = sampler.sample([0, 1], 20, 3)
+    assert video.shape == (2, 20, config.data.size, config.data.size, 3)
+    np.testing.assert_array_equal(video[1:, 10:], sampler.sample([1], 10, 13))
+
+
+def test_no_method_takes_a_field_of_another(family):
+    config = FAMILIES[family]()
+    configs.validate(config)
+    config.objective.clipping = 1.0
+    with pytest.raises(ConfigError, match=r"config\.objective\.clipping"):
+        configs.validate(config)
+
+
+def test_the_generator_stays_while_the_discriminator_is_trained_alone():
+    config = gan_with_options()
+    experiment = experiments.build(config, 2)
+    assert [experiment.kind(at) for at in range(4)] == ["dis", "whole", "dis", "whole"]
+    config.objective.penalty_interval = 2
+    experiment = experiments.build(config, 2)
+    assert [experiment.kind(at) for at in range(4)] == ["dis", "bare", "dis", "bare"]
+    init = jax.jit(experiment.init, static_argnums=0)(0)
+    config.objective.penalty_interval = 1
+    state, seen = run(config, 1)
+    jax.tree.map(np.testing.assert_array_equal, (state.gen, state.ema), (init.gen, init.ema))
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), state.dis, init.dis)
+    assert any(jax.tree.leaves(moved)) and "gen/loss" not in seen[0]
+
+
+def test_statistics_of_the_whole_batch_need_it_on_one_device():
+    config = mocogan()
+    config.generator.norm_clips = 0
+    config.parallel.mode = "mesh"
+    experiment = experiments.build(config, 2)
+    with pytest.raises(ConfigError, match="8 parts") as error:
+        train.placement(config, experiment.alone)
+    assert "at most 1" in error.value.hint
+    config.parallel.mode = "jit"
+    assert train.placement(config, experiment.alone).parts == 1
+
+
+@pytest.mark.parametrize(
+    "section, field, value, says",
+    [
+        ("data", "frames", 6, "at least 7"),
+        ("data", "pick", 4, "judged whole"),
+        ("objective", "loss", "bce", "one of"),
+    ],
+)
+def test_what_mocogan_cannot_take_is_named(section, field, value, says):
+    config = mocogan()
+    config[section][field] = value
+    with pytest.raises(ConfigError) as error:
+        configs.validate(config)
+        experiments.build(config, 2)
+    assert f"config.{section}.{field}" in str(error.value) and says in error.value.hint

@@ -1,0 +1,198 @@
+"""What a config describes, built: pure functions of a state and a batch.
+
+The last place that sees a config: below it, functions take plain keyword arguments.
+"""
+
+import dataclasses
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from vidgen import config as configs
+from vidgen import guard, models, optimizers
+from vidgen.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A training.
+
+    Attributes:
+      generator: Arguments that `models.build` makes the generator from; JSON data.
+      init: `init(seed) -> state`.
+      steps: By kind, `step(state, batch, *, mean) -> (state, metrics)`, the fullest first; they
+        take no update that is not finite.
+      kind: Which of them a step is, by its number.
+      optimizers: By the part of the state that each updates.
+      total: Steps of the whole training.
+      alone: Clips that must be computed together, or 0: where statistics are of the whole batch.
+    """
+
+    generator: dict[str, Any]
+    init: Callable[[int], Any]
+    steps: dict[str, Callable]
+    kind: Callable[[int], str]
+    optimizers: dict[str, Any]
+    total: int
+    alone: int = 0
+
+    @property
+    def step(self) -> Callable:
+        """The fullest of the steps."""
+        return next(iter(self.steps.values()))
+
+
+def build(config: configs.Config, classes: int) -> Experiment:
+    """Builds the experiment of a config.
+
+    Args:
+      config: A config that `vidgen.config.validate` took.
+      classes: Number of classes of the data; 1 or 0 for none.
+
+    Raises:
+      ConfigError: The models cannot be built from their arguments.
+    """
+    return _METHODS[config.method](config, classes if classes > 1 else 0)
+
+
+def _gan(config: configs.Config, classes: int) -> Experiment:
+    gen_arguments, gen, dis = _players(config, classes)
+    data, objective = config.data, config.objective
+    if (data.pick or data.frames) % dis.fold:
+        name = "pick" if data.pick else "frames"
+        raise ConfigError(
+            f"config.data.{name} is {data[name]}, not a multiple of "
+            f"config.discriminator.fold, {dis.fold}"
+        )
+    method, parts = _module(config), {"gen": gen, "dis": dis, **_two(config)}
+    interval, each = objective.penalty_interval, objective.discriminator_steps
+    schedule = functools.partial(_schedule, config)
+    step = functools.partial(
+        method.step,
+        **parts,
+        loss=objective.loss,
+        r1=optimizers.times(interval, schedule(objective.r1)),
+        r2=optimizers.times(interval, schedule(objective.r2)),
+        pick=data.pick,
+        ema_decay=_average(config),
+        augment_p=schedule(objective.augment_p),
+        augmentations=tuple(objective.augmentations),
+        mismatch=schedule(objective.mismatch)
+        if objective.mismatch.start or objective.mismatch.end
+        else None,
+    )
+
+    def kind(at):
+        words = ["" if at % interval == 0 else "bare", "" if (at + 1) % each == 0 else "dis"]
+        return " ".join(filter(None, words)) or "whole"
+
+    found = {
+        name: {"penalize": "bare" not in name, "play": "dis" not in name}
+        for name in ("whole", "bare", "dis", "bare dis")
+    }
+    init = functools.partial(method.init, **parts, frames=data.frames, pick=data.pick)
+    return Experiment(
+        generator=gen_arguments,
+        init=functools.partial(init, normalize=objective.spectral),
+        steps={n: guard.guarded(functools.partial(step, **how)) for n, how in found.items()},
+        kind=kind,
+        optimizers={"gen": parts["gen_tx"], "dis": parts["dis_tx"]},
+        total=_total(config),
+    )
+
+
+def _mocogan(config: configs.Config, classes: int) -> Experiment:
+    gen_arguments, gen, dis = _players(config, classes)
+    least = 3 * ((config.data.size // 4).bit_length() - 1) + 1
+    if config.data.frames < least:
+        raise ConfigError(
+            f"config.data.frames is {config.data.frames}",
+            f"at least {least}: each of the video discriminator's levels takes 3 frames away",
+        )
+    if config.data.pick:
+        raise ConfigError(f"config.data.pick is {config.data.pick}", "0: clips are judged whole")
+    method, parts = _module(config), {"gen": gen, "dis": dis, **_two(config)}
+    objective = config.objective
+    step = functools.partial(
+        method.step,
+        **parts,
+        loss=objective.loss,
+        clip_every=objective.clip_every,
+        categories=objective.categories,
+        infogan=objective.infogan,
+        ema_decay=_average(config),
+    )
+    whole = gen.norm_clips == 0 or dis.norm_clips == 0
+    return Experiment(
+        generator=gen_arguments,
+        init=functools.partial(method.init, **parts, frames=config.data.frames),
+        steps={"whole": guard.guarded(step)},
+        kind=lambda at: "whole",
+        optimizers={"gen": parts["gen_tx"], "dis": parts["dis_tx"]},
+        total=_total(config),
+        alone=config.training.batch_size if whole else 0,
+    )
+
+
+_METHODS = {"gan": _gan, "mocogan": _mocogan}
+
+
+def _module(config: configs.Config) -> Any:
+    return importlib.import_module(f"vidgen.methods.{config.method}")
+
+
+def _players(config: configs.Config, classes: int) -> tuple[dict[str, Any], Any, Any]:
+    """Builds generator and discriminator; the former's arguments come first."""
+    shared = {"size": config.data.size, "classes": classes, "dtype": config.parallel.compute}
+    arguments = {**config.generator.to_dict(), **shared}
+    again: dict[str, dict[str, Any]] = {
+        name: {"remat": True} if name in config.parallel.remat else {}
+        for name in ("generator", "discriminator")
+    }
+    gen = models.build(models.GENERATORS, **arguments, **again["generator"])
+    dis = models.build(
+        models.DISCRIMINATORS,
+        **{**config.discriminator.to_dict(), **shared},
+        **again["discriminator"],
+    )
+    return arguments, gen, dis
+
+
+def _two(config: configs.Config) -> dict[str, Any]:
+    """Makes the optimizers of two players."""
+    times = config.optimizer.discriminator_rate
+    return {"gen_tx": _optimizer(config), "dis_tx": _optimizer(config, times)}
+
+
+def _optimizer(config: configs.Config, times: float | None = None) -> Any:
+    asked = config.optimizer
+    warmup = _steps(config, asked.warmup_kclips) if asked.warmup_kclips else 0
+    rate = optimizers.warmup(_schedule(config, asked.learning_rate), warmup)
+    return optimizers.build(
+        asked.name,
+        learning_rate=rate if times is None else optimizers.times(times, rate),
+        b1=asked.b1,
+        b2=_schedule(config, asked.b2),
+        weight_decay=asked.weight_decay,
+        l2=asked.l2,
+        clip=asked.clip,
+    )
+
+
+def _average(config: configs.Config) -> Any:
+    training = config.training
+    return optimizers.ema_decay(training.ema_kclips, training.ema_rampup, training.batch_size)
+
+
+def _schedule(config: configs.Config, spec: configs.Config) -> Any:
+    over = _steps(config, spec.kclips) if spec.kclips else _total(config)
+    return optimizers.cosine(spec.start, spec.end, over)
+
+
+def _total(config: configs.Config) -> int:
+    return _steps(config, config.training.kclips)
+
+
+def _steps(config: configs.Config, kclips: float) -> int:
+    return configs.steps(kclips, config.training.batch_size)

@@ -1,0 +1,230 @@
+"""MoCoGAN as published: `State`, `init`, `step`.
+
+In the published code a step has batches of its own for images and for clips. Here one frame of each
+clip of a batch is an image, and every n-th clip is judged whole; both players see the same
+generated images and clips, made once.
+
+Reference: Tulyakov, Liu, Yang and Kautz, "MoCoGAN: decomposing motion and content for video
+  generation", 2018; Chen et al., "InfoGAN", 2016; Sønderby et al., "Amortised MAP inference for
+  image super-resolution", 2017, for instance noise.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vidgen import accumulate, keys, objectives
+from vidgen.errors import ConfigError
+from vidgen.methods import gan
+from vidgen.methods.gan import Schedule, State
+from vidgen.models.convolutions import groups, with_stats
+
+__all__ = ["State", "init", "step"]
+
+
+def init(
+    seed: int,
+    *,
+    gen: Any,
+    dis: Any,
+    gen_tx: optax.GradientTransformation,
+    dis_tx: optax.GradientTransformation,
+    frames: int,
+) -> State:
+    """Makes the state of step 0, whose `dis` has the parts `image` and `video`."""
+    key = keys.root(seed)
+    index = jnp.zeros((1,), jnp.int32)
+    label = index if gen.classes else None
+    noise = gan.draw(keys.named(key, "init"), index, gen=gen, frames=frames)
+    gen_params = gen.init(keys.named(key, "gen"), *noise, label, frames=frames)["params"]
+    dis_params = {}
+    for name, length in (("image", 1), ("video", frames)):
+        video = jnp.zeros((1, length, gen.size, gen.size, 3))
+        own = keys.per_clip(keys.named(key, "init"), index)
+        dis_params[name] = dis.init(keys.named(key, f"dis {name}"), video, own)["params"]
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        key=jax.random.key_data(key),
+        gen=gen_params,
+        dis=dis_params,
+        ema=jax.tree.map(jnp.copy, gen_params),
+        gen_opt=gen_tx.init(gen_params),
+        dis_opt=dis_tx.init(dis_params),
+    )
+
+
+def step(
+    state: State,
+    batch: dict[str, jax.Array],
+    *,
+    gen: Any,
+    dis: Any,
+    gen_tx: optax.GradientTransformation,
+    dis_tx: optax.GradientTransformation,
+    loss: str,
+    clip_every: int,
+    categories: float,
+    infogan: float,
+    ema_decay: Schedule,
+    mean: Callable = accumulate.mean,
+) -> tuple[State, dict[str, jax.Array]]:
+    """Updates both discriminators, then the generator, then the average.
+
+    Args:
+      state: The state; its buffers may be donated.
+      batch: `video` uint8 `[B, T, H, W, C]`, `index` int32 `[B]`, `label` int32 `[B]`.
+      gen: A `MocoganGenerator`.
+      dis: A `MocoganDiscriminator`.
+      gen_tx: Optimizer of the generator.
+      dis_tx: Optimizer of both discriminators.
+      loss: Name of a pair in `objectives.LOSSES`; "non_saturating" is binary cross-entropy.
+      clip_every: Every n-th clip of the batch is judged whole.
+      categories: Weight of the cross-entropy of the categories of real clips, for the video
+        discriminator.
+      infogan: Weight of the cross-entropy of the categories that the video discriminator sees in
+        generated clips, for the generator.
+      ema_decay: Share of the average that stays in one step, by step; 0 for no average.
+      mean: How functions of clips are averaged over the batch.
+
+    Returns:
+      The new state, and scalar metrics named `dis/...` and `gen/...`.
+
+    Raises:
+      ConfigError: `clip_every` or `norm_clips` does not divide the clips computed together.
+    """
+    key = keys.at_step(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
+    frames = batch["video"].shape[1]
+    dis_loss, gen_loss = objectives.LOSSES[loss]
+
+    def own(batch, purpose):
+        return keys.per_clip(keys.named(key, purpose), batch["index"])
+
+    def whole(batch):
+        """The clips that are judged whole."""
+        if len(batch["index"]) % clip_every:
+            raise ConfigError(
+                f"config.objective.clip_every is {clip_every}, and {len(batch['index'])} clips are "
+                "computed together",
+                "set it to a divisor of what a device computes at once",
+            )
+        return {name: x[::clip_every] for name, x in batch.items()}
+
+    def real(batch):
+        """One frame of each clip, and the clips that are judged whole; in [-1, 1]."""
+        at = gan.pick_frames(own(batch, "real frame"), frames, 1)
+        images = jnp.take_along_axis(batch["video"], at[:, :, None, None, None], 1)
+        return tuple(x.astype(jnp.float32) / 127.5 - 1 for x in (images, whole(batch)["video"]))
+
+    def category(batch, purpose):
+        if not gen.classes:
+            return None
+        one = lambda k: jax.random.randint(k, (), 0, gen.classes)  # noqa: E731
+        return jax.vmap(one)(own(batch, purpose))
+
+    def generate(batch):
+        """Makes images and clips; returns them, the way back to the parameters, and statistics."""
+        clips = whole(batch)
+        draw = lambda b, name: gan.draw(keys.named(key, name), b["index"], gen=gen, frames=frames)  # noqa: E731
+        at = gan.pick_frames(own(batch, "fake frame"), frames, 1)
+
+        parts = groups(len(batch["index"]), gen.norm_clips)
+
+        def run(params):
+            make = functools.partial(
+                gen.apply, {"params": params}, frames=frames, parts=parts, mutable="stats"
+            )
+            images, one = make(*draw(batch, "images"), category(batch, "image category"), at)
+            videos, two = make(*draw(clips, "clips"), category(clips, "category"))
+            stats = jax.tree.map(lambda a, b: (a + b) / 2, one, two)
+            return (images, videos), stats.get("stats", {})
+
+        return jax.vjp(run, state.gen, has_aux=True)
+
+    def judge(params, seen, batch, who):
+        images, videos = seen
+        parts = groups(len(batch["index"]), dis.norm_clips)
+        clips = whole(batch)
+        on_images = dis.apply({"params": params["image"]}, images, own(batch, f"{who} i"), parts)
+        return on_images, *dis.apply(
+            {"params": params["video"]}, videos, own(clips, f"{who} v"), parts
+        )
+
+    def told(logits, label):
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, label))
+
+    def for_dis(batch, kept):
+        del kept
+        kept = generate(batch)
+        fake, _, stats = kept
+
+        def loss(params):
+            of_real, real_video, real_kind = judge(params, real(batch), batch, "real")
+            of_fake, fake_video, _ = judge(params, fake, batch, "fake")
+            metrics = {
+                "dis/image_loss": dis_loss(of_real, of_fake),
+                "dis/video_loss": dis_loss(real_video, fake_video),
+                "dis/real": jnp.mean(real_video),
+                "dis/fake": jnp.mean(fake_video),
+                "dis/accuracy": jnp.mean(real_video > fake_video),
+            }
+            total = metrics["dis/loss"] = metrics["dis/image_loss"] + metrics["dis/video_loss"]
+            if gen.classes:
+                metrics["dis/categories"] = told(real_kind, whole(batch)["label"])
+                total += categories * metrics["dis/categories"]
+            return total, metrics
+
+        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.dis)
+        return (grads, metrics, stats), kept
+
+    (grads, dis_metrics, stats), kept = mean(for_dis, batch)
+    dis_metrics["dis/grad"] = optax.tree.norm(grads)
+    updates, dis_opt = dis_tx.update(grads, state.dis_opt, state.dis)
+    dis_params = optax.apply_updates(state.dis, updates)
+
+    needs_real = loss in objectives.PAIRED
+
+    def for_gen(batch, kept):
+        fake, to_params, _ = kept or generate(batch)
+
+        def loss(fake):
+            of_fake, fake_video, fake_kind = judge(dis_params, fake, batch, "gen")
+            of_real = real_video = jnp.zeros(())
+            if needs_real:
+                of_real, real_video, _ = judge(dis_params, real(batch), batch, "gen real")
+            value = gen_loss(of_real, of_fake) + gen_loss(real_video, fake_video)
+            kind = jnp.zeros(())
+            if gen.classes:
+                kind = told(fake_kind, category(whole(batch), "category"))
+            return value + infogan * kind, (value, kind)
+
+        (_, values), slopes = jax.value_and_grad(loss, has_aux=True)(fake)
+        return (values, *to_params(slopes)), None
+
+    ((value, kind), grads), _ = mean(for_gen, batch, kept)
+    gen_metrics = {"gen/loss": value, "gen/grad": optax.tree.norm(grads)}
+    if gen.classes:
+        gen_metrics["gen/infogan"] = kind
+    updates, gen_opt = gen_tx.update(grads, state.gen_opt, state.gen)
+    gen_params = with_stats(optax.apply_updates(state.gen, updates), state.gen, stats)
+    decay = ema_decay(state.step)
+    ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state.ema, gen_params)
+    new = dataclasses.replace(
+        state,
+        step=state.step + 1,
+        gen=gen_params,
+        dis=dis_params,
+        ema=ema,
+        gen_opt=gen_opt,
+        dis_opt=dis_opt,
+    )
+    norms = {
+        "gen/norm": optax.tree.norm(gen_params),
+        "gen/ema": optax.tree.norm(ema),
+        "dis/norm": optax.tree.norm(dis_params),
+    }
+    return new, {**dis_metrics, **gen_metrics, **norms}

@@ -1,0 +1,217 @@
+"""MoCoGAN's networks: a recurrent generator, an image and a video discriminator.
+
+The layers, their sizes and the initial values are those of the published code for 64x64 frames; for
+other sizes the first levels are left out or repeated.
+
+Reference: Tulyakov, Liu, Yang and Kautz, "MoCoGAN: decomposing motion and content for video
+  generation", 2018.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vidgen import keys
+from vidgen.errors import ConfigError
+from vidgen.models.convolutions import (
+    BatchNorm,
+    Convolution,
+    TransposedConvolution,
+    Whole,
+)
+from vidgen.models.layers import leaky_relu
+
+
+def _levels(size: int) -> int:
+    """Returns how often 4x4 doubles to `size`."""
+    return (size // 4).bit_length() - 1
+
+
+class MocoganGenerator(nn.Module):
+    """Makes each frame from content, category and the state of a GRU over motion noise.
+
+    A recurrence has no random access: what lies before a frame is run through, in constant memory,
+    but only the recurrence, no images. The state of frame 0 is made of noise, as any other.
+
+    Attributes:
+      size: Side of the frames in pixels: 8, 16, 32, ...
+      classes: Number of categories; 0 for none.
+      content: Channels of the content code.
+      motion: Channels of the motion noise and of the state.
+      features: Channels of the last but one layer.
+      norm_clips: Clips that share statistics in training; 0: all that are computed together.
+      dtype: Type of the computation; parameters are float32.
+    """
+
+    size: int
+    classes: int = 0
+    content: int = 50
+    motion: int = 10
+    features: int = 64
+    norm_clips: int = 0
+    dtype: str = "float32"
+    periods = ()
+    stride = 1
+    context = 1  # the noise before the first frame is the state that the recurrence starts from
+    recurrent = True
+
+    def check(self) -> None:
+        """Raises ConfigError if the attributes do not fit each other."""
+        if self.size < 8 or self.size & (self.size - 1):
+            raise ConfigError(f"config.data.size is {self.size}", "8, 16, 32, 64, ... for mocogan")
+        for name in ("motion", "features"):
+            if not getattr(self, name):
+                raise ConfigError(f"config.generator.{name} is 0", "at least 1")
+
+    def knots(self, frames: int) -> int:
+        """Returns how many steps of noise a window needs."""
+        return frames + 1
+
+    def setup(self):
+        """Makes the layers that begin, advance and render share."""
+        levels = _levels(self.size)
+        widths = [self.features * 2 ** (levels - 1 - n) for n in range(levels)]
+        spread = _uniform(self.motion)
+        self.seen = nn.Dense(3 * self.motion, kernel_init=spread, bias_init=spread)
+        self.kept = nn.Dense(3 * self.motion, kernel_init=spread, bias_init=spread)
+        codes = self.content + self.classes + self.motion
+        self.first = self.param("first", _uniform(16 * widths[0]), (codes, 4, 4, widths[0]))
+        self.norms = [BatchNorm(dtype=self.dtype) for _ in widths]
+        self.rises = [
+            TransposedConvolution(width, self.dtype, kernel_init=_uniform(16 * width))
+            for width in [*widths[1:], 3]
+        ]
+
+    def begin(self, content: jax.Array, motion: jax.Array, label: jax.Array | None) -> jax.Array:
+        """Makes the state before frame 0, `[B, M]`, of the noise before it, `[B, 1, M]`."""
+        del content, label
+        return motion[:, 0]
+
+    def advance(self, carry, content: jax.Array, motion: jax.Array, label: jax.Array | None):
+        """Runs the recurrence over `[B, T, M]`; returns the last state and all, `[B, T, M]`."""
+        del content, label
+        seen = self.seen(motion)
+        states = []
+        for t in range(motion.shape[1]):
+            a, b = jnp.split(seen[:, t], [2 * self.motion], -1), self.kept(carry)
+            b = jnp.split(b, [2 * self.motion], -1)
+            reset, update = jnp.split(nn.sigmoid(a[0] + b[0]), 2, -1)
+            carry = (1 - update) * jnp.tanh(a[1] + reset * b[1]) + update * carry
+            states.append(carry)
+        return carry, jnp.stack(states, 1)
+
+    def render(self, states: jax.Array, content: jax.Array, label: Any, parts: int = 1):
+        """Makes frames of states `[B, T, M]`: float32 in [-1, 1], `[B, T, size, size, 3]`.
+
+        In training, each of `parts` groups of clips is normalised by its own statistics.
+        """
+        b, t, _ = states.shape
+        about = content
+        if self.classes:
+            about = jnp.concatenate([content, jax.nn.one_hot(label, self.classes)], -1)
+        codes = jnp.concatenate([jnp.repeat(about[:, None], t, 1), states], -1)
+        codes = codes.reshape(b * t, -1).astype(self.dtype)
+        first = self.first.astype(self.dtype)
+        x = (codes @ first.reshape(len(first), -1)).reshape(-1, *first.shape[1:])
+        for norm, rise in zip(self.norms, self.rises, strict=True):
+            x = rise(nn.relu(norm(x, parts)))
+        return jnp.tanh(x.astype(jnp.float32)).reshape(b, t, self.size, self.size, 3)
+
+    def __call__(
+        self, content, motion, cycle, start, label=None, pick=None, *, frames: int, parts: int = 1
+    ):
+        """Makes the first frames of videos; arguments as for `ResidualGenerator` and `render`.
+
+        `motion` begins with the noise before frame 0; `start` is not looked at.
+        """
+        del cycle, start
+        carry = self.begin(content, motion[:, :1], label)
+        _, states = self.advance(carry, content, motion[:, 1 : frames + 1], label)
+        if pick is not None:
+            states = jnp.take_along_axis(states, pick[:, :, None], 1)
+        return self.render(states, content, label, parts)
+
+
+class MocoganDiscriminator(nn.Module):
+    """Judges frames, or whole clips and their categories.
+
+    Attributes:
+      size: Side of the frames in pixels.
+      classes: Number of categories; 0 for none.
+      features: Channels of the first layer.
+      image: How frames are judged: "patch" by patch, or "whole".
+      noise: Deviation of the noise on the input of each convolution but the last.
+      norm_clips: Clips that share statistics; 0: all that are computed together.
+      dtype: Type of the computation; parameters are float32.
+    """
+
+    size: int
+    classes: int = 0
+    features: int = 64
+    image: str = "patch"
+    noise: float = 0.0
+    norm_clips: int = 0
+    dtype: str = "float32"
+
+    def check(self) -> None:
+        """Raises ConfigError if the attributes do not fit each other."""
+        if self.image not in ("patch", "whole"):
+            raise ConfigError(f"config.discriminator.image is {self.image!r}", "patch or whole")
+        if self.size < 16 and self.image == "patch":
+            raise ConfigError(
+                f"config.discriminator.image is 'patch' and config.data.size is {self.size}",
+                "at least 16 for patches, or image=whole",
+            )
+        if not self.noise >= 0:
+            raise ConfigError(f"config.discriminator.noise is {self.noise}", "at least 0")
+
+    @nn.compact
+    def __call__(self, video: jax.Array, clip_keys: jax.Array, parts: int = 1):
+        """Judges videos, or frames where T is 1.
+
+        Args:
+          video: In [-1, 1], `[B, T, H, W, C]`.
+          clip_keys: A key for each, for its noise, `[B]`.
+          parts: Groups of clips that share statistics.
+
+        Returns:
+          For frames logits float32 `[B, P]`, of each patch. For clips logits `[B]` and those of
+          their categories, `[B, classes]`.
+        """
+        x = video.astype(self.dtype)
+        clip = video.shape[1] > 1
+        steps = 4 if clip else 1
+        patch = not clip and self.image == "patch"
+        for n in range(3 if patch else _levels(self.size)):
+            width = self.features * 2**n
+            init = _uniform(steps * 16 * x.shape[-1])
+            x = Convolution(width, steps, self.dtype, kernel_init=init)(
+                self._noisy(x, clip_keys, n)
+            )
+            if n:
+                x = BatchNorm(running=False, dtype=self.dtype)(x, parts)
+            x = leaky_relu(x)
+        if patch:
+            x = self._noisy(x, clip_keys, 3)
+            x = Convolution(1, 1, self.dtype, kernel_init=_uniform(16 * x.shape[-1]))(x)
+            return x.astype(jnp.float32).reshape(len(x), -1)
+        fan = x[0].size
+        x = Whole(1 + clip * self.classes, self.dtype, kernel_init=_uniform(fan))(x)
+        x = x.astype(jnp.float32)
+        return (x[:, 0], x[:, 1:]) if clip else x
+
+    def _noisy(self, x, clip_keys, layer):
+        if not self.noise:
+            return x
+        drawn = keys.normal(jax.vmap(keys.at_step, (0, None))(clip_keys, layer), x.shape[1:])
+        return x + (self.noise * drawn).astype(x.dtype)
+
+
+def _uniform(fan: int):
+    """Draws uniformly within one over the root of a layer's inputs, as PyTorch does."""
+    bound = fan**-0.5
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+        key, shape, dtype, -bound, bound
+    )

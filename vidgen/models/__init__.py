@@ -11,14 +11,16 @@ from vidgen.errors import ConfigError
 from vidgen.models.baselines import DynamicTexture, Lookup, Noise
 from vidgen.models.discriminators import ResidualDiscriminator
 from vidgen.models.generators import ResidualGenerator
+from vidgen.models.transformers import TransformerDiscriminator, TransformerGenerator
 
 GENERATORS = {
     "residual": ResidualGenerator,
+    "transformer": TransformerGenerator,
     "dynamic_texture": DynamicTexture,
     "lookup": Lookup,
     "noise": Noise,
 }
-DISCRIMINATORS = {"residual": ResidualDiscriminator}
+DISCRIMINATORS = {"residual": ResidualDiscriminator, "transformer": TransformerDiscriminator}
 
 
 def build(registry: dict[str, Any], kind: str, **arguments) -> Any:

@@ -60,7 +60,7 @@ class TransformerGenerator(nn.Module):
     patch: int = 4
     grid: int = 4
     width: int = 96
-    heads: int = 4
+    heads: int = 2
     expand: int = 2
     time_layers: int = 1
     window: int = 3
@@ -201,13 +201,14 @@ class TransformerGenerator(nn.Module):
 class TransformerDiscriminator(nn.Module):
     """Judges a window of video by attention among the patches of a frame, and among frames.
 
-    A narrow convolution sees the pixels finely, across the borders of patches. Tokens know their
-    place by learnt vectors, and their frame by waves of its distance from the first. In each block
-    they attend to the tokens of their frame, then to those of their place in all frames. The mean
-    over all tokens makes the logit; the class enters by projection.
+    A narrow convolution sees the pixels of each frame finely, across the borders of patches; then a
+    patch of `fold` frames becomes a token. Tokens know their place by learnt vectors, and their
+    time by waves of the frames' distances from the first. In each block they attend to the tokens
+    of their frames, then to those of their place at all times. The mean over all tokens makes the
+    logit; the class enters by projection.
 
     Reference: Bertasius et al., "Is space-time attention all you need for video understanding?"
-      (TimeSformer), 2021; Xiao et al., "Early convolutions help transformers see better", 2021;
+      (TimeSformer), 2021; Arnab et al., "ViViT", 2021, for tokens of several frames; Xiao et al., "Early convolutions help transformers see better", 2021;
       Vaswani et al., "Attention is all you need", 2017, for waves as positions; Miyato and Koyama,
       "cGANs with Projection Discriminator", 2018.
 
@@ -216,6 +217,7 @@ class TransformerDiscriminator(nn.Module):
       size: Side of the frames in pixels.
       patch: Side in pixels of a token's patch: even, and divides the size.
       front: Channels of the convolution over patches of 2x2 pixels; at least 12, their numbers.
+      fold: Frames of a token.
       width: Channels of the tokens.
       heads: Heads of attention; divides the width.
       expand: Channels inside feed-forward layers over the width.
@@ -229,18 +231,18 @@ class TransformerDiscriminator(nn.Module):
     classes: int = 0
     patch: int = 4
     front: int = 24
-    width: int = 64
-    heads: int = 4
+    fold: int = 1
+    width: int = 96
+    heads: int = 2
     expand: int = 2
     layers: int = 2
     features: int = 256
     remat: bool = False
     dtype: str = "float32"
-    fold = 1
 
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
-        _at_least_one(self, "discriminator", "expand", "features")
+        _at_least_one(self, "discriminator", "fold", "expand", "features")
         _check_tokens(self, "discriminator")
         if self.patch % 2:
             raise ConfigError(
@@ -277,13 +279,14 @@ class TransformerDiscriminator(nn.Module):
         x = layers.space_to_depth(video.astype(self.dtype).reshape(b * t, h, w, c), 2)
         x = layers.dense(self.front, self.dtype, "embed", gain=1.0)(x)
         x = act(x + layers.Conv3x3(self.front, self.dtype, name="front")(act(x)))
-        x = layers.dense(self.width, self.dtype, "tokens")(
-            layers.space_to_depth(x, self.patch // 2)
-        )
-        x = x.reshape(b, t, -1, self.width) + _places(self, (self.size // self.patch) ** 2)
+        x = layers.space_to_depth(x, self.patch // 2)
+        groups, places = t // self.fold, (self.size // self.patch) ** 2
+        x = x.reshape(b, groups, self.fold, places, -1).swapaxes(2, 3)
+        x = layers.dense(self.width, self.dtype, "tokens")(x.reshape(b, groups, places, -1))
         number = jnp.arange(t)[None] if pick is None else pick
-        waves = _waves(number - number[:, :1]).astype(self.dtype)
-        x = x + layers.dense(self.width, self.dtype, "time", gain=1.0)(waves)[:, :, None]
+        waves = _waves(number - number[:, :1]).reshape(len(number), groups, -1)
+        time = layers.dense(self.width, self.dtype, "time", gain=1.0)(waves)[:, :, None]
+        x = x + _places(self, places) + time
         for layer in range(self.layers):
             x = attention(self.heads, 0, self.dtype, name=f"space{layer}")(x)
             x = attention(self.heads, 0, self.dtype, name=f"time{layer}")(x.swapaxes(1, 2))

@@ -1,6 +1,6 @@
 """The demo by transformers: 32x32 toy clips, one disc or square that bounces.
 
-    vidgen train --config=configs/transformer_toy.py --workdir=runs/transformer-toy
+vidgen train --config=configs/transformer_toy.py --workdir=runs/transformer-toy
 """
 
 from ml_collections import ConfigDict

@@ -151,7 +151,9 @@ def test_differences_can_be_differentiated_by_the_critics_parameters():
 
     def penalty(scale):  # the rise along n of scale * sum(x) is scale * sum(n)
         critic = lambda v: scale * jnp.sum(v, axis=(1, 2, 3, 4))  # noqa: E731
-        return jnp.sum(objectives.critic_with_differences(critic, video, video, noise, -noise, 1.0)[3])
+        return jnp.sum(
+            objectives.critic_with_differences(critic, video, video, noise, -noise, 1.0)[3]
+        )
 
     sums = np.sum(np.asarray(noise), axis=(1, 2, 3, 4))
     np.testing.assert_allclose(jax.grad(penalty)(3.0), 2 * 3.0 * np.sum(sums**2), rtol=1e-4)

@@ -208,9 +208,10 @@ class TransformerDiscriminator(nn.Module):
     logit; the class enters by projection.
 
     Reference: Bertasius et al., "Is space-time attention all you need for video understanding?"
-      (TimeSformer), 2021; Arnab et al., "ViViT", 2021, for tokens of several frames; Xiao et al., "Early convolutions help transformers see better", 2021;
-      Vaswani et al., "Attention is all you need", 2017, for waves as positions; Miyato and Koyama,
-      "cGANs with Projection Discriminator", 2018.
+      (TimeSformer), 2021; Arnab et al., "ViViT", 2021, for tokens of several frames; Xiao et al.,
+      "Early convolutions help transformers see better", 2021; Vaswani et al., "Attention is all you
+      need", 2017, for waves as positions; Miyato and Koyama, "cGANs with Projection Discriminator",
+      2018.
 
     Attributes:
       classes: Number of classes; 0 for none.

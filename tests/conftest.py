@@ -37,6 +37,31 @@ TINY_DISCRIMINATOR = {
     "widths": (8, 8),
     "features": 8,
 }
+TINY_TRANSFORMER_GENERATOR = {
+    "patch": 4,
+    "grid": 2,
+    "width": 8,
+    "heads": 2,
+    "time_layers": 2,
+    "window": 3,
+    "space_layers": 1,
+    "unfold": 2,
+    "head": 8,
+    "palette": 4,
+    "content": 4,
+    "motion": 4,
+    "style": 8,
+    "stride": 2,
+}
+TINY_TRANSFORMER_DISCRIMINATOR = {
+    "patch": 4,
+    "front": 12,
+    "fold": 2,
+    "width": 8,
+    "heads": 2,
+    "layers": 1,
+    "features": 8,
+}
 
 jax.config.update("jax_debug_key_reuse", True)
 

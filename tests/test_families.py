@@ -1,11 +1,17 @@
 """What every method that is trained must do; a new one is one more line."""
 
 import functools
+import shutil
 
 import jax
 import numpy as np
 import pytest
-from conftest import tiny_config
+from conftest import (
+    TINY_TRANSFORMER_DISCRIMINATOR,
+    TINY_TRANSFORMER_GENERATOR,
+    tiny_config,
+)
+from ml_collections import ConfigDict
 
 from vidgen import config as configs
 from vidgen import experiments, parallel, runs, sampling, train
@@ -23,6 +29,16 @@ def gan_with_options():
     return config
 
 
+def transformer():
+    """Transformers, with penalties by finite differences."""
+    config = tiny_config()
+    config.data.size = 8
+    config.generator = ConfigDict({"kind": "transformer", **TINY_TRANSFORMER_GENERATOR})
+    config.discriminator = ConfigDict({"kind": "transformer", **TINY_TRANSFORMER_DISCRIMINATOR})
+    config.objective.penalty_sigma = 0.1
+    return config
+
+
 def mocogan():
     config = configs.base("mocogan")
     config.data.update(path="toy:clips=64", frames=8, size=16)
@@ -36,7 +52,7 @@ def mocogan():
     return config
 
 
-FAMILIES = {"gan": gan_with_options, "mocogan": mocogan}
+FAMILIES = {"gan": gan_with_options, "transformer": transformer, "mocogan": mocogan}
 
 
 @pytest.fixture(params=FAMILIES)
@@ -87,15 +103,9 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_bits(family, tmp_path):
     wanted = lambda meta: {"train": abstract.replace(ema=None), "ema": abstract.ema}  # noqa: E731
     at, items, _ = first.restore(wanted, 2)
     assert at == 2
-    same = jax.tree.map(
-        lambda a, b: np.testing.assert_array_equal(a, b),
-        (items["train"], items["ema"]),
-        (state.replace(ema=None), state.ema),
-    )
-    del same
+    parts = (items["train"], items["ema"]), (state.replace(ema=None), state.ema)
+    jax.tree.map(np.testing.assert_array_equal, *parts)
     # The second half alone, from the checkpoint in the middle.
-    import shutil
-
     shutil.copytree(tmp_path / "whole" / "checkpoints" / "2", tmp_path / "half/checkpoints/2")
     train.train(FAMILIES[family](), tmp_path / "half")
     ends = [

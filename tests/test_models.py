@@ -7,7 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY_DISCRIMINATOR, TINY_GENERATOR
+from conftest import (
+    TINY_DISCRIMINATOR,
+    TINY_GENERATOR,
+    TINY_TRANSFORMER_DISCRIMINATOR,
+    TINY_TRANSFORMER_GENERATOR,
+)
 
 from vidgen import keys, models
 from vidgen.errors import ConfigError
@@ -16,30 +21,32 @@ from vidgen.models import generators
 SIZE, FRAMES, BATCH = 16, 8, 3
 
 
-@pytest.fixture(params=["residual", "residual, no classes", "residual, bfloat16"])
+GENERATORS = {"residual": TINY_GENERATOR, "transformer": TINY_TRANSFORMER_GENERATOR}
+DISCRIMINATORS = {"residual": TINY_DISCRIMINATOR, "transformer": TINY_TRANSFORMER_DISCRIMINATOR}
+PLAIN = ["residual", "residual, bfloat16", "transformer", "transformer, bfloat16"]
+ALL = [*PLAIN, "residual, no classes", "transformer, no classes"]
+
+
+def build(registry, arguments, name):
+    kind, _, more = name.partition(", ")
+    return models.build(
+        registry,
+        kind,
+        **arguments[kind],
+        size=SIZE,
+        classes=0 if more == "no classes" else 2,
+        dtype="bfloat16" if more == "bfloat16" else "float32",
+    )
+
+
+@pytest.fixture(params=ALL)
 def generator(request):
-    kind, _, more = request.param.partition(", ")
-    return models.build(
-        models.GENERATORS,
-        kind,
-        **TINY_GENERATOR,
-        size=SIZE,
-        classes=0 if more == "no classes" else 2,
-        dtype="bfloat16" if more == "bfloat16" else "float32",
-    )
+    return build(models.GENERATORS, GENERATORS, request.param)
 
 
-@pytest.fixture(params=["residual", "residual, no classes", "residual, bfloat16"])
+@pytest.fixture(params=ALL)
 def discriminator(request):
-    kind, _, more = request.param.partition(", ")
-    return models.build(
-        models.DISCRIMINATORS,
-        kind,
-        **TINY_DISCRIMINATOR,
-        size=SIZE,
-        classes=0 if more == "no classes" else 2,
-        dtype="bfloat16" if more == "bfloat16" else "float32",
-    )
+    return build(models.DISCRIMINATORS, DISCRIMINATORS, request.param)
 
 
 def randomized(params, seed=0):
@@ -99,7 +106,7 @@ def test_a_clip_does_not_depend_on_its_batch(generator, trained):
 
 
 def test_overlapping_windows_agree(generator, trained):
-    """Frames 4..8 seen from a window at 0 and from one at 4: the same shape, so the same bits."""
+    """Frames that two windows share, one stride apart: the same shape, so the same bits."""
     stride = generator.stride
     early = make(generator, trained, *noise(generator, FRAMES), [0] * BATCH, FRAMES)
     late = make(
@@ -110,11 +117,13 @@ def test_overlapping_windows_agree(generator, trained):
 
 def test_the_start_is_a_shift_in_time(generator, trained):
     content, motion, cycle = noise(generator, FRAMES)
+    by = generator.stride - 1  # the last phase within a step of the noise
     plain = make(generator, trained, content, motion, cycle, [0] * BATCH, FRAMES)
-    shifted = make(generator, trained, content, motion, cycle, [3] * BATCH, FRAMES)
+    shifted = make(generator, trained, content, motion, cycle, [by] * BATCH, FRAMES)
     np.testing.assert_allclose(
-        plain[:, 3:], shifted[:, :-3], atol=2e-2 if generator.dtype == "bfloat16" else 1e-5
+        plain[:, by:], shifted[:, :-by], atol=2e-2 if generator.dtype == "bfloat16" else 1e-5
     )
+    assert not np.array_equal(plain, shifted)
 
 
 def test_picked_frames_are_those_of_the_window(generator, trained):
@@ -219,7 +228,7 @@ def test_every_pixel_of_every_frame_is_seen(discriminator, judged):
     assert np.mean(np.asarray(slopes) != 0) > 0.99
 
 
-@pytest.mark.parametrize("discriminator", ["residual", "residual, bfloat16"], indirect=True)
+@pytest.mark.parametrize("discriminator", PLAIN, indirect=True)
 def test_a_video_is_judged_as_each_of_its_candidate_labels(discriminator, judged):
     params, video, label = judged
     both = judge(discriminator, params, video, jnp.stack([label, 1 - label], 1))
@@ -227,6 +236,7 @@ def test_a_video_is_judged_as_each_of_its_candidate_labels(discriminator, judged
     np.testing.assert_allclose(both, np.stack(alone, 1), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("discriminator", [n for n in ALL if "residual" in n], indirect=True)
 def test_what_one_frame_shows_reaches_the_logit_by_itself(discriminator, judged):
     params, video, label = judged
     flat = jax.tree.map(jnp.copy, params)
@@ -269,6 +279,18 @@ def test_order_of_frames_and_label_matter(discriminator, judged):
         ("GENERATORS", "residual", {"periods": (8, 3)}, "at least 4"),
         ("GENERATORS", "residual", {"widths": ()}, "tuple"),
         ("GENERATORS", "residual", {"widths": (8, 8, 8, 8)}, "multiple of 32"),
+        ("GENERATORS", "transformer", {"periods": (8,)}, "there is no field"),
+        ("GENERATORS", "transformer", {"patch": 0}, "at least 1"),
+        ("GENERATORS", "transformer", {"patch": 3}, "divide the size"),
+        ("GENERATORS", "transformer", {"grid": 3}, "size / patch"),
+        ("GENERATORS", "transformer", {"heads": 7}, "divide the width"),
+        ("GENERATORS", "transformer", {"unfold": 3}, "patch=4"),
+        ("GENERATORS", "transformer", {"window": 0}, "at least 1"),
+        ("GENERATORS", "transformer", {"stride": 0}, "at least 1"),
+        ("DISCRIMINATORS", "transformer", {"patch": 1}, "even"),
+        ("DISCRIMINATORS", "transformer", {"front": 8}, "at least 12"),
+        ("DISCRIMINATORS", "transformer", {"heads": 5}, "divide the width"),
+        ("DISCRIMINATORS", "transformer", {"fold": 0}, "at least 1"),
         ("DISCRIMINATORS", "residual", {"widths": (8, 8, 8)}, "size / patch"),
         ("DISCRIMINATORS", "residual", {"front": 8}, "at least 12"),
         ("DISCRIMINATORS", "residual", {"blocks": -1}, "at least 0"),

@@ -100,3 +100,60 @@ def test_penalties_can_be_differentiated_by_the_critics_parameters():
     np.testing.assert_allclose(
         jax.grad(penalty)(3.0), 2 * 3.0 * np.sum(np.asarray(video) ** 2), rtol=1e-5
     )
+
+
+def test_differences_of_a_linear_critic_have_its_squared_weight_as_their_mean():
+    """Then the rise along n is w . n exactly, whose square has mean |w|^2 and variance 2 |w|^4."""
+    draws, shape = 20_000, (1, 2, 2, 1)
+    weight = rng.normal(size=shape)
+
+    def critic(video):
+        return jnp.sum(video * weight[None], axis=(1, 2, 3, 4))
+
+    real, fake = rng.normal(size=(2, draws, *shape))
+    noise = rng.normal(size=(2, draws, *shape))
+    on_real, on_fake, r1, r2 = objectives.critic_with_differences(
+        critic, *(jnp.array(x, jnp.float32) for x in (real, fake, *noise)), sigma=0.5
+    )
+    np.testing.assert_allclose(on_real, np.sum(real * weight, (1, 2, 3, 4)), atol=1e-5)
+    np.testing.assert_allclose(on_fake, np.sum(fake * weight, (1, 2, 3, 4)), atol=1e-5)
+    square = np.sum(weight**2)
+    for penalty, n in ((r1, noise[0]), (r2, noise[1])):
+        np.testing.assert_allclose(penalty, np.sum(n * weight, (1, 2, 3, 4)) ** 2, atol=1e-3)
+        error = square * np.sqrt(2 / draws)
+        assert abs(np.mean(penalty) - square) < 4 * error < 0.05 * square
+
+
+def test_differences_agree_with_the_gradients_penalties_in_the_mean():
+    """For a critic that bends; in 20,000 draws, within four standard errors."""
+    draws, shape = 20_000, (2, 2, 2, 1)
+    inside, outside = rng.normal(size=(8, 5)), rng.normal(size=5)
+
+    def critic(video):
+        hidden = jnp.tanh(video.reshape(len(video), -1) @ jnp.array(inside, jnp.float32))
+        logit = hidden @ jnp.array(outside, jnp.float32)
+        return jnp.stack([logit, 7 * logit], 1)  # the second label must not count
+
+    real, fake = (jnp.array(0.5 * rng.normal(size=(1, *shape)), jnp.float32) for _ in range(2))
+    exact = objectives.critic_with_penalties(critic, real, fake)
+    noise = jnp.array(rng.normal(size=(2, draws, *shape)), jnp.float32)
+    many = lambda x: jnp.repeat(x, draws, 0)  # noqa: E731
+    found = objectives.critic_with_differences(critic, many(real), many(fake), *noise, sigma=0.01)
+    for logits, expected in zip(found[:2], exact[:2], strict=True):
+        np.testing.assert_allclose(logits, many(expected), rtol=1e-4, atol=1e-5)
+    for penalty, expected in zip(found[2:], exact[2:], strict=True):
+        error = np.std(penalty) / np.sqrt(draws)
+        assert abs(np.mean(penalty) - expected[0]) < 4 * error < 0.05 * expected[0]
+
+
+def test_differences_can_be_differentiated_by_the_critics_parameters():
+    video, noise = (jnp.array(rng.normal(size=(3, 1, 2, 2, 1))) for _ in range(2))
+
+    def penalty(scale):  # the rise along n of scale * sum(x) is scale * sum(n)
+        critic = lambda v: scale * jnp.sum(v, axis=(1, 2, 3, 4))  # noqa: E731
+        return jnp.sum(
+            objectives.critic_with_differences(critic, video, video, noise, -noise, 1.0)[3]
+        )
+
+    sums = np.sum(np.asarray(noise), axis=(1, 2, 3, 4))
+    np.testing.assert_allclose(jax.grad(penalty)(3.0), 2 * 3.0 * np.sum(sums**2), rtol=1e-4)

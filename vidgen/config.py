@@ -57,6 +57,7 @@ _LEAST = {  # closed lower ends
     "data.limits.bytes": 1,
     "data.limits.seconds": 0.1,
     "objective.penalty_interval": 1,
+    "objective.penalty_sigma": 0,
     "objective.discriminator_steps": 1,
     "objective.clip_every": 1,
     "objective.categories": 0,

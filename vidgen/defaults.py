@@ -141,6 +141,7 @@ def _gan() -> dict[str, Any]:
         "r1": constant(1.0),  # weight of the penalty on real clips; sums over pixels
         "r2": constant(1.0),  # weight of the penalty on generated clips
         "penalty_interval": 1,  # penalties every n-th step, n times as heavy
+        "penalty_sigma": 0.0,  # penalties by finite differences of this length; 0: by gradients
         "discriminator_steps": 1,  # updates of the discriminator for one of the generator
         "spectral": False,  # no singular value of the discriminator's kernels above one
         "mismatch": constant(0.0),  # weight of real clips with a wrong label as fakes

@@ -75,6 +75,7 @@ def _gan(config: configs.Config, classes: int) -> Experiment:
         r1=optimizers.times(interval, schedule(objective.r1)),
         r2=optimizers.times(interval, schedule(objective.r2)),
         pick=data.pick,
+        sigma=objective.penalty_sigma,
         ema_decay=_average(config),
         augment_p=schedule(objective.augment_p),
         augmentations=tuple(objective.augmentations),

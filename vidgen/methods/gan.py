@@ -130,6 +130,7 @@ def step(
     augmentations: tuple[str, ...] = (),
     mismatch: Schedule | None = None,
     pick: int = 0,
+    sigma: float = 0.0,
     penalize: bool = True,
     play: bool = True,
     mean: Callable = accumulate.mean,
@@ -155,6 +156,7 @@ def step(
         makes caricatures, so let it fade.
       pick: Frames drawn from each window, real and generated alike; 0 for all. Fewer frames of
         more clips show more contents in the same time.
+      sigma: Length of the finite differences that estimate the penalties; 0: by their gradients.
       penalize: Whether this step computes the penalties (lazy regularisation skips some).
       play: Whether this step updates the generator; otherwise the discriminator alone.
       mean: How functions of clips are averaged over the batch: `accumulate.mean`, with the
@@ -226,7 +228,15 @@ def step(
         def loss(params):
             critic = lambda video: judge(params, video, *about)  # noqa: E731
             if penalize:
-                on_real, on_fake, p1, p2 = objectives.critic_with_penalties(critic, real, fake)
+                if sigma:
+                    one, two = (
+                        keys.normal(clip_keys(batch, who), real.shape[1:])
+                        for who in ("along real", "along fake")
+                    )
+                    found = objectives.critic_with_differences(critic, real, fake, one, two, sigma)
+                else:
+                    found = objectives.critic_with_penalties(critic, real, fake)
+                on_real, on_fake, p1, p2 = found
                 p1, p2 = jnp.mean(p1), jnp.mean(p2)
             else:
                 on_real, on_fake = objectives.apart(critic(objectives.interleave(real, fake)))

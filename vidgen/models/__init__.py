@@ -12,15 +12,21 @@ from vidgen.models.baselines import DynamicTexture, Lookup, Noise
 from vidgen.models.discriminators import ResidualDiscriminator
 from vidgen.models.generators import ResidualGenerator
 from vidgen.models.mocogan import MocoganDiscriminator, MocoganGenerator
+from vidgen.models.transformers import TransformerDiscriminator, TransformerGenerator
 
 GENERATORS = {
     "residual": ResidualGenerator,
+    "transformer": TransformerGenerator,
     "mocogan": MocoganGenerator,
     "dynamic_texture": DynamicTexture,
     "lookup": Lookup,
     "noise": Noise,
 }
-DISCRIMINATORS = {"residual": ResidualDiscriminator, "mocogan": MocoganDiscriminator}
+DISCRIMINATORS = {
+    "residual": ResidualDiscriminator,
+    "transformer": TransformerDiscriminator,
+    "mocogan": MocoganDiscriminator,
+}
 
 
 def build(registry: dict[str, Any], kind: str, **arguments) -> Any:

@@ -39,6 +39,13 @@ def space_to_depth(x: jax.Array, patch: int) -> jax.Array:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, h // patch, w // patch, patch * patch * c)
 
 
+def depth_to_space(x: jax.Array, patch: int) -> jax.Array:
+    """Undoes `space_to_depth`; `[N, H, W, p*p*C]` to `[N, p*H, p*W, C]`."""
+    n, h, w, c = x.shape
+    x = x.reshape(n, h, w, patch, patch, c // patch**2).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(n, h * patch, w * patch, c // patch**2)
+
+
 def resize(x: jax.Array, side: int) -> jax.Array:
     """Enlarges maps by bilinear interpolation; `[N, H, W, C]` to `[N, side, side, C]`."""
     return jax.image.resize(x, (x.shape[0], side, side, x.shape[-1]), "bilinear")

@@ -1,0 +1,64 @@
+"""The demo by transformers: 32x32 toy clips, one disc or square that bounces.
+
+    vidgen train --config=configs/transformer_toy.py --workdir=runs/transformer-toy
+
+Not trained to its end yet.
+"""
+
+from ml_collections import ConfigDict
+
+from vidgen.config import base, cosine
+
+
+def get_config():
+    """Returns the config of the demo by transformers."""
+    config = base()
+    config.data.update(path="toy", frames=8, size=32)
+    config.generator = ConfigDict(
+        {
+            "kind": "transformer",
+            "patch": 4,
+            "grid": 4,
+            "width": 96,
+            "heads": 2,
+            "expand": 2,
+            "time_layers": 1,
+            "window": 3,
+            "space_layers": 2,
+            "unfold": 1,
+            "head": 32,
+            "head_layers": 1,
+            "palette": 2,
+            "content": 64,
+            "motion": 32,
+            "style": 128,
+            "stride": 12,
+        }
+    )
+    config.discriminator = ConfigDict(
+        {
+            "kind": "transformer",
+            "patch": 4,
+            "front": 24,
+            "fold": 2,
+            "width": 64,
+            "heads": 2,
+            "expand": 2,
+            "layers": 2,
+            "features": 256,
+        }
+    )
+    config.objective.r1 = cosine(5.0, 0.7)
+    config.objective.r2 = cosine(5.0, 0.7)
+    config.objective.mismatch = cosine(0.6, 0.2)
+    config.optimizer.learning_rate = cosine(1e-3, 0.0)
+    config.training.update(
+        kclips=7.0,
+        batch_size=8,
+        ema_kclips=0.3,
+        log_kclips=0.08,
+        sample_kclips=4.0,
+        save_kclips=4.0,
+    )
+    config.sampling.update(frames=32, clips=16)
+    return config

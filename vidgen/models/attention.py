@@ -1,0 +1,99 @@
+"""Building blocks of transformers: self-attention and feed-forward layers, on one axis of tokens.
+
+Tokens are `[B, N, S, C]`: B clips, and in each of them N sequences of S tokens. Along S they attend
+to each other, along N they are apart; exchanging the axes exchanges space and time. Norms are of
+each token by itself, so no token learns of another by them.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vidgen.models import layers
+
+
+class Attention(nn.Module):
+    """Adds to each token what its heads take from the others of its sequence, starting at zero.
+
+    With a window, the sequence is time: a token sees itself and the `window - 1` steps before it,
+    weighted by how long ago they were. The first steps have no such past and are dropped, as by a
+    convolution without padding, so a token never depends on where its sequence begins or ends. Each
+    token's window is laid out by itself instead of masked in one matrix: then all sums are in the
+    same order wherever the token stands, and windows of a video agree to the bit.
+
+    Reference: Vaswani et al., "Attention is all you need", 2017; Shaw et al., "Self-attention with
+      relative position representations", 2018, and Raffel et al., "Exploring the limits of transfer
+      learning" (T5), 2020, for a learnt number for each distance and head; Xiong et al., "On layer
+      normalization in the transformer architecture", 2020, for norms before the branches; Zhang and
+      Sennrich, "Root mean square layer normalization", 2019; Perez et al., "FiLM", 2018.
+
+    Attributes:
+      heads: Number of heads; divides the channels.
+      window: Steps of time that a token sees, itself among them; 0: the whole sequence.
+      dtype: Type of the computation; parameters are float32.
+    """
+
+    heads: int
+    window: int = 0
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, style: jax.Array | None = None) -> jax.Array:
+        """Maps tokens `[B, N, S, C]` and styles `[B, E]`, one for each clip, to the same shape.
+
+        With a window to `[B, N, S - window + 1, C]`: the last steps.
+        """
+        b, n, s, c = x.shape
+        heads = layers.dense(3 * c, self.dtype, "heads", gain=1.0)(_normed(x, style, self.dtype))
+        query, key, value = jnp.split(heads.reshape(b * n, s, 3 * self.heads, -1), 3, 2)
+        bias = None
+        if self.window:
+            # Noise, so that heads begin by looking at different steps.
+            init = nn.initializers.normal(1.0)
+            bias = self.param("bias", init, (self.heads, self.window), jnp.float32)
+            bias = bias[None, :, None, :]
+            x, query = x[:, :, self.window - 1 :], query[:, self.window - 1 :]
+            query = query.reshape(-1, 1, *query.shape[2:])
+            key, value = _windows(key, self.window), _windows(value, self.window)
+        y = jax.nn.dot_product_attention(query, key, value, bias)
+        return x + _closed(c, self.dtype)(y.reshape(x.shape))
+
+
+class FeedForward(nn.Module):
+    """Adds to each token a network of two layers of it, starting at zero.
+
+    Attributes:
+      expand: Channels between the layers over those of the tokens.
+      dtype: Type of the computation; parameters are float32.
+    """
+
+    expand: int = 2
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, style: jax.Array | None = None) -> jax.Array:
+        """Maps tokens `[B, N, S, C]` and styles `[B, E]` to the same shape."""
+        y = _normed(x, style, self.dtype)
+        y = layers.dense(self.expand * x.shape[-1], self.dtype, "wide")(y)
+        return x + _closed(x.shape[-1], self.dtype)(layers.leaky_relu(y))
+
+
+def _normed(x: jax.Array, style: jax.Array | None, dtype: str) -> jax.Array:
+    """Normalises each token; with a style, scales and shifts its channels by it."""
+    x = nn.RMSNorm(dtype=dtype, name="norm")(x)
+    return x if style is None else layers.Film(dtype, name="style")(x, style)
+
+
+def _closed(features: int, dtype: str) -> nn.Dense:
+    """Returns the last layer of a branch, which adds nothing at first."""
+    return nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.zeros, name="out")
+
+
+def _windows(x: jax.Array, window: int) -> jax.Array:
+    """Lays out the window of each step but the first ones; `[N, S, ...]` to `[N * ., window, ...]`.
+
+    The step itself is the last of its window.
+    """
+    steps = x.shape[1] - window + 1
+    shifted = [x[:, i : i + steps] for i in range(window)]
+    return jnp.stack(shifted, 2).reshape(-1, window, *x.shape[2:])

@@ -81,7 +81,7 @@ def linear(monkeypatch):
         grads, _ = mean(slopes, batch)
         return state.replace(gen=state.gen - grads), {"norm": jnp.sum(grads**2)}
 
-    made = types.SimpleNamespace(init=init, step=step)
+    made = types.SimpleNamespace(init=init, step=step, alone=0)
     monkeypatch.setattr(train, "build", lambda config, classes: made)
 
     def found(*mode, **more):

@@ -113,7 +113,9 @@ def validate(config: Config) -> None:
     Raises:
       ConfigError: It names the field, the value, and what would do.
     """
-    method = config.get("method", "")
+    if "method" not in config:
+        raise ConfigError("config.method is missing", "start from config.base(method)")
+    method = config.method
     if method not in METHODS:
         raise ConfigError(f"config.method is {method!r}", near(str(method), list(METHODS)))
     known, given = flatten(base(method)), flatten(config)

@@ -109,9 +109,9 @@ class Injection:
 
     def _gradients(self, mean):
         def averaged(*about, **more):
-            (first, second), kept = mean(*about, **more)
+            (first, second, *rest), kept = mean(*about, **more)
             if self._count("mean") == 0:
-                return (self._injected(first, "gradient of the discriminator"), second), kept
+                return (self._injected(first, "gradient of the discriminator"), second, *rest), kept
             return (first, self._injected(second, "gradient of the generator")), kept
 
         return averaged

@@ -119,7 +119,7 @@ def test_a_run_is_sampled_by_its_path(family, tmp_path):
     config = FAMILIES[family]()
     config.training.kclips = 0.008
     train.train(config, tmp_path)
-    sampler = sampling.load(tmp_path, chunk=None)
+    sampler = sampling.load(tmp_path)
     video = sampler.sample([0, 1], 20, 3)
     assert video.shape == (2, 20, config.data.size, config.data.size, 3)
     np.testing.assert_array_equal(video[1:, 10:], sampler.sample([1], 10, 13))
@@ -128,9 +128,36 @@ def test_a_run_is_sampled_by_its_path(family, tmp_path):
 def test_no_method_takes_a_field_of_another(family):
     config = FAMILIES[family]()
     configs.validate(config)
-    config.objective.clipping = 1.0
-    with pytest.raises(ConfigError, match=r"config\.objective\.clipping"):
-        configs.validate(config)
+    own = configs.flatten(config.objective)
+    foreign = {
+        name: value
+        for method in configs.METHODS
+        for name, value in configs.flatten(configs.base(method).get("objective", {})).items()
+        if name not in own
+    }
+    assert foreign
+    for name, value in foreign.items():
+        config = FAMILIES[family]()
+        config.objective[name.partition(".")[0]] = {"start": value} if "." in name else value
+        with pytest.raises(ConfigError, match=rf"config\.objective\.{name.partition('.')[0]}"):
+            configs.validate(config)
+
+
+@pytest.mark.parametrize("role", ["generator", "discriminator"])
+def test_no_method_takes_a_network_of_another(role):
+    for family, other in (("gan", "mocogan"), ("mocogan", "residual")):
+        config = FAMILIES[family]()
+        config[role].kind = other
+        with pytest.raises(ConfigError, match=rf"config\.{role}\.kind is '{other}'") as error:
+            configs.validate(config)
+        assert "one of" in error.value.hint
+
+
+def test_what_cannot_be_computed_again_is_named():
+    config = mocogan()
+    config.parallel.remat = ("discriminator",)
+    with pytest.raises(ConfigError, match=r"config\.parallel\.remat names 'discriminator'"):
+        experiments.build(config, 2)
 
 
 def test_the_generator_stays_while_the_discriminator_is_trained_alone():

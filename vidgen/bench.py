@@ -159,8 +159,8 @@ def bench(
 
 
 def _step_parts(experiment, state, batch, timed, took, seconds) -> dict[str, float]:
-    kinds = {"bare": experiment.steps["bare"]} if "bare" in experiment.steps else {}
-    others = {name: timed(step)[0] for name, step in kinds.items()}
+    bare = experiment.steps.get("bare")
+    others = {"bare": timed(bare)[0]} if bare else {}
     products = alone(experiment.step, state, batch)
     parts = {
         **others,
@@ -168,9 +168,9 @@ def _step_parts(experiment, state, batch, timed, took, seconds) -> dict[str, flo
         "products": sum(seconds for seconds, _ in products.values()),
         **{f"products/{name}": seconds for name, (seconds, _) in sorted(products.items())},
     }
-    for bare in others.values():
-        print(f"  {1000 * bare:8.1f} ms {bare / took:5.0%}  without penalties, which make it "
-              f"{took / bare:.2f} times as long")  # fmt: skip
+    if others:
+        print(f"  {1000 * others['bare']:8.1f} ms {others['bare'] / took:5.0%}  without penalties, "
+              f"which make it {took / others['bare']:.2f} times as long")  # fmt: skip
     for name, value in parts.items():
         if name != "bare":
             print(f"  {1000 * value:8.1f} ms {value / took:5.0%}  {name}, alone")

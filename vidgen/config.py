@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vidgen.defaults import METHODS, base, constant, cosine
+from vidgen.defaults import KINDS, METHODS, base, constant, cosine
 from vidgen.errors import ConfigError
 
 __all__ = ["base", "constant", "cosine", "validate"]
@@ -148,6 +148,13 @@ def validate(config: Config) -> None:
         schedule = name.rpartition(".")[0]
         if f"{schedule}.kclips" in given and schedule != "training" and value < 0:
             raise ConfigError(f"config.{name} is {value}", f"{schedule} may not be negative")
+    for role in (name for name in ("generator", "discriminator") if name in config):
+        kind = config[role].kind
+        if kind not in KINDS.get(method, (kind,)):
+            raise ConfigError(
+                f"config.{role}.kind is {kind!r}, and config.method is {method!r}",
+                f"one of {', '.join(KINDS[method])}",
+            )
     if not config.data.path:
         raise ConfigError(
             "config.data.path is empty", "name a folder of clips: --config.data.path=FOLDER"

@@ -168,14 +168,14 @@ def _mocogan() -> dict[str, Any]:
         "content": 50,  # channels of the content code
         "motion": 10,  # channels of the motion noise and of the recurrent state
         "features": 64,  # channels of the last but one layer; 8 times as many in the first
-        "norm_clips": 0,  # clips that share statistics; 0: all that are computed together
+        "norm_clips": 0,  # clips that share statistics; 0: the whole batch
     }
     discriminator = {
         "kind": "mocogan",
         "features": 64,  # channels of the first layer
         "image": "patch",  # the image discriminator: "patch", or "whole" frames
         "noise": 0.1,  # deviation of the noise on the input of each convolution
-        "norm_clips": 0,  # clips that share statistics; 0: all that are computed together
+        "norm_clips": 0,  # clips that share statistics; 0: the whole batch
     }
     objective = {
         "loss": "non_saturating",  # a name in vidgen/objectives LOSSES
@@ -191,6 +191,12 @@ def _mocogan() -> dict[str, Any]:
         "training": {"ema_kclips": 0.0},
     }
 
+
+# What the networks of a method may be; of other kinds it could not use the results.
+KINDS = {
+    "gan": ("residual", "transformer"),
+    "mocogan": ("mocogan",),
+}
 
 METHODS = {
     "gan": _gan,

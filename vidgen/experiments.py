@@ -147,17 +147,24 @@ def _players(config: configs.Config, classes: int) -> tuple[dict[str, Any], Any,
     """Builds generator and discriminator; the former's arguments come first."""
     shared = {"size": config.data.size, "classes": classes, "dtype": config.parallel.compute}
     arguments = {**config.generator.to_dict(), **shared}
-    again: dict[str, dict[str, Any]] = {
-        name: {"remat": True} if name in config.parallel.remat else {}
-        for name in ("generator", "discriminator")
-    }
-    gen = models.build(models.GENERATORS, **arguments, **again["generator"])
-    dis = models.build(
-        models.DISCRIMINATORS,
-        **{**config.discriminator.to_dict(), **shared},
-        **again["discriminator"],
-    )
+    judge = {**config.discriminator.to_dict(), **shared}
+    gen = models.build(models.GENERATORS, **arguments, **_again(config, "generator"))
+    dis = models.build(models.DISCRIMINATORS, **judge, **_again(config, "discriminator"))
     return arguments, gen, dis
+
+
+def _again(config: configs.Config, role: str) -> dict[str, Any]:
+    """Returns the argument of a network that `parallel.remat` names."""
+    if role not in config.parallel.remat:
+        return {}
+    registry = models.GENERATORS if role == "generator" else models.DISCRIMINATORS
+    kind = config[role].kind
+    if not hasattr(registry.get(kind), "remat"):
+        raise ConfigError(
+            f"config.parallel.remat names {role!r}, whose kind is {kind!r}",
+            "leave it out: that kind cannot compute its features again",
+        )
+    return {"remat": True}
 
 
 def _two(config: configs.Config) -> dict[str, Any]:

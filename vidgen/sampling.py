@@ -83,7 +83,7 @@ class Sampler:
         first, carry = start // self.chunk * self.chunk, None
         while True:
             latents = self._latents([seed], self.chunk, first, label, carry)
-            video, carry = self._decode(latents, self.chunk, first)
+            video, carry = self._decode_from(latents, self.chunk, first)
             yield from video[0, max(start - first, 0) :]
             first += self.chunk
 
@@ -174,9 +174,9 @@ class Sampler:
         Returns:
           uint8 `[N, frames, H, W, 3]`.
         """
-        return self._decode(latents, frames, start)[0]
+        return self._decode_from(latents, frames, start)[0]
 
-    def _decode(self, latents: Latents, frames: int, start: int) -> tuple[np.ndarray, Any]:
+    def _decode_from(self, latents: Latents, frames: int, start: int) -> tuple[np.ndarray, Any]:
         """Turns noise into video as `decode` does; also returns a recurrent generator's state."""
         first, last = self._chunks(frames, start)
         per_chunk = self.chunk // self.generator.stride

@@ -160,14 +160,14 @@ def _train(
             logs.say(f"{workdir}: done, {first} steps of {total}")
             return
         logs.say(f"{workdir}: going on from step {first} of {total}")
-        now = experiment.kind(min(first, total - 1))
-        programs = {now: placed.compile(experiment.steps[now], abstract, example)}
+        kind = experiment.kind(min(first, total - 1))
+        programs = {kind: placed.compile(experiment.steps[kind], abstract, example)}
         state = items["train"].replace(ema=items["ema"])
     else:
-        now = experiment.kind(0)
+        kind = experiment.kind(0)
         with concurrent.futures.ThreadPoolExecutor(1) as beside:  # two programs to compile
             making = beside.submit(placed.init, experiment.init, config.seed)
-            programs = {now: placed.compile(experiment.steps[now], abstract, example)}
+            programs = {kind: placed.compile(experiment.steps[kind], abstract, example)}
             state = making.result()
     if part == 0:
         facts = runs.facts(store, clips)

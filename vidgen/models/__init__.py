@@ -61,6 +61,9 @@ def build(registry: dict[str, Any], kind: str, **arguments) -> Any:
             want = "a tuple of positive whole numbers"
         elif _whole(like):
             good, want = _whole(value), "a whole number, at least 0"
+        elif isinstance(like, float):
+            good = isinstance(value, (int, float)) and not isinstance(value, bool)
+            want = "a number"
         else:
             continue
         if not good:

@@ -116,10 +116,4 @@ class ResidualDiscriminator(nn.Module):
         if self.frame_features:
             frames = act(dense(self.frame_features, "frame_last")(frames.reshape(b, t, -1)))
             x = jnp.concatenate([x, frames.mean(1)], -1)
-        x = x.astype(jnp.float32)
-        logits = layers.dense(1, "float32", "logit", gain=1.0)(x)[:, 0]
-        if self.classes:
-            embedding = layers.embed(self.classes, x.shape[-1], "float32", "class")(label)
-            by_class = jnp.einsum("bf,b...f->b...", x, embedding) / jnp.sqrt(x.shape[-1])
-            logits = logits.reshape(b, *(1,) * (by_class.ndim - 1)) + by_class
-        return logits
+        return layers.judged(x, label, self.classes)

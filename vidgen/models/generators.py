@@ -142,16 +142,9 @@ class ResidualGenerator(nn.Module):
             taps = jnp.concatenate([move[:, :-2], move[:, 1:-1], move[:, 2:]], -1)
             shift = dense(self.style, f"motion_content{layer}")(content)
             move = act(dense(self.style, f"motion{layer}")(taps) + shift[:, None])
-        # Knots to frames: straight lines between knots, wherever the window begins.
         within = jnp.arange(frames)[None] if pick is None else pick
         frames = within.shape[1]
-        time = (start % self.stride)[:, None] + within
-        left, part = time // self.stride, (time % self.stride) / self.stride
-        # A window that begins on a knot never reaches the last one.
-        right = jnp.minimum(left + 1, move.shape[1] - 1)
-        part = part[:, :, None].astype(self.dtype)
-        at = lambda knot: jnp.take_along_axis(move, knot[:, :, None], 1)  # noqa: E731
-        move = at(left) * (1 - part) + at(right) * part
+        move = layers.between_knots(move, start, within, self.stride)
 
         b = content.shape[0]
         every = jnp.broadcast_to(content[:, None], (b, frames, self.style))
@@ -186,12 +179,7 @@ class ResidualGenerator(nn.Module):
         if not self.palette:
             x = layers.dense(3, self.dtype, "colours", gain=0.1)(act(x)).astype(jnp.float32)
             return jnp.tanh(x) if self.output == "tanh" else x
-        # Each pixel mixes the colours of the clip's palette: an area that keeps its colour while it
-        # moves is one entry taken whole.
-        mix = nn.softmax(layers.dense(self.palette, self.dtype, "mix", gain=1.0)(act(x)))
-        colours = layers.dense(3 * self.palette, self.dtype, "palette", gain=1.0)(content)
-        colours = jnp.tanh(colours).reshape(len(content), self.palette, 3)
-        return jnp.matmul(mix.reshape(len(content), -1, self.palette), colours).astype(jnp.float32)
+        return layers.painted(act(x), content, self.palette, self.dtype)
 
 
 def _turns(cycle: jax.Array, rate: jax.Array, start: jax.Array, within: jax.Array) -> jax.Array:

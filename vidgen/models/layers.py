@@ -57,6 +57,71 @@ def downsample(x: jax.Array) -> jax.Array:
     return x.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
 
+def between_knots(x: jax.Array, start: jax.Array, within: jax.Array, stride: int) -> jax.Array:
+    """Interpolates features of knots linearly to frames, wherever a window begins.
+
+    Args:
+      x: Features `[B, K, C]` from the last knot that is not after each window's first frame.
+      start: First frame of each window, int32 `[B]`.
+      within: Frames of the windows, int32 `[B or 1, T]`.
+      stride: Frames between knots.
+
+    Returns:
+      `[B, T, C]`.
+    """
+    time = (start % stride)[:, None] + within
+    at = lambda knot: jnp.take_along_axis(x, knot[:, :, None], 1)  # noqa: E731
+    left, part = time // stride, (time % stride) / stride
+    if stride == 1:
+        return at(left)
+    # A window that begins on a knot never reaches the last one.
+    right = jnp.minimum(left + 1, x.shape[1] - 1)
+    part = part[:, :, None].astype(x.dtype)
+    return at(left) * (1 - part) + at(right) * part
+
+
+def painted(x: jax.Array, content: jax.Array, colours: int, dtype: str) -> jax.Array:
+    """Lets each pixel mix the colours of a palette that content chooses; in a compact method.
+
+    An area that keeps its colour while it moves is one entry taken whole.
+
+    Args:
+      x: Features of pixels, clip after clip, `[B * n, ..., C]`.
+      content: Content features `[B, S]`.
+      colours: Entries of the palette.
+      dtype: Type of the computation.
+
+    Returns:
+      Float32 in [-1, 1], `[B, n * ..., 3]`.
+    """
+    mix = nn.softmax(dense(colours, dtype, "mix", gain=1.0)(x))
+    palette = dense(3 * colours, dtype, "palette", gain=1.0)(content)
+    palette = jnp.tanh(palette).reshape(len(content), colours, 3)
+    return jnp.matmul(mix.reshape(len(content), -1, colours), palette).astype(jnp.float32)
+
+
+def judged(x: jax.Array, label: jax.Array | None, classes: int) -> jax.Array:
+    """Makes logits of the last features, the class by projection; in a compact method.
+
+    Reference: Miyato and Koyama, "cGANs with Projection Discriminator", 2018.
+
+    Args:
+      x: Features `[B, C]`.
+      label: Classes, int32 `[B]`, where there are classes; or `[B, K]`: K candidates each.
+      classes: Number of classes; 0 for none.
+
+    Returns:
+      Float32 `[B]`, or `[B, K]`.
+    """
+    x = x.astype(jnp.float32)
+    logits = dense(1, "float32", "logit", gain=1.0)(x)[:, 0]
+    if classes:
+        embedding = embed(classes, x.shape[-1], "float32", "class")(label)
+        by_class = jnp.einsum("bf,b...f->b...", x, embedding) / jnp.sqrt(x.shape[-1])
+        logits = logits.reshape(len(x), *(1,) * (by_class.ndim - 1)) + by_class
+    return logits
+
+
 class Film(nn.Module):
     """Scales and shifts the channels of maps by a style, starting near the identity.
 

@@ -41,7 +41,7 @@ class MocoganGenerator(nn.Module):
       content: Channels of the content code.
       motion: Channels of the motion noise and of the state.
       features: Channels of the last but one layer.
-      norm_clips: Clips that share statistics in training; 0: all that are computed together.
+      norm_clips: Clips that share statistics in training; 0: the whole batch.
       dtype: Type of the computation; parameters are float32.
     """
 
@@ -143,7 +143,7 @@ class MocoganDiscriminator(nn.Module):
       features: Channels of the first layer.
       image: How frames are judged: "patch" by patch, or "whole".
       noise: Deviation of the noise on the input of each convolution but the last.
-      norm_clips: Clips that share statistics; 0: all that are computed together.
+      norm_clips: Clips that share statistics; 0: the whole batch.
       dtype: Type of the computation; parameters are float32.
     """
 

@@ -152,19 +152,13 @@ class TransformerGenerator(nn.Module):
             x = attention(self.heads, self.window, self.dtype, name=f"time{layer}")(x, content)
             x = forward(self.expand, self.dtype, name=f"time_forward{layer}")(x, content)
 
-        # Knots to frames: straight lines between knots, wherever the window begins.
         within = jnp.arange(frames)[None] if pick is None else pick
         frames = within.shape[1]
-        time = (start % self.stride)[:, None] + within
-        left, part = time // self.stride, (time % self.stride) / self.stride
-        # A window that begins on a knot never reaches the last one.
-        right = jnp.minimum(left + 1, x.shape[2] - 1)
-        part = part[:, None, :, None].astype(self.dtype)
-        at = lambda knot: jnp.take_along_axis(x, knot[:, None, :, None], 2)  # noqa: E731
-        x = at(left) if self.stride == 1 else at(left) * (1 - part) + at(right) * part
+        x = x.swapaxes(1, 2).reshape(b, x.shape[2], -1)
+        x = layers.between_knots(x, start, within, self.stride)
 
         side = self.size // self.patch
-        x = x.swapaxes(1, 2).reshape(b * frames, self.grid, self.grid, self.width)
+        x = x.reshape(b * frames, self.grid, self.grid, self.width)
         x = layers.resize(x, side).reshape(b, frames, side**2, self.width)
         x = x + _places(self, side**2)
         for layer in range(self.space_layers):
@@ -193,10 +187,7 @@ class TransformerGenerator(nn.Module):
         if not self.palette:
             x = layers.dense(3, self.dtype, "colours", gain=0.1)(act(x))
             return jnp.tanh(x.astype(jnp.float32))
-        mix = nn.softmax(layers.dense(self.palette, self.dtype, "mix", gain=1.0)(act(x)))
-        colours = layers.dense(3 * self.palette, self.dtype, "palette", gain=1.0)(content)
-        colours = jnp.tanh(colours).reshape(len(content), self.palette, 3)
-        return jnp.matmul(mix.reshape(len(content), -1, self.palette), colours).astype(jnp.float32)
+        return layers.painted(act(x), content, self.palette, self.dtype)
 
 
 class TransformerDiscriminator(nn.Module):
@@ -296,12 +287,7 @@ class TransformerDiscriminator(nn.Module):
         x = nn.RMSNorm(dtype=self.dtype, name="norm")(x)
         x = act(layers.dense(self.features, self.dtype, "last")(x))
         x = x.astype(jnp.float32).mean((1, 2))
-        logits = layers.dense(1, "float32", "logit", gain=1.0)(x)[:, 0]
-        if self.classes:
-            embedding = layers.embed(self.classes, x.shape[-1], "float32", "class")(label)
-            by_class = jnp.einsum("bf,b...f->b...", x, embedding) / jnp.sqrt(x.shape[-1])
-            logits = logits.reshape(b, *(1,) * (by_class.ndim - 1)) + by_class
-        return logits
+        return layers.judged(x, label, self.classes)
 
 
 def _at_least_one(module: nn.Module, role: str, *names: str) -> None:

@@ -7,6 +7,8 @@ Reference: Tulyakov, Liu, Yang and Kautz, "MoCoGAN: decomposing motion and conte
   generation", 2018.
 """
 
+import itertools
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -92,15 +94,17 @@ class MocoganGenerator(nn.Module):
     def advance(self, carry, content: jax.Array, motion: jax.Array, label: jax.Array | None):
         """Runs the recurrence over `[B, T, M]`; returns the last state and all, `[B, T, M]`."""
         del content, label
-        seen = self.seen(motion)
-        states = []
-        for t in range(motion.shape[1]):
-            a, b = jnp.split(seen[:, t], [2 * self.motion], -1), self.kept(carry)
-            b = jnp.split(b, [2 * self.motion], -1)
+
+        def one(module, carry, seen):
+            kept = module.kept(carry)
+            a, b = (jnp.split(x, [2 * self.motion], -1) for x in (seen, kept))
             reset, update = jnp.split(nn.sigmoid(a[0] + b[0]), 2, -1)
             carry = (1 - update) * jnp.tanh(a[1] + reset * b[1]) + update * carry
-            states.append(carry)
-        return carry, jnp.stack(states, 1)
+            return carry, carry
+
+        scan = nn.scan(one, variable_broadcast="params", in_axes=1, out_axes=1,
+                       split_rngs={"params": False})  # fmt: skip
+        return scan(self, carry, self.seen(motion))
 
     def render(self, states: jax.Array, content: jax.Array, label: Any, parts: int = 1):
         """Makes frames of states `[B, T, M]`: float32 in [-1, 1], `[B, T, size, size, 3]`.
@@ -184,17 +188,20 @@ class MocoganDiscriminator(nn.Module):
         clip = video.shape[1] > 1
         steps = 4 if clip else 1
         patch = not clip and self.image == "patch"
-        for n in range(3 if patch else _levels(self.size)):
-            width = self.features * 2**n
+        widths = [self.features * 2**n for n in range(3 if patch else _levels(self.size))]
+        shapes = [x.shape[1:]]
+        for width in widths[: None if patch else -1]:
+            t, side, *_ = shapes[-1]
+            shapes.append((t - steps + 1, side // 2, side // 2, width))
+        noise = iter(self._noise(clip_keys, shapes))
+        for n, width in enumerate(widths):
             init = _uniform(steps * 16 * x.shape[-1])
-            x = Convolution(width, steps, self.dtype, kernel_init=init)(
-                self._noisy(x, clip_keys, n)
-            )
+            x = Convolution(width, steps, self.dtype, kernel_init=init)(x + next(noise))
             if n:
                 x = BatchNorm(running=False, dtype=self.dtype)(x, parts)
             x = leaky_relu(x)
         if patch:
-            x = self._noisy(x, clip_keys, 3)
+            x = x + next(noise)
             x = Convolution(1, 1, self.dtype, kernel_init=_uniform(16 * x.shape[-1]))(x)
             return x.astype(jnp.float32).reshape(len(x), -1)
         fan = x[0].size
@@ -202,11 +209,14 @@ class MocoganDiscriminator(nn.Module):
         x = x.astype(jnp.float32)
         return (x[:, 0], x[:, 1:]) if clip else x
 
-    def _noisy(self, x, clip_keys, layer):
+    def _noise(self, clip_keys: jax.Array, shapes: list[tuple[int, ...]]) -> list[Any]:
+        """Draws the noise of all layers' inputs, at once: each draw is long to compile."""
         if not self.noise:
-            return x
-        drawn = keys.normal(jax.vmap(keys.at_step, (0, None))(clip_keys, layer), x.shape[1:])
-        return x + (self.noise * drawn).astype(x.dtype)
+            return [0.0] * len(shapes)
+        ends = list(itertools.accumulate(math.prod(shape) for shape in shapes))
+        drawn = (self.noise * keys.normal(clip_keys, (ends[-1],))).astype(self.dtype)
+        parts = jnp.split(drawn, ends[:-1], 1)
+        return [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def _uniform(fan: int):

@@ -15,16 +15,20 @@ def normal(*shape):
     return jnp.asarray(rng.normal(size=shape), jnp.float32)
 
 
-@pytest.mark.parametrize("steps, channels", [(1, 3), (1, 9), (4, 3), (4, 9)])
-def test_convolution_is_the_strided_one(steps, channels):
-    layer = convolutions.Convolution(5, steps)
-    x, kernel = normal(2, 7, 8, 8, channels), normal(steps, 4, 4, channels, 5)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "steps, channels, frames", [(1, 3, 7), (1, 9, 7), (4, 3, 7), (4, 9, 7), (4, 9, 8)]
+)
+def test_convolution_is_the_strided_one(steps, channels, frames, dtype):
+    layer = convolutions.Convolution(5, steps, dtype)
+    x, kernel = normal(2, frames, 8, 8, channels), normal(steps, 4, 4, channels, 5)
     expected = jax.lax.conv_general_dilated(
         x, kernel, (1, 2, 2), ((0, 0), (1, 1), (1, 1)),
         dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
     )  # fmt: skip
     found = layer.apply({"params": {"kernel": kernel}}, x)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    atol = 2e-4 if dtype == "float32" else 0.02 * np.abs(expected).max()
+    np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=atol)
 
 
 @pytest.mark.parametrize("features", [3, 9])
@@ -65,6 +69,29 @@ def test_batch_norm_normalises_each_group_and_reports_what_it_found():
         "bias"
     ]
     np.testing.assert_allclose(fixed, expected, atol=1e-4)
+
+
+def test_the_gradient_of_batch_norm_is_that_of_its_formula():
+    x, weights = 3 * normal(6, 2, 2, 4) + 1, normal(6, 2, 2, 4)
+    params = {n: normal(4) for n in ("scale", "bias", "mean")} | {"var": jnp.full(4, 2.0)}
+
+    def plain(params, x):
+        y = x.reshape(3, -1, 4)
+        y = (y - y.mean(1, keepdims=True)) / jnp.sqrt(y.var(1, keepdims=True) + 1e-5)
+        y = y * params["scale"][None, None] + params["bias"][None, None]
+        return jnp.sum(weights * y.reshape(x.shape))
+
+    def ours(params, x):
+        layer = convolutions.BatchNorm()
+        return jnp.sum(weights * layer.apply({"params": params}, x, 3, mutable="stats")[0])
+
+    # Of the second order, too, as penalties need them.
+    for order in (lambda f: f, lambda f: lambda p, x: jnp.sum(jax.grad(f, 1)(p, x) ** 2)):
+        expected, found = (jax.grad(order(f), (0, 1))(params, x) for f in (plain, ours))
+        for name in ("scale", "bias"):
+            np.testing.assert_allclose(found[0][name], expected[0][name], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(found[1], expected[1], rtol=1e-3, atol=1e-3)
+        assert not any(found[0][name].any() for name in ("mean", "var"))
 
 
 def test_running_statistics_move_and_nothing_else_does():

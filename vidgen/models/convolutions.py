@@ -1,7 +1,7 @@
 """Convolutions and normalisation of the textbooks: 4x4 kernels, strides of 2, batch statistics.
 
-All of them run as 2D convolutions or matrix products: XLA's own transposed and 3D convolutions
-reach a tenth of that with gradients on a CPU (docs/benchmarks.md).
+All of them run as 2D convolutions or matrix products, which are several times faster with gradients
+on a CPU than XLA's own transposed and 3D convolutions (docs/benchmarks.md).
 """
 
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vidgen.errors import ConfigError
 
@@ -38,21 +39,72 @@ class Convolution(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[B, T, H, W, C]` to `[B, T - steps + 1, H/2, W/2, features]`."""
-        b, t, h, w, c = x.shape
+        t, c = x.shape[1], x.shape[-1]
         shape = (self.steps, 4, 4, c, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        out = t - self.steps + 1
-        taps = [x[:, i : i + out].reshape(b * out, h, w, c) for i in range(self.steps)]
-        if c < 8:  # too few channels to be fast: the taps go side by side into them
-            taps = [jnp.concatenate(taps, -1)]
+        if c < 8:  # too few channels to be fast: the taps in time go side by side into them
+            out = t - self.steps + 1
+            x = jnp.concatenate([x[:, i : i + out] for i in range(self.steps)], -1)
             kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(1, 4, 4, -1, self.features)
-        total = jnp.zeros((), self.dtype)
-        for images, one in zip(taps, kernel, strict=True):
-            total += jax.lax.conv_general_dilated(
-                images, one, (2, 2), ((1, 1), (1, 1)), dimension_numbers=_NUMBERS
-            )
-        return total.reshape(b, out, h // 2, w // 2, self.features)
+        if len(kernel) == _TAPS and self.dtype == "float32":  # it would cost bfloat16 digits
+            return jax.lax.platform_dependent(x, kernel, cpu=_fewer_products, default=_by_taps)
+        return _by_taps(x, kernel)
+
+
+def _halved(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolves each image of `[B, T, H, W, C]` with `[4, 4, C, F]` and stride 2."""
+    b, t, h, w, c = x.shape
+    images = x.reshape(b * t, h, w, c)
+    images = jax.lax.conv_general_dilated(
+        images, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=_NUMBERS
+    )
+    return images.reshape(b, t, h // 2, w // 2, -1)
+
+
+def _by_taps(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolves in time as well, as a sum over the taps of `[S, 4, 4, C, F]`."""
+    out = x.shape[1] - len(kernel) + 1
+    parts = (_halved(x[:, i : i + out], tap) for i, tap in enumerate(kernel))
+    return sum(parts, jnp.zeros((), x.dtype))
+
+
+def _fewer_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Does the same for 4 taps with 5 convolutions of half of the frames instead of 4 of all.
+
+    Two neighbouring outputs of 4 taps are the coefficients of a product of polynomials, taken at 5
+    points: two thirds of the time (docs/benchmarks.md), for another digit's rounding.
+
+    Reference: Winograd, "Arithmetic complexity of computations", 1980; Lavin and Gray, "Fast
+      algorithms for convolutional neural networks", 2016, here in time alone.
+    """
+    out = x.shape[1] - _TAPS + 1
+    pairs = -(-out // 2)
+    x = jnp.pad(x, ((0, 0), (0, 2 * pairs - out), (0, 0), (0, 0), (0, 0)))
+    frames = [x[:, j : j + 2 * pairs - 1 : 2] for j in range(len(_FRAMES))]
+    products = []
+    for of_frames, of_kernel in zip(_FRAMES, _KERNEL, strict=True):
+        products.append(_halved(_combined(of_frames, frames), _combined(of_kernel, kernel)))
+    both = [_combined(of_products, products) for of_products in _OUTPUTS]
+    both = jnp.stack(both, 2)
+    return both.reshape(len(x), 2 * pairs, *both.shape[3:])[:, :out]
+
+
+def _combined(factors: np.ndarray, arrays: Any) -> jax.Array:
+    return sum((float(n) * x for n, x in zip(factors, arrays, strict=True) if n), jnp.zeros(()))
+
+
+_TAPS = 4
+
+
+def _points(powers: int) -> np.ndarray:
+    """Returns the values of 1, x, x^2, ... at 0, 1, -1, 2 and infinity, `[5, powers]`."""
+    at = np.array([0.0, 1.0, -1.0, 2.0])
+    return np.vstack([at[:, None] ** np.arange(powers), np.eye(powers)[-1:]])
+
+
+_OUTPUTS, _KERNEL = _points(2).T, _points(_TAPS)
+_FRAMES = np.round(np.linalg.inv(_points(5)).T * 6) / 6  # sixths; without what rounding left
 
 
 class Whole(nn.Module):
@@ -153,15 +205,53 @@ class BatchNorm(nn.Module):
             mean = self.param("mean", nn.initializers.zeros, (c,))
             var = self.param("var", nn.initializers.ones, (c,))
         if not self.running or self.is_mutable_collection("stats"):
-            mean, var = y.mean(1, keepdims=True), y.var(1, keepdims=True)
+            y, mean, var = _normalized(y, scale, bias)
             if self.running:
                 unbiased = var * (y.shape[1] / max(y.shape[1] - 1, 1))
                 self.put_variable("stats", "mean", mean.mean((0, 1)))
                 self.put_variable("stats", "var", unbiased.mean((0, 1)))
         else:
-            mean, var = mean[None, None], var[None, None]
-        y = (y - mean) * jax.lax.rsqrt(var + 1e-5) * scale[None, None] + bias[None, None]
+            factor = scale * jax.lax.rsqrt(var + _EPSILON)
+            y = (y - mean[None, None]) * factor[None, None] + bias[None, None]
         return y.astype(self.dtype).reshape(x.shape)
+
+
+_EPSILON = 1e-5
+
+
+def _sums(y: jax.Array) -> jax.Array:
+    """Adds up the rows of each group, `[G, N, C]` to `[G, 1, C]`, as a matrix product."""
+    ones = jnp.ones((len(y), 1, y.shape[1]), y.dtype)
+    return jnp.matmul(ones, y, precision=jax.lax.Precision.HIGHEST)
+
+
+@jax.custom_vjp
+def _normalized(y: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[jax.Array, ...]:
+    """Normalises the rows of each group `[G, N, C]`; also returns its mean and variance.
+
+    The gradient is written out, and sums are matrix products: XLA's own takes six times as long on
+    a CPU (docs/benchmarks.md). The statistics hand no gradient on.
+    """
+    return _normalize(y, scale, bias)[0]
+
+
+def _normalize(y, scale, bias):
+    mean = _sums(y) / y.shape[1]
+    var = _sums((y - mean) ** 2) / y.shape[1]
+    root = jax.lax.rsqrt(var + _EPSILON)
+    result = (y - mean) * (root * scale[None, None]) + bias[None, None]
+    return (result, mean, var), (y, mean, root, scale)
+
+
+def _normalize_back(kept, slopes):
+    (y, mean, root, scale), (slope, *_) = kept, slopes
+    y = (y - mean) * root
+    of_bias, of_scale = _sums(slope), _sums(slope * y)
+    back = slope - of_bias / y.shape[1] - y * (of_scale / y.shape[1])
+    return root * scale[None, None] * back, of_scale.sum((0, 1)), of_bias.sum((0, 1))
+
+
+_normalized.defvjp(_normalize, _normalize_back)
 
 
 def groups(clips: int, each: int) -> int:

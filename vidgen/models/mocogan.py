@@ -15,7 +15,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vidgen import keys
 from vidgen.errors import ConfigError
 from vidgen.models.convolutions import (
     BatchNorm,
@@ -210,13 +209,21 @@ class MocoganDiscriminator(nn.Module):
         return (x[:, 0], x[:, 1:]) if clip else x
 
     def _noise(self, clip_keys: jax.Array, shapes: list[tuple[int, ...]]) -> list[Any]:
-        """Draws the noise of all layers' inputs, at once: each draw is long to compile."""
+        """Draws the noise of all layers' inputs.
+
+        At once, for each draw is long to compile; and clip by clip in a loop, because XLA would
+        draw it again for each of its uses.
+        """
         if not self.noise:
             return [0.0] * len(shapes)
         ends = list(itertools.accumulate(math.prod(shape) for shape in shapes))
-        drawn = (self.noise * keys.normal(clip_keys, (ends[-1],))).astype(self.dtype)
-        parts = jnp.split(drawn, ends[:-1], 1)
-        return [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
+
+        def one(key):
+            drawn = self.noise * jax.random.normal(key, (ends[-1],), jnp.float32)
+            parts = jnp.split(drawn.astype(self.dtype), ends[:-1])
+            return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+        return jax.lax.map(one, clip_keys)
 
 
 def _uniform(fan: int):

@@ -264,32 +264,47 @@ def step(
         return (grads, metrics, kept[2]), kept
 
     (grads, dis_metrics, stats), kept = mean(for_dis, batch)
-    dis_metrics["dis/grad"] = optax.tree.norm(grads)
-    updates, dis_opt = dis_tx.update(grads, state.dis_opt, state.dis)
-    dis_params = optax.apply_updates(state.dis, updates)
-    new = dataclasses.replace(
-        state, step=state.step + 1, dis=dis_params, dis_opt=dis_opt, vectors=vectors
-    )
-    dis_metrics["dis/norm"] = optax.tree.norm(dis_params)
+    new, norms = with_discriminator(state, grads, dis_tx)
+    new, dis_metrics = dataclasses.replace(new, vectors=vectors), {**dis_metrics, **norms}
     if not play:
         return new, dis_metrics
 
     def for_gen(batch, kept):
         fake, to_params, _ = kept or generate(batch)
         real, about = real_clips(batch), (labels(batch), picked(batch))
-        critic = lambda video: judge(dis_params, video, *about)  # noqa: E731
+        critic = lambda video: judge(new.dis, video, *about)  # noqa: E731
         value, slopes = jax.value_and_grad(
             lambda video: gen_loss(critic(real), critic(augmented(video, batch, "augment gen")))
         )(fake)
         return (value, *to_params(slopes)), None
 
     (value, grads), _ = mean(for_gen, batch, kept)
-    gen_metrics = {"gen/loss": value, "gen/grad": optax.tree.norm(grads)}
-    updates, gen_opt = gen_tx.update(grads, state.gen_opt, state.gen)
-    gen_params = with_stats(optax.apply_updates(state.gen, updates), state.gen, stats)
-    decay = ema_decay(state.step)
-    ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state.ema, gen_params)
-    # Norms see what is not finite anywhere, in the average too, which no loss reads.
-    norms = {"gen/norm": optax.tree.norm(gen_params), "gen/ema": optax.tree.norm(ema)}
-    new = dataclasses.replace(new, gen=gen_params, ema=ema, gen_opt=gen_opt)
-    return new, {**dis_metrics, **gen_metrics, **norms}
+    new, norms = with_generator(new, grads, stats, gen_tx, ema_decay(state.step))
+    return new, {**dis_metrics, "gen/loss": value, **norms}
+
+
+def with_discriminator(
+    state: State, grads: Any, dis_tx: optax.GradientTransformation
+) -> tuple[State, dict[str, jax.Array]]:
+    """Returns the state of the next step with the discriminator updated, and norms as metrics."""
+    updates, opt = dis_tx.update(grads, state.dis_opt, state.dis)
+    params = optax.apply_updates(state.dis, updates)
+    new = dataclasses.replace(state, step=state.step + 1, dis=params, dis_opt=opt)
+    return new, {"dis/grad": optax.tree.norm(grads), "dis/norm": optax.tree.norm(params)}
+
+
+def with_generator(
+    state: State, grads: Any, stats: Any, gen_tx: optax.GradientTransformation, decay: jax.Array
+) -> tuple[State, dict[str, jax.Array]]:
+    """Returns the state with the generator, its statistics and average updated, and norms.
+
+    Norms see what is not finite anywhere, in the average too, which no loss reads.
+    """
+    updates, opt = gen_tx.update(grads, state.gen_opt, state.gen)
+    params = with_stats(optax.apply_updates(state.gen, updates), state.gen, stats)
+    ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state.ema, params)
+    return dataclasses.replace(state, gen=params, ema=ema, gen_opt=opt), {
+        "gen/grad": optax.tree.norm(grads),
+        "gen/norm": optax.tree.norm(params),
+        "gen/ema": optax.tree.norm(ema),
+    }

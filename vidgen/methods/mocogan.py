@@ -9,7 +9,6 @@ Reference: Tulyakov, Liu, Yang and Kautz, "MoCoGAN: decomposing motion and conte
   image super-resolution", 2017, for instance noise.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +21,7 @@ from vidgen import accumulate, keys, objectives
 from vidgen.errors import ConfigError
 from vidgen.methods import gan
 from vidgen.methods.gan import Schedule, State
-from vidgen.models.convolutions import groups, with_stats
+from vidgen.models.convolutions import groups
 
 __all__ = ["State", "init", "step"]
 
@@ -182,20 +181,18 @@ def step(
         return (grads, metrics, stats), kept
 
     (grads, dis_metrics, stats), kept = mean(for_dis, batch)
-    dis_metrics["dis/grad"] = optax.tree.norm(grads)
-    updates, dis_opt = dis_tx.update(grads, state.dis_opt, state.dis)
-    dis_params = optax.apply_updates(state.dis, updates)
-
+    new, norms = gan.with_discriminator(state, grads, dis_tx)
+    dis_metrics |= norms
     needs_real = loss in objectives.PAIRED
 
     def for_gen(batch, kept):
         fake, to_params, _ = kept or generate(batch)
 
         def loss(fake):
-            of_fake, fake_video, fake_kind = judge(dis_params, fake, batch, "gen")
+            of_fake, fake_video, fake_kind = judge(new.dis, fake, batch, "gen")
             of_real = real_video = jnp.zeros(())
             if needs_real:
-                of_real, real_video, _ = judge(dis_params, real(batch), batch, "gen real")
+                of_real, real_video, _ = judge(new.dis, real(batch), batch, "gen real")
             value = gen_loss(of_real, of_fake) + gen_loss(real_video, fake_video)
             kind = jnp.zeros(())
             if gen.classes:
@@ -206,25 +203,8 @@ def step(
         return (values, *to_params(slopes)), None
 
     ((value, kind), grads), _ = mean(for_gen, batch, kept)
-    gen_metrics = {"gen/loss": value, "gen/grad": optax.tree.norm(grads)}
+    gen_metrics = {"gen/loss": value}
     if gen.classes:
         gen_metrics["gen/infogan"] = kind
-    updates, gen_opt = gen_tx.update(grads, state.gen_opt, state.gen)
-    gen_params = with_stats(optax.apply_updates(state.gen, updates), state.gen, stats)
-    decay = ema_decay(state.step)
-    ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state.ema, gen_params)
-    new = dataclasses.replace(
-        state,
-        step=state.step + 1,
-        gen=gen_params,
-        dis=dis_params,
-        ema=ema,
-        gen_opt=gen_opt,
-        dis_opt=dis_opt,
-    )
-    norms = {
-        "gen/norm": optax.tree.norm(gen_params),
-        "gen/ema": optax.tree.norm(ema),
-        "dis/norm": optax.tree.norm(dis_params),
-    }
+    new, norms = gan.with_generator(new, grads, stats, gen_tx, ema_decay(state.step))
     return new, {**dis_metrics, **gen_metrics, **norms}

@@ -219,20 +219,25 @@ def _sample(options: argparse.Namespace) -> None:
         label = int(label)
     out = pathlib.Path(options.out)
     fps = options.fps or sampler.fps
-    videos = sampler.sample(seeds, options.frames, options.start, label)
+    frames = sampler.limit or 64 if options.frames is None else options.frames
+    kind = options.format or ("mp4" if frames > 1 else "png")
+    videos = sampler.sample(seeds, frames, options.start, label)
     out.mkdir(parents=True, exist_ok=True)
-    if options.format == "png":
+    if kind == "png":
+        if frames == 1:  # images
+            for seed, video in zip(seeds, videos, strict=True):
+                video_io.write_png(out / f"seed-{seed:06d}.png", video[0])
         video_io.write_grid(out / "grid.png", videos)
         print(out / "grid.png")
-    elif options.format == "npz":
+    elif kind == "npz":
         video_io.write_video(out / "videos.npz", videos, fps)
         print(out / "videos.npz")
     else:
         for seed, video in zip(seeds, videos, strict=True):
-            path = out / f"seed-{seed:06d}.{options.format}"
+            path = out / f"seed-{seed:06d}.{kind}"
             video_io.write_video(path, video, fps)
             print(path)
-    logs.say(f"{len(seeds)} videos of {options.frames} frames from step {sampler.step}")
+    logs.say(f"{len(seeds)} videos of {frames} frames from step {sampler.step}")
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -446,14 +451,16 @@ def _parser() -> argparse.ArgumentParser:
     sample = command("sample", _sample, "Make videos with a trained run.")
     sample.add_argument("run_folder", metavar="RUN", help="folder of the run")
     sample.add_argument("--seeds", default="0:16", help="7, 0:16 or 1,2,5 (default 0:16)")
-    sample.add_argument("--frames", type=int, default=64, help="length (default 64)")
+    sample.add_argument("--frames", type=int, help="length (default 64, or all there are)")
     sample.add_argument("--start", type=int, default=0, help="first frame (default 0)")
     sample.add_argument("--label", help="class name or number (default: by seed)")
     sample.add_argument("--step", type=_step, help="checkpoint, or best (default: the newest)")
     sample.add_argument("--fps", type=float, help="default: that of the training clips")
     sample.add_argument("--out", default="samples", help="folder (default samples)")
     sample.add_argument(
-        "--format", default="mp4", choices=("mp4", "gif", "webp", "png", "npz"), help="default mp4"
+        "--format",
+        choices=("mp4", "gif", "webp", "png", "npz"),
+        help="default mp4; png for videos of one frame",
     )
 
     evaluate = command(

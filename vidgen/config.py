@@ -46,7 +46,7 @@ _CHOICES = {
 }
 _LEAST = {  # closed lower ends
     "seed": 0,
-    "data.frames": 2,
+    "data.frames": 1,
     "data.stride": 1,
     "data.pick": 0,
     "data.fps": 0,

@@ -192,15 +192,46 @@ def _mocogan() -> dict[str, Any]:
     }
 
 
+def _dcgan() -> dict[str, Any]:
+    """Returns the constants of DCGAN."""
+    generator = {
+        "kind": "dcgan",
+        "content": 100,  # channels of the latent vector
+        "features": 64,  # channels of the last but one layer; twice as many in each before it
+        "rise": "transposed",  # how layers double: "transposed" convolutions, or "resize"
+        "norm": True,  # batch normalisation
+        "norm_clips": 0,  # clips that share statistics; 0: the whole batch
+    }
+    discriminator = {
+        "kind": "dcgan",
+        "features": 64,  # channels of the first layer; twice as many in each after it
+        "norm": True,  # batch normalisation
+        "norm_clips": 0,  # clips that share statistics; 0: the whole batch
+    }
+    objective = {
+        "loss": "non_saturating",  # a name in vidgen/objectives LOSSES
+        "discriminator_steps": 1,  # updates of the discriminator for one of the generator
+        "spectral": False,  # no singular value of the discriminator's kernels above one
+    }
+    return {
+        "generator": generator,
+        "discriminator": discriminator,
+        "objective": objective,
+        "optimizer": {**_TWO_PLAYERS, "b1": 0.5, "b2": constant(0.999)},
+    }
+
+
 # What the networks of a method may be; of other kinds it could not use the results.
 KINDS = {
     "gan": ("residual", "transformer"),
     "mocogan": ("mocogan",),
+    "dcgan": ("dcgan",),
 }
 
 METHODS = {
     "gan": _gan,
     "mocogan": _mocogan,
+    "dcgan": _dcgan,
     # Fitted at once; of the generator's fields they take their own.
     "dynamic_texture": _gan,
     "lookup": _gan,

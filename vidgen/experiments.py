@@ -124,7 +124,6 @@ def _mocogan(config: configs.Config, classes: int) -> Experiment:
         infogan=objective.infogan,
         ema_decay=_average(config),
     )
-    whole = gen.norm_clips == 0 or dis.norm_clips == 0
     return Experiment(
         generator=gen_arguments,
         init=functools.partial(method.init, **parts, frames=config.data.frames),
@@ -132,20 +131,57 @@ def _mocogan(config: configs.Config, classes: int) -> Experiment:
         kind=lambda at: "whole",
         optimizers={"gen": parts["gen_tx"], "dis": parts["dis_tx"]},
         total=_total(config),
-        alone=config.training.batch_size if whole else 0,
+        alone=_alone(config, gen, dis),
     )
 
 
-_METHODS = {"gan": _gan, "mocogan": _mocogan}
+def _dcgan(config: configs.Config, classes: int) -> Experiment:
+    frames = config.data.frames
+    gen_arguments, gen, dis = _players(config, classes, length=frames)
+    if config.data.pick:
+        raise ConfigError(f"config.data.pick is {config.data.pick}", "0: clips are judged whole")
+    if config.sampling.frames > frames:
+        raise ConfigError(
+            f"config.sampling.frames is {config.sampling.frames}",
+            f"at most config.data.frames={frames}: a dcgan makes clips of one length",
+        )
+    method, parts = _module(config), {"gen": gen, "dis": dis, **_two(config)}
+    each = config.objective.discriminator_steps
+    step = functools.partial(
+        method.step, **parts, loss=config.objective.loss, ema_decay=_average(config)
+    )
+    init = functools.partial(method.init, **parts, frames=frames)
+    return Experiment(
+        generator=gen_arguments,
+        init=functools.partial(init, normalize=config.objective.spectral),
+        steps={
+            name: guard.guarded(functools.partial(step, play=name == "whole"))
+            for name in ("whole", "dis")
+        },
+        kind=lambda at: "dis" if (at + 1) % each else "whole",
+        optimizers={"gen": parts["gen_tx"], "dis": parts["dis_tx"]},
+        total=_total(config),
+        alone=_alone(config, gen, dis),
+    )
+
+
+_METHODS = {"gan": _gan, "mocogan": _mocogan, "dcgan": _dcgan}
 
 
 def _module(config: configs.Config) -> Any:
     return importlib.import_module(f"vidgen.methods.{config.method}")
 
 
-def _players(config: configs.Config, classes: int) -> tuple[dict[str, Any], Any, Any]:
+def _alone(config: configs.Config, *networks: Any) -> int:
+    """Returns the clips whose statistics are of the whole batch; 0 where of none."""
+    whole = any(getattr(one, "norm", True) and one.norm_clips == 0 for one in networks)
+    return config.training.batch_size if whole else 0
+
+
+def _players(config: configs.Config, classes: int, **more) -> tuple[dict[str, Any], Any, Any]:
     """Builds generator and discriminator; the former's arguments come first."""
     shared = {"size": config.data.size, "classes": classes, "dtype": config.parallel.compute}
+    shared |= more
     arguments = {**config.generator.to_dict(), **shared}
     judge = {**config.discriminator.to_dict(), **shared}
     gen = models.build(models.GENERATORS, **arguments, **_again(config, "generator"))

@@ -80,6 +80,11 @@ class Sampler:
 
         Each is uint8 `[H, W, 3]`, the same as `sample` gives.
         """
+        if self.limit:
+            raise ConfigError(
+                f"this generator's videos end after {self.limit} frames",
+                "sample them whole; nothing goes on without end",
+            )
         first, carry = start // self.chunk * self.chunk, None
         while True:
             latents = self._latents([seed], self.chunk, first, label, carry)
@@ -227,6 +232,11 @@ class Sampler:
         return np.concatenate(made, 1), np.asarray(carry)
 
     @property
+    def limit(self) -> int:
+        """How many frames a video has at most; 0: there is no end."""
+        return getattr(self.generator, "limit", 0)
+
+    @property
     def _extra(self) -> int:
         """Steps of motion noise that a chunk needs beyond one every `stride` frames."""
         return self.generator.knots(self.chunk) - self.chunk // self.generator.stride
@@ -234,6 +244,11 @@ class Sampler:
     def _chunks(self, frames: int, start: int) -> tuple[int, int]:
         if frames < 1:
             raise ConfigError(f"frames is {frames}", "at least 1")
+        if self.limit and start + frames > self.limit:
+            raise ConfigError(
+                f"frames {start} to {start + frames} are asked for",
+                f"this generator's videos end after {self.limit} frames",
+            )
         if not 0 <= start <= 2**31 - 1 - frames - 2 * self.chunk:
             raise ConfigError(f"start is {start}", "0 to about 2^31")
         return start // self.chunk, -(-(start + frames) // self.chunk)
@@ -319,7 +334,7 @@ def sampler(
     if batch is None:
         batch = 1 if jax.default_backend() == "cpu" else 8
     if chunk is None:
-        chunk = -(-16 // stride) * stride
+        chunk = int(getattr(generator, "limit", 0)) or -(-16 // stride) * stride
     if batch < 1:
         raise ConfigError(f"batch is {batch}", "at least 1")
     if chunk < 1 or chunk % stride:

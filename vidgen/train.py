@@ -179,7 +179,7 @@ def _train(
         else total
         for name in ("log", "sample", "save")
     }
-    if config.training.watch_kclips:
+    if config.training.watch_kclips and config.data.frames > 1:  # figures are of what moves
         every["watch"] = _steps(config, config.training.watch_kclips)
     stop_early("before the first step")
     run_log = logs.RunLog(workdir, first) if part == 0 else None

@@ -65,8 +65,8 @@ def init(
     noise = draw(keys.named(key, "init"), index, gen=gen, frames=frames)
     gen_params = gen.init(keys.named(key, "gen"), *noise, label, frames=frames)["params"]
     video = jnp.zeros((1, pick or frames, gen.size, gen.size, 3))
-    picked = jnp.arange(pick)[None] if pick else None
-    dis_params = dis.init(keys.named(key, "dis"), video, label, picked)["params"]
+    about = (label, jnp.arange(pick)[None]) if pick else (label,)
+    dis_params = dis.init(keys.named(key, "dis"), video, *about)["params"]
     return State(
         step=jnp.zeros((), jnp.int32),
         key=jax.random.key_data(key),
@@ -294,7 +294,7 @@ def with_discriminator(
 
 
 def with_generator(
-    state: State, grads: Any, stats: Any, gen_tx: optax.GradientTransformation, decay: jax.Array
+    state: State, grads: Any, stats: Any, gen_tx: optax.GradientTransformation, decay: Any
 ) -> tuple[State, dict[str, jax.Array]]:
     """Returns the state with the generator, its statistics and average updated, and norms.
 

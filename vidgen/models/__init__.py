@@ -9,6 +9,7 @@ from typing import Any
 
 from vidgen.errors import ConfigError
 from vidgen.models.baselines import DynamicTexture, Lookup, Noise
+from vidgen.models.dcgan import DcganDiscriminator, DcganGenerator
 from vidgen.models.discriminators import ResidualDiscriminator
 from vidgen.models.generators import ResidualGenerator
 from vidgen.models.mocogan import MocoganDiscriminator, MocoganGenerator
@@ -18,6 +19,7 @@ GENERATORS = {
     "residual": ResidualGenerator,
     "transformer": TransformerGenerator,
     "mocogan": MocoganGenerator,
+    "dcgan": DcganGenerator,
     "dynamic_texture": DynamicTexture,
     "lookup": Lookup,
     "noise": Noise,
@@ -26,6 +28,7 @@ DISCRIMINATORS = {
     "residual": ResidualDiscriminator,
     "transformer": TransformerDiscriminator,
     "mocogan": MocoganDiscriminator,
+    "dcgan": DcganDiscriminator,
 }
 
 

@@ -22,11 +22,13 @@ _PHASES = (((0, 1), (-1, 3)), ((0, 2), (1, 0)))
 class Convolution(nn.Module):
     """A 4x4 convolution of stride 2 that halves images, or with `steps` taps in time as well.
 
-    Time is not padded: `steps` taps take `steps - 1` frames away.
+    Time is not padded: `steps` taps take `steps - 1` frames away. Or with `halve` time is halved as
+    space is, by 4 taps.
 
     Attributes:
       features: Channels of the output.
       steps: Taps in time; 1 for images.
+      halve: Whether time has stride 2 and is padded by a frame at both ends; `steps` is 4 then.
       dtype: Type of the computation.
       kernel_init: How the kernel is drawn.
     """
@@ -35,14 +37,20 @@ class Convolution(nn.Module):
     steps: int = 1
     dtype: str = "float32"
     kernel_init: Any = nn.initializers.normal(0.02)
+    halve: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `[B, T, H, W, C]` to `[B, T - steps + 1, H/2, W/2, features]`."""
+        """Maps `[B, T, H, W, C]` to `[B, T - steps + 1 or T/2, H/2, W/2, features]`."""
         t, c = x.shape[1], x.shape[-1]
         shape = (self.steps, 4, 4, c, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if self.halve:
+            x = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
+            taps = [x[:, i : i + t - 1 : 2] for i in range(self.steps)]
+            images, kernel = jnp.concatenate(taps, -1), kernel.transpose(1, 2, 0, 3, 4)
+            return _halved(images, kernel.reshape(4, 4, -1, self.features))
         if c < 8:  # too few channels to be fast: the taps in time go side by side into them
             out = t - self.steps + 1
             x = jnp.concatenate([x[:, i : i + out] for i in range(self.steps)], -1)
@@ -137,6 +145,7 @@ class TransposedConvolution(nn.Module):
 
     Attributes:
       features: Channels of the output.
+      clip: Whether time is doubled as well, by 4 taps.
       dtype: Type of the computation.
       kernel_init: How the kernel is drawn.
     """
@@ -144,35 +153,57 @@ class TransposedConvolution(nn.Module):
     features: int
     dtype: str = "float32"
     kernel_init: Any = nn.initializers.normal(0.02)
+    clip: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `[N, H, W, C]` to `[N, 2 H, 2 W, features]`.
+        """Maps `[N, H, W, C]` to `[N, 2 H, 2 W, features]`, `[B, T, ...]` to `[B, 2 T, ...]`.
 
-        The kernel is `[4, 4, C, features]`; input `i` reaches output `o` by the tap `o - 2 i + 1`.
+        The kernel is `[4, 4, C, features]`, for clips with a first axis of 4 taps in time; input
+        `i` reaches output `o` by the tap `o - 2 i + 1`.
         """
-        n, h, w, c = x.shape
-        shape = (4, 4, c, self.features)
+        shape = (*(4,) * (2 + self.clip), x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        around = ((0, 0), (1, 1), (1, 1), (0, 0))
-        if self.features < 8:
-            taps = x.reshape(-1, c) @ kernel.transpose(2, 0, 1, 3).reshape(c, -1)
-            taps = jnp.pad(taps.reshape(n, h, w, -1), around)
-            taps = taps.reshape(n, h + 2, w + 2, 4, 4, self.features)
-        else:
-            taps = jnp.pad(x, around)
+        return _doubled_in_time(x, kernel) if self.clip else _doubled(x, kernel)
 
-        def phase(rows, columns):
-            at = [(i, j, p, q) for i, p in rows for j, q in columns]
-            near = [taps[:, 1 + i : 1 + i + h, 1 + j : 1 + j + w] for i, j, *_ in at]
-            if self.features < 8:
-                return sum(one[:, :, :, p, q] for one, (*_, p, q) in zip(near, at, strict=True))
-            own = jnp.concatenate([kernel[p, q] for *_, p, q in at])
-            return (jnp.concatenate(near, -1).reshape(-1, 4 * c) @ own).reshape(n, h, w, -1)
 
-        made = [jnp.stack([phase(r, c) for c in _PHASES], 3) for r in _PHASES]
-        return jnp.stack(made, 2).reshape(n, 2 * h, 2 * w, self.features)
+def _doubled_in_time(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Doubles clips `[B, T, H, W, C]` by `[4, 4, 4, C, F]`: each phase of time as images."""
+    b, t, h, w, c = x.shape
+    padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
+    phases = []
+    for (i, p), (j, q) in _PHASES:
+        near = [padded[:, 1 + k : 1 + k + t] for k in (i, j)]
+        images = jnp.concatenate(near, -1).reshape(b * t, h, w, 2 * c)
+        phases.append(_doubled(images, jnp.concatenate([kernel[p], kernel[q]], 2)))
+    made = jnp.stack([phase.reshape(b, t, *phase.shape[1:]) for phase in phases], 2)
+    return made.reshape(b, 2 * t, *made.shape[3:])
+
+
+def _doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Doubles images `[N, H, W, C]` by `[4, 4, C, F]`."""
+    n, h, w, c = x.shape
+    features = kernel.shape[-1]
+    around = ((0, 0), (1, 1), (1, 1), (0, 0))
+    if features < 8:
+        taps = x.reshape(-1, c) @ kernel.transpose(2, 0, 1, 3).reshape(c, -1)
+        taps = jnp.pad(taps.reshape(n, h, w, -1), around)
+        taps = taps.reshape(n, h + 2, w + 2, 4, 4, features)
+    else:
+        taps = jnp.pad(x, around)
+
+    def phase(rows, columns):
+        at = [(i, j, p, q) for i, p in rows for j, q in columns]
+        near = [taps[:, 1 + i : 1 + i + h, 1 + j : 1 + j + w] for i, j, *_ in at]
+        if features < 8:
+            parts = (one[:, :, :, p, q] for one, (*_, p, q) in zip(near, at, strict=True))
+            return sum(parts, jnp.zeros((), x.dtype))
+        own = jnp.concatenate([kernel[p, q] for *_, p, q in at])
+        return (jnp.concatenate(near, -1).reshape(-1, 4 * c) @ own).reshape(n, h, w, -1)
+
+    made = [jnp.stack([phase(r, c) for c in _PHASES], 3) for r in _PHASES]
+    return jnp.stack(made, 2).reshape(n, 2 * h, 2 * w, features)
 
 
 class BatchNorm(nn.Module):

@@ -1,0 +1,25 @@
+"""The demo by the textbooks' GAN: 32x32 toy clips of 8 frames, by 3D convolutions.
+
+vidgen train --config=configs/dcgan_toy.py --workdir=runs/dcgan-toy
+"""
+
+from vidgen.config import base
+
+
+def get_config():
+    """Returns the config of the demo by the textbooks' GAN."""
+    config = base("dcgan")
+    config.data.update(path="toy", frames=8, size=32)
+    config.generator.update(content=64, features=32)
+    config.discriminator.update(features=32)
+    config.training.update(
+        kclips=32.0,
+        batch_size=32,
+        ema_kclips=0.5,
+        log_kclips=0.32,
+        sample_kclips=8.0,
+        save_kclips=8.0,
+        watch_kclips=8.0,
+    )
+    config.sampling.update(frames=8, clips=16)
+    return config

@@ -5,14 +5,16 @@ import json
 import jax
 import numpy as np
 import pytest
+import scipy.stats
 from conftest import tiny_config
 
 from vidgen import cli, evaluate, runs, sampling, train
 from vidgen.checkpoint import digest
 from vidgen.errors import ConfigError
-from vidgen.methods import dynamic_texture
+from vidgen.methods import dynamic_texture, ppca
 
-METHODS = ("lookup", "dynamic_texture", "noise", "untrained")
+ENDLESS = ("lookup", "dynamic_texture", "noise", "untrained")
+METHODS = (*ENDLESS, "ppca")
 
 
 def config(method):
@@ -38,7 +40,8 @@ def test_a_fitted_run_is_a_run(fitted, tmp_path, capsys, method):
     written = json.loads((workdir / "run.json").read_text())
     assert written["clips"] == 64 and written["config"]["method"] == method
     assert (workdir / "samples" / "step-00000008.png").exists()
-    flags = [str(workdir), "--seeds=0:2", "--frames=20", f"--out={tmp_path}", "--format=npz"]
+    length = "--frames=20" if method in ENDLESS else "--frames=8"
+    flags = [str(workdir), "--seeds=0:2", length, f"--out={tmp_path}", "--format=npz"]
     assert cli.main(["sample", *flags]) == 0
     assert cli.main(["checkpoint", "verify", str(workdir)]) == 0
     train.train(config(method), workdir)
@@ -49,7 +52,7 @@ def test_a_fitted_run_is_a_run(fitted, tmp_path, capsys, method):
         train.train(other, workdir)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ENDLESS)
 def test_windows_agree_where_they_overlap(fitted, method):
     sampler = sampling.load(fitted / method)
     whole = sampler.sample([2, 5], 40)
@@ -144,3 +147,39 @@ def test_dynamic_texture_is_fitted_to_each_class(fitted):
     sampler = sampling.load(fitted / "dynamic_texture")
     assert sampler.params["mean"].shape[0] == 2
     assert not np.array_equal(sampler.params["moves"][0], sampler.params["moves"][1])
+
+
+def test_ppca_is_the_gaussian_of_largest_likelihood(fitted):
+    """Against the whole covariance matrix, whose spectrum it keeps above the noise."""
+    rng = np.random.default_rng(0)
+    video = rng.integers(0, 256, (60, 1, 2, 2, 3), np.uint8)
+    video[..., 0] = video[..., 1]  # something to find
+    batch = {"video": video}
+    kind = {"kind": "ppca", "content": 4}
+    arguments, params = ppca.fit(batch, generator=kind, seed=0, size=2, classes=0)
+    assert arguments == {**kind, "length": 1, "size": 2, "classes": 0}
+    x = video.reshape(60, -1) / 127.5 - 1
+    values, vectors = np.linalg.eigh(np.cov(x.T, bias=True) + np.eye(12) / 127.5**2 / 12)
+    rest = values[:-4].mean()
+    whole = vectors[:, -4:] * (values[-4:] - rest) @ vectors[:, -4:].T + rest * np.eye(12)
+    spread, variance = params["spread"][0], params["variance"][0]
+    np.testing.assert_allclose(spread.T @ spread + variance * np.eye(12), whole, atol=1e-5)
+    expected = scipy.stats.multivariate_normal(x.mean(0), whole).logpdf(x)
+    found = ppca.log_density(x - x.mean(0), spread, float(variance))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    bits = -expected.mean() / 12 / np.log(2) + np.log2(127.5)
+    np.testing.assert_allclose(ppca.figures(params, batch)["bits_per_dimension"], bits, rtol=1e-4)
+    written = (fitted / "ppca" / "metrics.jsonl").read_text()
+    assert 0 < json.loads(written.splitlines()[0])["bits_per_dimension"] < 8
+
+
+def test_ppca_draws_from_its_gaussian(fitted):
+    sampler = sampling.load(fitted / "ppca")
+    latents = sampler.latents([3], 8)
+    made = sampler.decode(latents, 8)
+    params = jax.device_get(sampler.params)
+    kind = int(latents["label"][0])
+    expected = params["mean"][kind] + latents["content"][0] @ params["spread"][kind]
+    expected = np.clip(np.round((expected + 1) * 127.5), 0, 255).reshape(made[0].shape)
+    assert np.abs(made[0] - expected).max() <= 1  # rounding
+    assert not np.array_equal(made, sampler.sample([3], 8, labels=1 - kind))

@@ -153,7 +153,6 @@ def test_a_clip_ends(tmp_path):
     "section, field, value, says",
     [
         ("data", "pick", 2, "judged whole"),
-        ("sampling", "frames", 5, "at most"),
         ("data", "size", 12, "8, 16, 32"),
         ("generator", "rise", "up", "transposed or resize"),
         ("generator", "features", 0, "at least 1"),

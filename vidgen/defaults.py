@@ -236,5 +236,6 @@ METHODS = {
     "dynamic_texture": _gan,
     "lookup": _gan,
     "noise": _gan,
+    "ppca": _gan,
     "untrained": _gan,
 }

@@ -140,11 +140,6 @@ def _dcgan(config: configs.Config, classes: int) -> Experiment:
     gen_arguments, gen, dis = _players(config, classes, length=frames)
     if config.data.pick:
         raise ConfigError(f"config.data.pick is {config.data.pick}", "0: clips are judged whole")
-    if config.sampling.frames > frames:
-        raise ConfigError(
-            f"config.sampling.frames is {config.sampling.frames}",
-            f"at most config.data.frames={frames}: a dcgan makes clips of one length",
-        )
     method, parts = _module(config), {"gen": gen, "dis": dis, **_two(config)}
     each = config.objective.discriminator_steps
     step = functools.partial(

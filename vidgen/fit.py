@@ -1,7 +1,8 @@
 """Runs of the methods that are fitted at once instead of trained step by step.
 
-Their modules have `fit(batch, *, generator, seed, size, classes) -> (arguments, parameters)`. What
-is written is what a training writes, so a run of one is sampled and measured in the same way.
+Their modules have `fit(batch, *, generator, seed, size, classes) -> (arguments, parameters)`, and
+may have `figures(parameters, batch)`, which are logged. What is written is what a training writes,
+so a run of one is sampled and measured in the same way.
 """
 
 import importlib
@@ -54,9 +55,11 @@ def fit(config: configs.Config, workdir: pathlib.Path, command: str) -> None:
     )
     meta = runs.meta(config, arguments, store)
     logs.write_json(workdir / "run.json", {**runs.facts(store, clips), **meta, "command": command})
+    found = method.figures(params, batch) if hasattr(method, "figures") else {}
     log = logs.RunLog(workdir, 0)
     try:
-        log.metrics(step, {"kclips": config.training.kclips, "seconds": time.monotonic() - begin})
+        taken = {"kclips": config.training.kclips, "seconds": time.monotonic() - begin}
+        log.metrics(step, taken | found)
         runs.write_samples(workdir, config, sampling.build(params, meta, step), log)
         checkpoints.save(step, {"ema": params}, meta)
         checkpoints.wait()

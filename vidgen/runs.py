@@ -152,7 +152,8 @@ def write_samples(
     workdir: pathlib.Path, config: configs.Config, sampler: sampling.Sampler, log: logs.RunLog
 ) -> None:
     """Writes sample videos, always of the same seeds, as MP4, PNG and to TensorBoard."""
-    videos = sampler.sample(range(config.sampling.clips), config.sampling.frames)
+    frames = min(config.sampling.frames, sampler.limit or config.sampling.frames)
+    videos = sampler.sample(range(config.sampling.clips), frames)
     grid = video_io.grid(videos)
     log.video(sampler.step, "samples", grid, sampler.fps)
     video_io.write_video(sample_path(workdir, sampler.step, ".mp4"), grid, fps=sampler.fps)

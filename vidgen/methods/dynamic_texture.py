@@ -47,10 +47,10 @@ def _fit_class(clips: np.ndarray, module: DynamicTexture, rng: np.random.Generat
     video = clips.reshape(count, steps, -1).astype(np.float32) / 127.5 - 1
     still = video.mean(1)
     mean = still.mean(0)
-    directions, scores = _components(still - mean, module.content, rng)
+    directions, scores = components(still - mean, module.content, rng)
     spread = np.sqrt((scores**2).sum(0) / max(count - 1, 1))
     video -= still[:, None]
-    moves, state = _components(video.reshape(count * steps, -1), module.motion, rng)
+    moves, state = components(video.reshape(count * steps, -1), module.motion, rng)
     # In units of each component's deviation, for a well-conditioned fit.
     deviation = np.maximum(state.std(0), 1e-6)
     state = (state / deviation).reshape(count, steps, -1).astype(np.float64)
@@ -75,7 +75,7 @@ def _fit_class(clips: np.ndarray, module: DynamicTexture, rng: np.random.Generat
     }
 
 
-def _components(x: np.ndarray, count: int, rng: np.random.Generator):
+def components(x: np.ndarray, count: int, rng: np.random.Generator):
     """Returns the first principal directions `[k, D]` of `[N, D]` and the scores `[N, k]`.
 
     k is `count`, or the rank where that is smaller.

@@ -8,7 +8,7 @@ import difflib
 from typing import Any
 
 from vidgen.errors import ConfigError
-from vidgen.models.baselines import DynamicTexture, Lookup, Noise
+from vidgen.models.baselines import DynamicTexture, Lookup, Noise, Ppca
 from vidgen.models.dcgan import DcganDiscriminator, DcganGenerator
 from vidgen.models.discriminators import ResidualDiscriminator
 from vidgen.models.generators import ResidualGenerator
@@ -23,6 +23,7 @@ GENERATORS = {
     "dynamic_texture": DynamicTexture,
     "lookup": Lookup,
     "noise": Noise,
+    "ppca": Ppca,
 }
 DISCRIMINATORS = {
     "residual": ResidualDiscriminator,

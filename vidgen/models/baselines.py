@@ -169,6 +169,61 @@ class DynamicTexture(nn.Module):
         return _picked(video.reshape(len(content), frames, self.size, self.size, 3), pick)
 
 
+class Ppca(nn.Module):
+    """Draws whole clips from a Gaussian of low rank for each class: a mean and principal clips.
+
+    What the directions do not span, the noise of single values, is left out of the clips.
+
+    Reference: Tipping and Bishop, "Probabilistic principal component analysis", 1999.
+
+    Attributes:
+      size: Side of the frames in pixels.
+      classes: Number of classes; 0 for none.
+      length: Frames of its clips.
+      content: Principal directions.
+      dtype: Taken for the other generators' sake; computed in float32.
+    """
+
+    size: int
+    classes: int = 0
+    length: int = 1
+    content: int = 64
+    dtype: str = "float32"
+    motion = 1
+    periods = ()
+    recurrent = False
+    stride = 1
+    context = 0
+
+    def check(self) -> None:
+        """Raises ConfigError if the attributes do not fit each other."""
+        if not self.content:
+            raise ConfigError("config.generator.content is 0", "at least 1")
+
+    @property
+    def limit(self) -> int:
+        """How many frames its videos have at most."""
+        return self.length
+
+    def knots(self, frames: int) -> int:
+        """Returns how many steps of noise a window needs; they are not looked at."""
+        return frames
+
+    @nn.compact
+    def __call__(self, content, motion, cycle, start, label=None, pick=None, *, frames: int):
+        """Makes the first frames; arguments as for `ResidualGenerator`, float `[B, T, H, W, 3]`."""
+        del motion, cycle, start
+        kinds, values = max(self.classes, 1), self.length * self.size**2 * 3
+        zeros = nn.initializers.zeros
+        mean = self.param("mean", zeros, (kinds, values))
+        spread = self.param("spread", zeros, (kinds, self.content, values))
+        self.param("variance", zeros, (kinds,))
+        own = jnp.zeros(len(content), jnp.int32) if label is None else label
+        video = mean[own] + jnp.einsum("bc,bcv->bv", content, spread[own])
+        video = video.reshape(len(content), self.length, self.size, self.size, 3)[:, :frames]
+        return _picked(video, pick)
+
+
 def _picked(video: jax.Array, pick: jax.Array | None) -> jax.Array:
     """Returns the frames `[B, P]` that were asked for, or all."""
     if pick is None:

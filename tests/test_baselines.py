@@ -167,7 +167,8 @@ def test_ppca_is_the_gaussian_of_largest_likelihood(fitted):
     expected = scipy.stats.multivariate_normal(x.mean(0), whole).logpdf(x)
     found = ppca.log_density(x - x.mean(0), spread, float(variance))
     np.testing.assert_allclose(found, expected, rtol=1e-4)
-    bits = -expected.mean() / 12 / np.log(2) + np.log2(127.5)
+    rounding = np.trace(np.linalg.inv(whole)) / 127.5**2 / 12 / 2
+    bits = (rounding - expected.mean()) / 12 / np.log(2) + np.log2(127.5)
     np.testing.assert_allclose(ppca.figures(params, batch)["bits_per_dimension"], bits, rtol=1e-4)
     written = (fitted / "ppca" / "metrics.jsonl").read_text()
     assert 0 < json.loads(written.splitlines()[0])["bits_per_dimension"] < 8

@@ -196,7 +196,8 @@ class TransformerDiscriminator(nn.Module):
     A narrow convolution sees the pixels of each frame finely, across the borders of patches; then a
     patch of `fold` frames becomes a token. Tokens know their place by learnt vectors, and their
     time by waves of the frames' distances from the first. In each block they attend to the tokens
-    of their frames, then to those of their place at all times. The mean over all tokens makes the
+    of their frames, then to those of their place at all times. The last layer sees all places side
+    by side (a mean over them does not tell where things are), and its mean over time makes the
     logit; the class enters by projection.
 
     Reference: Bertasius et al., "Is space-time attention all you need for video understanding?"
@@ -285,8 +286,8 @@ class TransformerDiscriminator(nn.Module):
             x = attention(self.heads, 0, self.dtype, name=f"time{layer}")(x.swapaxes(1, 2))
             x = forward(self.expand, self.dtype, name=f"forward{layer}")(x.swapaxes(1, 2))
         x = nn.RMSNorm(dtype=self.dtype, name="norm")(x)
-        x = act(layers.dense(self.features, self.dtype, "last")(x))
-        x = x.astype(jnp.float32).mean((1, 2))
+        x = act(layers.dense(self.features, self.dtype, "last")(x.reshape(b, groups, -1)))
+        x = x.astype(jnp.float32).mean(1)
         return layers.judged(x, label, self.classes)
 
 

@@ -1,0 +1,26 @@
+"""The demo by MoCoGAN: 32x32 toy clips; networks of half of the published width.
+
+    vidgen train --config=configs/mocogan_toy.py --workdir=runs/mocogan-toy
+"""
+
+from vidgen.config import base
+
+
+def get_config():
+    """Returns the config of the demo by MoCoGAN."""
+    config = base("mocogan")
+    config.data.update(path="toy", frames=10, size=32)  # 10: each of three levels takes 3 away
+    config.generator.update(features=32)
+    config.discriminator.update(features=32)
+    config.objective.clip_every = 2
+    config.training.update(
+        kclips=16.0,
+        batch_size=16,
+        ema_kclips=0.5,
+        log_kclips=0.16,
+        sample_kclips=4.0,
+        save_kclips=4.0,
+        watch_kclips=4.0,
+    )
+    config.sampling.update(frames=32, clips=16)
+    return config

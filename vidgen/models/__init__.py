@@ -8,6 +8,7 @@ import difflib
 from typing import Any
 
 from vidgen.errors import ConfigError
+from vidgen.models.autoencoders import VariationalAutoencoder
 from vidgen.models.baselines import DynamicTexture, Lookup, Noise
 from vidgen.models.discriminators import ResidualDiscriminator
 from vidgen.models.generators import ResidualGenerator
@@ -18,6 +19,7 @@ GENERATORS = {
     "residual": ResidualGenerator,
     "transformer": TransformerGenerator,
     "mocogan": MocoganGenerator,
+    "vae": VariationalAutoencoder,
     "dynamic_texture": DynamicTexture,
     "lookup": Lookup,
     "noise": Noise,

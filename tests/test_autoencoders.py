@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 from scipy import stats
 
+from vidgen import cli, experiments, keys, latents, models, objectives, runs, sampling
 from vidgen import config as configs
-from vidgen import experiments, keys, latents, models, objectives, runs, sampling
+from vidgen.checkpoint import Checkpoints
 from vidgen.errors import ConfigError
 from vidgen.methods import vae
 
@@ -181,7 +183,9 @@ def tiny(beta=1.0, **objective):
 
 @functools.cache
 def started(adversarial):
-    return jax.jit(experiments.build(tiny(adversarial=adversarial), 2).init, static_argnums=0)(0)
+    config = tiny(adversarial=adversarial)
+    config.data.pick = 2 if adversarial else 0  # a discriminator has parameters for it
+    return jax.jit(experiments.build(config, 2).init, static_argnums=0)(0)
 
 
 @functools.cache
@@ -249,18 +253,18 @@ def trained():
     config.training.update(kclips=2.4)
     experiment = experiments.build(config, 2)
     store, clips = runs.open_clips(config)
-    state, step = started(0.0), jax.jit(experiment.step)
+    state, step = jax.jit(experiment.init, static_argnums=0)(0), jax.jit(experiment.step)
     batch = clips.take(0, 8)
     first = None
     for at in range(300):
         state, found = step(state, {**batch, "index": batch["index"] + 8 * at})
         first = first or found
     meta = runs.meta(config, experiment.generator, store)
-    return sampling.build(state.gen, meta, 300), batch, first, found
+    return sampling.build(state.gen, meta, 300), batch, meta, first, found
 
 
 def test_clips_are_reconstructed_from_their_latents():
-    sampler, batch, first, last = trained()
+    sampler, batch, _, first, last = trained()
     assert last["gen/elbo"] > first["gen/elbo"] and last["gen/error"] < 0.6 * first["gen/error"]
     video = batch["video"]
     found = sampler.encode(video, batch["label"].tolist())
@@ -274,6 +278,26 @@ def test_clips_are_reconstructed_from_their_latents():
     for part in ("content", "motion"):  # both are needed
         other = {**found, part: np.roll(found[part], 1, 0)}
         assert error(sampler.decode(other, 4)) > 1.1 * made, part
+
+
+def test_the_command_writes_clips_above_their_reconstructions(tmp_path, capsys):
+    sampler, _, meta, *_ = trained()
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(300, {"ema": sampler.params}, meta)
+    checkpoints.close()
+    out = tmp_path / "grid.png"
+    arguments = ["reconstruct", str(tmp_path), "toy:clips=8,size=8", "--clips=3", f"--out={out}"]
+    assert cli.main(arguments) == 0
+    found = runs.open_clips(configs.from_json(meta["config"]))[1].take(0, 3)
+    made = sampler.decode(sampler.encode(found["video"], found["label"].tolist()), 4)
+    error = (made - found["video"].astype(float)) ** 2
+    expected = np.mean(10 * np.log10(255**2 / error.mean((1, 2, 3, 4))))
+    assert f"PSNR {expected:.2f} dB, mean of 3 clips from step 300" in capsys.readouterr().out
+    with Image.open(out) as image:
+        rows = np.asarray(image).reshape(6, 8, 4, 8, 3).transpose(0, 2, 1, 3, 4)
+    np.testing.assert_array_equal(rows[::2], found["video"])
+    np.testing.assert_array_equal(rows[1::2], made)
+    assert cli.main([*arguments[:3], "--clips=0"]) == 2
 
 
 def test_clips_are_encoded_alike_in_any_company():

@@ -2,7 +2,7 @@
 
     vidgen train --config=configs/vae_toy.py --workdir=runs/vae
 
-Expected: under five minutes on one CPU core; samples of the prior, of which 58 % pass the check of
+Expected: about five minutes on one CPU core; samples of the prior, of which 58 % pass the check of
 `vidgen evaluate RUN --metrics=toy` (three discs for one square), and reconstructions at a PSNR of
 23 dB (`vidgen reconstruct RUN toy:seed=5 --clips=64`).
 """

@@ -1,6 +1,6 @@
 """The demo by MoCoGAN: 32x32 toy clips; networks of half of the published width.
 
-    vidgen train --config=configs/mocogan_toy.py --workdir=runs/mocogan-toy
+vidgen train --config=configs/mocogan_toy.py --workdir=runs/mocogan-toy
 """
 
 from vidgen.config import base

@@ -46,7 +46,7 @@ def test_the_names_that_a_config_takes_are_those_that_there_are():
     "field, value, says",
     [
         ("data.path", "", "data.path is empty"),
-        ("data.frames", 1, "at least 2"),
+        ("data.frames", 0, "at least 1"),
         ("data.frames", "8", "must be a int"),
         ("data.pick", -1, "at least 0"),
         ("data.pick", 7, "data.frames=6"),

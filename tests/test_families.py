@@ -7,6 +7,8 @@ import jax
 import numpy as np
 import pytest
 from conftest import (
+    TINY_DISCRIMINATOR,
+    TINY_GENERATOR,
     TINY_TRANSFORMER_DISCRIMINATOR,
     TINY_TRANSFORMER_GENERATOR,
     tiny_config,
@@ -65,11 +67,25 @@ def dcgan():
     return config
 
 
+def vae():
+    """The autoencoder with a discriminator."""
+    config, tiny = configs.base("vae"), tiny_config()
+    for section in ("data", "training", "sampling"):
+        config[section] = tiny[section]
+    config.data.size = 8
+    config.generator.update({n: v for n, v in TINY_GENERATOR.items() if n != "periods"})
+    config.generator.update(widths=(8,), encoder_widths=(8,), features=8)
+    config.discriminator.update(TINY_DISCRIMINATOR, widths=(8,))
+    config.objective.adversarial = 0.1
+    return config
+
+
 FAMILIES = {
     "gan": gan_with_options,
     "transformer": transformer,
     "mocogan": mocogan,
     "dcgan": dcgan,
+    "vae": vae,
 }
 
 

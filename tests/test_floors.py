@@ -14,6 +14,7 @@ FLOORS = [
     {"objectives", "augment", "optimizers", "accumulate", "guard", "spectral"},
     {"methods"},
     {"parallel", "checkpoint"},
+    {"latents"},
     {"sampling", "metrics"},
     {"evaluate", "watch"},
     {"runs"},

@@ -240,6 +240,36 @@ def _sample(options: argparse.Namespace) -> None:
     logs.say(f"{len(seeds)} videos of {frames} frames from step {sampler.step}")
 
 
+def _reconstruct(options: argparse.Namespace) -> None:
+    """Writes real clips above their reconstructions, and prints how near these are."""
+    import numpy as np
+
+    from vidgen import config as configs
+    from vidgen import logs, runs, sampling, video_io
+    from vidgen.checkpoint import Checkpoints
+
+    if options.clips < 1:
+        raise ConfigError(f"--clips={options.clips}", "at least 1")
+    compilation_cache()
+    sampler = sampling.load(options.run_folder)
+    meta = Checkpoints(pathlib.Path(options.run_folder) / "checkpoints").meta(sampler.step)
+    config = configs.from_json(meta["config"])
+    config.data.path = options.data
+    with logs.bar() as progress:
+        store, clips = runs.open_clips(config, progress)
+    batch = clips.take(0, options.clips)
+    label = batch.get("label")
+    names = [store.classes[n] for n in label] if sampler.classes and label is not None else None
+    real = batch["video"]
+    made = sampler.decode(sampler.encode(real, names), real.shape[1])
+    pairs = np.stack([real, made], 1)
+    video_io.write_grid(options.out, pairs.reshape(-1, *real.shape[1:]))
+    print(options.out)
+    error = np.diff(pairs.astype(np.float64), axis=1).reshape(len(real), -1)
+    psnr = 10 * np.log10(255**2 / np.maximum(np.mean(error**2, 1), 1e-9))
+    print(f"PSNR {psnr.mean():.2f} dB, mean of {len(real)} clips from step {sampler.step}")
+
+
 def parse_seeds(text: str) -> list[int]:
     """Reads `7`, `0:16` (the end left out) or `1,2,5`.
 
@@ -462,6 +492,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=("mp4", "gif", "webp", "png", "npz"),
         help="default mp4; png for videos of one frame",
     )
+
+    reconstruct = command("reconstruct", _reconstruct, "Encode clips and decode them again.")
+    reconstruct.add_argument("run_folder", metavar="RUN", help="folder of a run with an encoder")
+    reconstruct.add_argument("data", metavar="DATA", help="clips, as in config.data.path")
+    reconstruct.add_argument("--clips", type=int, default=8, help="how many (default 8)")
+    reconstruct.add_argument("--out", default="reconstructions.png", help="PNG to write")
 
     evaluate = command(
         "evaluate",

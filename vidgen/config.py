@@ -32,6 +32,7 @@ _CHOICES = {
     "data.short": ("skip", "loop"),
     "optimizer.name": ("adam", "adamw", "rmsprop", "adadelta", "sgd"),
     "objective.loss": ("rpgan", "non_saturating", "minimax", "hinge", "least_squares"),
+    "objective.reconstruction": ("mse", "l1", "cross_entropy"),
     "objective.augmentations": (
         "flip",
         "shift",
@@ -62,6 +63,8 @@ _LEAST = {  # closed lower ends
     "objective.clip_every": 1,
     "objective.categories": 0,
     "objective.infogan": 0,
+    "objective.scale": 1e-3,
+    "objective.adversarial": 0,
     "optimizer.warmup_kclips": 0,
     "optimizer.weight_decay": 0,
     "optimizer.l2": 0,
@@ -148,12 +151,11 @@ def validate(config: Config) -> None:
         schedule = name.rpartition(".")[0]
         if f"{schedule}.kclips" in given and schedule != "training" and value < 0:
             raise ConfigError(f"config.{name} is {value}", f"{schedule} may not be negative")
-    for role in (name for name in ("generator", "discriminator") if name in config):
-        kind = config[role].kind
-        if kind not in KINDS.get(method, (kind,)):
+    for number, role in enumerate(("generator", "discriminator")):
+        if role in config and method in KINDS and config[role].kind not in KINDS[method][number]:
             raise ConfigError(
-                f"config.{role}.kind is {kind!r}, and config.method is {method!r}",
-                f"one of {', '.join(KINDS[method])}",
+                f"config.{role}.kind is {config[role].kind!r}, and config.method is {method!r}",
+                f"one of {', '.join(KINDS[method][number])}",
             )
     if not config.data.path:
         raise ConfigError(

@@ -221,17 +221,45 @@ def _dcgan() -> dict[str, Any]:
     }
 
 
-# What the networks of a method may be; of other kinds it could not use the results.
+def _vae() -> dict[str, Any]:
+    gan = _gan()
+    generator = {**gan["generator"], "kind": "vae"}
+    del generator["periods"]
+    generator |= {
+        "encoder_widths": (96, 128, 192),  # channels of each level, finest first, down to 4x4
+        "features": 192,  # channels of what the encoder keeps of a frame
+        "time_layers": 1,  # temporal convolutions over the frames' features
+    }
+    objective = {
+        "reconstruction": "mse",  # "mse" or "l1" about what is made; "cross_entropy"
+        "scale": 0.1,  # of the noise that "mse" and "l1" assume, for values in [-1, 1]
+        "beta": constant(1.0),  # weight of the KL divergence; 1: the evidence lower bound
+        "adversarial": 0.0,  # weight of a discriminator's loss; 0: there is none
+        "loss": "non_saturating",  # a name in vidgen/objectives LOSSES
+        "r1": constant(1.0),  # weight of the penalty on real clips; sums over pixels
+        "r2": constant(1.0),  # weight of the penalty on reconstructed clips
+    }
+    return {
+        "generator": generator,
+        "discriminator": gan["discriminator"],
+        "objective": objective,
+        "optimizer": {**_TWO_PLAYERS, "b1": 0.9, "b2": constant(0.999)},
+    }
+
+
+# What generator and discriminator of a method may be; of other kinds it could not use the results.
 KINDS = {
-    "gan": ("residual", "transformer"),
-    "mocogan": ("mocogan",),
-    "dcgan": ("dcgan",),
+    "gan": (("residual", "transformer"), ("residual", "transformer")),
+    "mocogan": (("mocogan",), ("mocogan",)),
+    "dcgan": (("dcgan",), ("dcgan",)),
+    "vae": (("vae",), ("residual", "transformer")),
 }
 
 METHODS = {
     "gan": _gan,
     "mocogan": _mocogan,
     "dcgan": _dcgan,
+    "vae": _vae,
     # Fitted at once; of the generator's fields they take their own.
     "dynamic_texture": _gan,
     "lookup": _gan,

@@ -58,13 +58,8 @@ def build(config: configs.Config, classes: int) -> Experiment:
 
 def _gan(config: configs.Config, classes: int) -> Experiment:
     gen_arguments, gen, dis = _players(config, classes)
+    _check_fold(config, dis)
     data, objective = config.data, config.objective
-    if (data.pick or data.frames) % dis.fold:
-        name = "pick" if data.pick else "frames"
-        raise ConfigError(
-            f"config.data.{name} is {data[name]}, not a multiple of "
-            f"config.discriminator.fold, {dis.fold}"
-        )
     method, parts = _module(config), {"gen": gen, "dis": dis, **_two(config)}
     interval, each = objective.penalty_interval, objective.discriminator_steps
     schedule = functools.partial(_schedule, config)
@@ -160,7 +155,37 @@ def _dcgan(config: configs.Config, classes: int) -> Experiment:
     )
 
 
-_METHODS = {"gan": _gan, "mocogan": _mocogan, "dcgan": _dcgan}
+def _vae(config: configs.Config, classes: int) -> Experiment:
+    arguments, gen = _generator(config, classes)
+    method, objective, pick = _module(config), config.objective, config.data.pick
+    parts, judge = {"gen": gen, "gen_tx": _optimizer(config)}, {}
+    if objective.adversarial:
+        dis = _discriminator(config, classes)
+        _check_fold(config, dis)
+        parts |= {"dis": dis, "dis_tx": _two(config)["dis_tx"]}
+        judge = {name: _schedule(config, objective[name]) for name in ("r1", "r2")}
+        judge |= {"adversarial": objective.adversarial, "loss": objective.loss}
+    step = functools.partial(
+        method.step,
+        **parts,
+        **judge,
+        reconstruction=objective.reconstruction,
+        scale=objective.scale,
+        beta=_schedule(config, objective.beta),
+        pick=pick,
+        ema_decay=_average(config),
+    )
+    return Experiment(
+        generator=arguments,
+        init=functools.partial(method.init, **parts, frames=config.data.frames, pick=pick),
+        steps={"whole": guard.guarded(step)},
+        kind=lambda at: "whole",
+        optimizers={name[:3]: tx for name, tx in parts.items() if name.endswith("_tx")},
+        total=_total(config),
+    )
+
+
+_METHODS = {"gan": _gan, "mocogan": _mocogan, "dcgan": _dcgan, "vae": _vae}
 
 
 def _module(config: configs.Config) -> Any:
@@ -175,13 +200,32 @@ def _alone(config: configs.Config, *networks: Any) -> int:
 
 def _players(config: configs.Config, classes: int, **more) -> tuple[dict[str, Any], Any, Any]:
     """Builds generator and discriminator; the former's arguments come first."""
-    shared = {"size": config.data.size, "classes": classes, "dtype": config.parallel.compute}
-    shared |= more
-    arguments = {**config.generator.to_dict(), **shared}
-    judge = {**config.discriminator.to_dict(), **shared}
-    gen = models.build(models.GENERATORS, **arguments, **_again(config, "generator"))
-    dis = models.build(models.DISCRIMINATORS, **judge, **_again(config, "discriminator"))
-    return arguments, gen, dis
+    return *_generator(config, classes, **more), _discriminator(config, classes, **more)
+
+
+def _generator(config: configs.Config, classes: int, **more) -> tuple[dict[str, Any], Any]:
+    arguments = {**config.generator.to_dict(), **_shared(config, classes), **more}
+    return arguments, models.build(models.GENERATORS, **arguments, **_again(config, "generator"))
+
+
+def _discriminator(config: configs.Config, classes: int, **more) -> Any:
+    arguments = {**config.discriminator.to_dict(), **_shared(config, classes), **more}
+    return models.build(models.DISCRIMINATORS, **arguments, **_again(config, "discriminator"))
+
+
+def _shared(config: configs.Config, classes: int) -> dict[str, Any]:
+    return {"size": config.data.size, "classes": classes, "dtype": config.parallel.compute}
+
+
+def _check_fold(config: configs.Config, dis: Any) -> None:
+    """Refuses clips that the discriminator cannot fold."""
+    data = config.data
+    if (data.pick or data.frames) % dis.fold:
+        name = "pick" if data.pick else "frames"
+        raise ConfigError(
+            f"config.data.{name} is {data[name]}, not a multiple of "
+            f"config.discriminator.fold, {dis.fold}"
+        )
 
 
 def _again(config: configs.Config, role: str) -> dict[str, Any]:

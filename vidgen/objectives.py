@@ -1,8 +1,10 @@
-"""Adversarial losses and gradient penalties: functions of arrays and of a critic.
+"""Adversarial losses, gradient penalties and likelihoods: functions of arrays and of a critic.
 
-Logits of real clips are `real`, of generated ones `fake`, both `[B]`; every loss is a scalar mean.
+Logits of real clips are `real`, of generated ones `fake`, both `[B]`; every adversarial loss is a
+scalar mean. Likelihoods and divergences are in nats, one for each clip, `[B]`.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -151,3 +153,60 @@ def critic_with_differences(
     if rise.ndim == 2:
         rise = rise[:, 0]
     return *apart(logits), *apart(rise**2)
+
+
+def reparameterized(posterior: tuple[jax.Array, jax.Array], noise: jax.Array) -> jax.Array:
+    """Makes of standard normal noise a draw from a posterior, `(mean, log variance)`.
+
+    Reference: Kingma and Welling, "Auto-encoding variational Bayes", 2014.
+    """
+    mean, log_variance = posterior
+    return mean + jnp.exp(0.5 * log_variance) * noise
+
+
+def gaussian_kl(mean: jax.Array, log_variance: jax.Array) -> jax.Array:
+    """Returns the KL divergence of normal distributions from the standard normal one.
+
+    Args:
+      mean: `[B, ...]`.
+      log_variance: Logarithms of the variances, of the same shape.
+
+    Returns:
+      KL(N(mean, variance) || N(0, 1)) summed over all but the first axis, `[B]`, in nats.
+    """
+    each = 0.5 * (jnp.exp(log_variance) + mean**2 - 1 - log_variance)
+    return jnp.sum(each, axis=tuple(range(1, each.ndim)))
+
+
+def gaussian_likelihood(video: jax.Array, made: jax.Array, scale: float) -> jax.Array:
+    """Returns the log density of videos under normal noise of deviation `scale` about `made`."""
+    constant = math.log(scale) + 0.5 * math.log(2 * math.pi)
+    return _of_clips(-0.5 * ((video - made) / scale) ** 2 - constant)
+
+
+def laplace_likelihood(video: jax.Array, made: jax.Array, scale: float) -> jax.Array:
+    """Returns the log density of videos under Laplace noise of that scale about `made`."""
+    return _of_clips(-jnp.abs(video - made) / scale - math.log(2 * scale))
+
+
+def bernoulli_likelihood(video: jax.Array, made: jax.Array, scale: float) -> jax.Array:
+    """Returns minus the cross-entropy of values, as shares of full intensity, with what was made.
+
+    Shares are those of a coin's falls; where all are 0 or 1 it is the log likelihood of coins. What
+    was made stays half a level of 255 away from certainty. `scale` is not looked at.
+    """
+    del scale
+    share, chance = (video + 1) / 2, (made + 1) / 2 * (254 / 255) + 0.5 / 255
+    return _of_clips(share * jnp.log(chance) + (1 - share) * jnp.log1p(-chance))
+
+
+def _of_clips(each: jax.Array) -> jax.Array:
+    return jnp.sum(each.astype(jnp.float32), axis=tuple(range(1, each.ndim)))
+
+
+# Each takes real and made videos in [-1, 1], `[B, T, H, W, C]`, and a scale; returns `[B]`.
+LIKELIHOODS = {
+    "mse": gaussian_likelihood,
+    "l1": laplace_likelihood,
+    "cross_entropy": bernoulli_likelihood,
+}

@@ -20,8 +20,7 @@ import numpy as np
 from vidgen import keys, models
 from vidgen.checkpoint import Checkpoints
 from vidgen.errors import ConfigError, StorageError
-
-Latents = dict[str, np.ndarray]
+from vidgen.latents import Latents, check_clips, encode_program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +163,18 @@ class Sampler:
                 carry, _ = advance(self.params, carry, content, motion(at * steps), label)
             states.append(np.asarray(carry)[: len(seeds[rows])])
         return np.concatenate(states)
+
+    def encode(
+        self, clips: np.ndarray, labels: Sequence[int | str] | int | str | None = None
+    ) -> Latents:
+        """Gives latents of clips for `decode(latents, T)`; see `latents.check_clips`."""
+        check_clips(self.generator, clips, labels)
+        label = self._labels(np.arange(len(clips)), labels)
+        run = encode_program(self.generator, self._chunks(clips.shape[1], 0)[1] * self.chunk)
+        rows = ((self._pad(clips[r]), self._pad(label[r])) for r in self._rows(len(clips)))
+        made = zip(*(run(self.params, *row) for row in rows), strict=True)
+        content, motion, cycle = (np.concatenate(x)[: len(clips)] for x in made)
+        return {"content": content, "motion": motion, "cycle": cycle, "label": label}
 
     def decode(self, latents: Latents, frames: int, start: int = 0) -> np.ndarray:
         """Turns noise into video: `decode(latents(seeds, n, s), n, s)` is `sample(seeds, n, s)`.

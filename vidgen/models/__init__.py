@@ -8,6 +8,7 @@ import difflib
 from typing import Any
 
 from vidgen.errors import ConfigError
+from vidgen.models.autoencoders import VariationalAutoencoder
 from vidgen.models.baselines import DynamicTexture, Lookup, Noise, Ppca
 from vidgen.models.dcgan import DcganDiscriminator, DcganGenerator
 from vidgen.models.discriminators import ResidualDiscriminator
@@ -20,6 +21,7 @@ GENERATORS = {
     "transformer": TransformerGenerator,
     "mocogan": MocoganGenerator,
     "dcgan": DcganGenerator,
+    "vae": VariationalAutoencoder,
     "dynamic_texture": DynamicTexture,
     "lookup": Lookup,
     "noise": Noise,

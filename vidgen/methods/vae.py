@@ -1,0 +1,239 @@
+"""The variational autoencoder: `State`, `init`, `step`; with or without a discriminator.
+
+The parameters of encoder and decoder are one tree, `gen`, and so is their average: what is sampled
+is the decoder, on noise from the prior.
+
+Reference: Kingma and Welling, "Auto-encoding variational Bayes", 2014; Larsen et al., "Autoencoding
+  beyond pixels using a learned similarity metric", 2016, for a discriminator of reconstructions.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from vidgen import accumulate, keys, objectives
+from vidgen.methods import gan
+from vidgen.methods.gan import Schedule
+
+
+@struct.dataclass
+class State:
+    """Everything that changes in training, as arrays.
+
+    Attributes:
+      step: Updates made, int32 scalar.
+      key: Key of the run as raw data, uint32 `[2]`; never changes, all noise is folded from it.
+      gen: Parameters of encoder and decoder.
+      ema: Exponential moving average of `gen`.
+      gen_opt: Their optimizer's state.
+      dis: Parameters of the discriminator; None without.
+      dis_opt: Its optimizer's state; None without.
+    """
+
+    step: jax.Array
+    key: jax.Array
+    gen: Any
+    ema: Any
+    gen_opt: Any
+    dis: Any = None
+    dis_opt: Any = None
+
+
+def init(
+    seed: int,
+    *,
+    gen: Any,
+    gen_tx: optax.GradientTransformation,
+    dis: Any = None,
+    dis_tx: Any = None,
+    frames: int,
+    pick: int = 0,
+) -> State:
+    """Makes the state of step 0: a pure function of the seed and the modules."""
+    key = keys.root(seed)
+    index = jnp.zeros((1,), jnp.int32)
+    label = index if gen.classes else None
+    noise = gan.draw(keys.named(key, "init"), index, gen=gen, frames=frames)
+    params = gen.init(keys.named(key, "gen"), *noise, label, frames=frames)["params"]
+    judge = None
+    if dis is not None:
+        video = jnp.zeros((1, pick or frames, gen.size, gen.size, 3))
+        picked = jnp.arange(pick)[None] if pick else None
+        judge = dis.init(keys.named(key, "dis"), video, label, picked)["params"]
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        key=jax.random.key_data(key),
+        gen=params,
+        ema=jax.tree.map(jnp.copy, params),
+        gen_opt=gen_tx.init(params),
+        dis=judge,
+        dis_opt=None if dis is None else dis_tx.init(judge),
+    )
+
+
+def step(
+    state: State,
+    batch: dict[str, jax.Array],
+    *,
+    gen: Any,
+    gen_tx: optax.GradientTransformation,
+    reconstruction: str,
+    scale: float,
+    beta: Schedule,
+    ema_decay: Schedule,
+    dis: Any = None,
+    dis_tx: Any = None,
+    adversarial: float = 0.0,
+    loss: str = "non_saturating",
+    r1: Schedule | None = None,
+    r2: Schedule | None = None,
+    pick: int = 0,
+    mean: Callable = accumulate.mean,
+) -> tuple[State, dict[str, jax.Array]]:
+    """Updates the discriminator where there is one, then encoder and decoder, then the average.
+
+    What is minimised is `(beta * KL - log likelihood) / n`, for each clip of n values: at beta 1
+    minus the evidence lower bound (ELBO) of the clip given its label, a value. The log likelihood
+    is that of `objectives.LIKELIHOODS` with all its constants, of densities of values in [-1, 1]
+    for "mse" and "l1": log(127.5) n less is the bound of the levels 0..255.
+
+    Args:
+      state: The state; its buffers may be donated.
+      batch: `video` uint8 `[B, T, H, W, C]`, `index` int32 `[B]`, `label` int32 `[B]`.
+      gen: A `VariationalAutoencoder`.
+      gen_tx: Its optimizer.
+      reconstruction: Name of a likelihood in `objectives.LIKELIHOODS`.
+      scale: Of its noise, in units of video in [-1, 1].
+      beta: Weight of the KL divergence, by step.
+      ema_decay: Share of the average that stays in one step, by step.
+      dis: Discriminator of reconstructions; None for none.
+      dis_tx: Optimizer of the discriminator.
+      adversarial: Weight of the loss by the discriminator beside the bound a value.
+      loss: Name of a pair in `objectives.LOSSES`.
+      r1: Weight of the gradient penalty on real clips, by step.
+      r2: Weight of the gradient penalty on reconstructed clips, by step.
+      pick: Frames of each window that are reconstructed; 0 for all. The encoder sees all, and the
+        likelihood of the rest is taken to be the same.
+      mean: How functions of clips are averaged over the batch.
+
+    Returns:
+      The new state, and scalar metrics: `gen/loss`, as minimised; `gen/elbo`, the bound at beta 1,
+      and `gen/kl`, its part, both in nats a clip; `gen/reconstruction`, minus the log likelihood in
+      nats a value; `gen/error`, the root of the mean squared error of values in [-1, 1]; `gen/...`
+      and `dis/...` as of the GAN.
+    """
+    key = keys.at_step(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
+    frames, values = batch["video"].shape[1], batch["video"][0].size
+    likelihood = objectives.LIKELIHOODS[reconstruction]
+    dis_loss, gen_loss = objectives.LOSSES[loss]
+
+    def about(batch):
+        """Labels and picked frames, where there are any."""
+        own = keys.per_clip(keys.named(key, "pick"), batch["index"])
+        picked = gan.pick_frames(own, frames, pick) if pick else None
+        return batch["label"] if gen.classes else None, picked
+
+    def real_clips(batch):
+        video, (_, at) = batch["video"], about(batch)
+        if at is not None:
+            video = jnp.take_along_axis(video, at[:, :, None, None, None], 1)
+        return video.astype(jnp.float32) / 127.5 - 1
+
+    def reconstruct(batch):
+        """Makes reconstructions and the KL of each clip, and the way back to the parameters."""
+        # Noise of the prior, where the windows begin, too.
+        own = keys.named(key, "posterior")
+        content, motion, cycle, start = gan.draw(own, batch["index"], gen=gen, frames=frames)
+        label, picked = about(batch)
+        whole = batch["video"].astype(jnp.float32) / 127.5 - 1
+
+        def run(params):
+            of, how = gen.apply({"params": params}, whole, start, label, method="encode")
+            latents = [objectives.reparameterized(q, e) for q, e in ((of, content), (how, motion))]
+            made = gen.apply(
+                {"params": params}, *latents, cycle, start, label, picked, frames=frames
+            )
+            return made, objectives.gaussian_kl(*of) + objectives.gaussian_kl(*how)
+
+        return jax.vjp(run, state.gen)
+
+    def judge(params, video, about):
+        return dis.apply({"params": params}, video, *about)
+
+    def for_dis(batch, kept):
+        del kept
+        kept = reconstruct(batch)
+        real, (fake, _) = real_clips(batch), kept[0]
+        given = [None if x is None else objectives.interleave(x, x) for x in about(batch)]
+
+        def judged(params):
+            critic = lambda video: judge(params, video, given)  # noqa: E731
+            on_real, on_fake, p1, p2 = objectives.critic_with_penalties(critic, real, fake)
+            p1, p2 = jnp.mean(p1), jnp.mean(p2)
+            value, penalty = dis_loss(on_real, on_fake), 0.5 * (r1_now * p1 + r2_now * p2)
+            return value + penalty, {
+                "dis/loss": value,
+                "dis/r1": p1,
+                "dis/r2": p2,
+                "dis/penalty": penalty,
+                "dis/real": jnp.mean(on_real),
+                "dis/fake": jnp.mean(on_fake),
+                "dis/accuracy": jnp.mean(on_real > on_fake),
+            }
+
+        (_, metrics), grads = jax.value_and_grad(judged, has_aux=True)(state.dis)
+        return (grads, metrics), kept
+
+    metrics, kept, new = {}, None, state
+    if dis is not None:
+        r1_now, r2_now = (0.0 if r is None else r(state.step) for r in (r1, r2))
+        (grads, metrics), kept = mean(for_dis, batch)
+        metrics["dis/grad"] = optax.tree.norm(grads)
+        updates, dis_opt = dis_tx.update(grads, state.dis_opt, state.dis)
+        new = dataclasses.replace(
+            state, dis=optax.apply_updates(state.dis, updates), dis_opt=dis_opt
+        )
+        metrics["dis/norm"] = optax.tree.norm(new.dis)
+    weight = beta(state.step)
+
+    def for_gen(batch, kept):
+        made, to_params = kept or reconstruct(batch)
+        real = real_clips(batch)
+
+        def bounded(made):
+            video, kl = made
+            fit = likelihood(real, video, scale) * (values / real[0].size)
+            total = jnp.mean(weight * kl - fit) / values
+            metrics = {
+                "gen/reconstruction": -jnp.mean(fit) / values,
+                "gen/kl": jnp.mean(kl),
+                "gen/elbo": jnp.mean(fit - kl),
+                "gen/error": jnp.mean((video - real) ** 2),
+            }
+            if dis is not None:
+                on_real, on_fake = (judge(new.dis, x, about(batch)) for x in (real, video))
+                metrics["gen/adversarial"] = gen_loss(on_real, on_fake)
+                total += adversarial * metrics["gen/adversarial"]
+            return total, {"gen/loss": total, **metrics}
+
+        (_, metrics), slopes = jax.value_and_grad(bounded, has_aux=True)(made)
+        return (metrics, *to_params(slopes)), None
+
+    (gen_metrics, grads), _ = mean(for_gen, batch, kept)
+    gen_metrics["gen/error"] = jnp.sqrt(gen_metrics["gen/error"])
+    updates, gen_opt = gen_tx.update(grads, state.gen_opt, state.gen)
+    params = optax.apply_updates(state.gen, updates)
+    decay = ema_decay(state.step)
+    ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state.ema, params)
+    norms = {
+        "gen/grad": optax.tree.norm(grads),
+        "gen/norm": optax.tree.norm(params),
+        "gen/ema": optax.tree.norm(ema),
+    }
+    new = dataclasses.replace(new, step=state.step + 1, gen=params, ema=ema, gen_opt=gen_opt)
+    return new, {**metrics, **gen_metrics, **norms}

@@ -32,6 +32,7 @@ _CHOICES = {
     "data.short": ("skip", "loop"),
     "optimizer.name": ("adam", "adamw", "rmsprop", "adadelta", "sgd"),
     "objective.loss": ("rpgan", "non_saturating", "minimax", "hinge", "least_squares"),
+    "objective.distance": ("mse", "l1"),
     "objective.augmentations": (
         "flip",
         "shift",
@@ -62,6 +63,10 @@ _LEAST = {  # closed lower ends
     "objective.clip_every": 1,
     "objective.categories": 0,
     "objective.infogan": 0,
+    "objective.codes_kclips": 0.001,
+    "objective.commitment": 0,
+    "objective.book_kclips": 0,
+    "objective.revive": 0,
     "optimizer.warmup_kclips": 0,
     "optimizer.weight_decay": 0,
     "optimizer.l2": 0,

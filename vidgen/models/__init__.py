@@ -9,6 +9,7 @@ from typing import Any
 
 from vidgen.errors import ConfigError
 from vidgen.models.baselines import DynamicTexture, Lookup, Noise
+from vidgen.models.codes import CodesGenerator
 from vidgen.models.discriminators import ResidualDiscriminator
 from vidgen.models.generators import ResidualGenerator
 from vidgen.models.mocogan import MocoganDiscriminator, MocoganGenerator
@@ -18,6 +19,7 @@ GENERATORS = {
     "residual": ResidualGenerator,
     "transformer": TransformerGenerator,
     "mocogan": MocoganGenerator,
+    "codes": CodesGenerator,
     "dynamic_texture": DynamicTexture,
     "lookup": Lookup,
     "noise": Noise,

@@ -64,6 +64,7 @@ TINY_TRANSFORMER_DISCRIMINATOR = {
 }
 TINY_CODES_GENERATOR = {
     "widths": (8, 8),
+    "summary": 1,
     "codes": 12,
     "features": 3,
     "window": 3,

@@ -198,6 +198,7 @@ def _autoregressive() -> dict[str, Any]:
         "patch": 2,  # side in pixels of the patches that the autoencoder's front sees
         "widths": (48, 96, 128),  # channels of its levels, finest first, down to the map of codes
         "blocks": 1,  # residual blocks of each level
+        "summary": 0,  # codes of a frame as a whole, before those of its map
         "palette": 0,  # colours that a frame mixes its pixels from; 0: straight from the features
         "codes": 512,  # vectors of the codebook
         "features": 32,  # channels of each

@@ -7,6 +7,7 @@ Reference: van den Oord et al., "Neural discrete representation learning" (VQ-VA
   al., "VideoGPT: video generation using VQ-VAE and transformers", 2021.
 """
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -33,6 +34,8 @@ class CodesGenerator(nn.Module):
       widths: Channels of the autoencoder's levels, finest first; each has half the side of the one
         before, and the last is the map of codes.
       blocks: Residual blocks of each level.
+      summary: Codes of the frame as a whole, written before those of its map: what all places share
+        and what stays from frame to frame, such as colours, needs no place to tell it.
       palette: Colours that a frame mixes its pixels from; 0 for colours straight from the features.
       codes: Vectors of the codebook.
       features: Channels of each.
@@ -52,6 +55,7 @@ class CodesGenerator(nn.Module):
     patch: int = 2
     widths: tuple[int, ...] = (48, 96, 128)
     blocks: int = 1
+    summary: int = 0
     palette: int = 0
     codes: int = 512
     features: int = 32
@@ -100,11 +104,7 @@ class CodesGenerator(nn.Module):
     @property
     def motion(self) -> int:
         """Codes of a frame, each with its channel of motion noise."""
-        return self._side**2
-
-    @property
-    def _side(self) -> int:
-        return self.size // (self.patch * 2 ** (len(self.widths) - 1))
+        return self.summary + (self.size // (self.patch * 2 ** (len(self.widths) - 1))) ** 2
 
     def knots(self, frames: int) -> int:
         """Returns how many steps of noise a window needs."""
@@ -112,7 +112,8 @@ class CodesGenerator(nn.Module):
 
     def setup(self):
         """Makes the autoencoder, the codebook and the transformer."""
-        shared = {"patch": self.patch, "blocks": self.blocks, "dtype": self.dtype}
+        names = ("patch", "blocks", "summary", "dtype")
+        shared = {name: getattr(self, name) for name in names}
         self.encoder = Encoder(self.widths, self.features, **shared)
         self.decoder = Decoder(self.widths, palette=self.palette, **shared)
         spread = nn.initializers.normal(1.0)
@@ -140,7 +141,7 @@ class CodesGenerator(nn.Module):
 
     def decode(self, vectors: jax.Array) -> jax.Array:
         """Maps vectors of the codebook `[B, T, P, F]` to video float32 `[B, T, H, W, 3]`."""
-        x = vectors.reshape(-1, self._side, self._side, self.features)
+        x = vectors.reshape(-1, self.motion, self.features)
         return self.decoder(x).reshape(*vectors.shape[:2], self.size, self.size, 3)
 
     def logits(self, codes: jax.Array, label: jax.Array | None) -> jax.Array:
@@ -204,54 +205,62 @@ class CodesGenerator(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Maps frames to the features of a map of codes.
-
-    Attributes:
-      widths: Channels of each level, finest first.
-      features: Channels of the map.
-      patch: Side in pixels of the patches that the front sees.
-      blocks: Residual blocks of each level.
-      dtype: Type of the computation; parameters are float32.
-    """
+    """Maps frames to the features of their codes; attributes as for `CodesGenerator`."""
 
     widths: tuple[int, ...]
     features: int
     patch: int
     blocks: int
+    summary: int
     dtype: str
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `[N, H, W, 3]` in [-1, 1] to float32 `[N, g, g, features]`."""
+        """Maps `[N, H, W, 3]` in [-1, 1] to float32 `[N, P, F]`, those of the whole frame first."""
+        act = layers.leaky_relu
         x = layers.space_to_depth(x.astype(self.dtype), self.patch)
         x = layers.dense(self.widths[0], self.dtype, "front", gain=1.0)(x)
         for level, width in enumerate(self.widths):
             x = layers.downsample(x) if level else x
             for block in range(self.blocks):
                 x = layers.Residual(width, self.dtype, name=f"level{level}_{block}")(x)
-        x = layers.dense(self.features, self.dtype, "last", gain=1.0)(layers.leaky_relu(x))
-        return x.astype(jnp.float32)
+        last = lambda codes, name: layers.dense(  # noqa: E731
+            codes * self.features, self.dtype, name, gain=1.0
+        )
+        places = last(1, "last")(act(x)).reshape(len(x), -1, self.features)
+        if self.summary:
+            about = act(layers.dense(self.widths[-1], self.dtype, "about")(act(x))).mean((1, 2))
+            about = last(self.summary, "summary")(about).reshape(len(x), -1, self.features)
+            places = jnp.concatenate([about, places], 1)
+        return places.astype(jnp.float32)
 
 
 class Decoder(nn.Module):
-    """Maps the vectors of a map of codes to frames; attributes as for `CodesGenerator`."""
+    """Maps the vectors of frames' codes to frames; attributes as for `CodesGenerator`."""
 
     widths: tuple[int, ...]
     patch: int
     blocks: int
+    summary: int
     palette: int
     dtype: str
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `[N, g, g, F]` to float32 `[N, H, W, 3]`, in [-1, 1] where it has learnt to."""
-        act = layers.leaky_relu
-        x = layers.dense(self.widths[-1], self.dtype, "first", gain=1.0)(x.astype(self.dtype))
+        """Maps `[N, P, F]` to float32 `[N, H, W, 3]`, in [-1, 1] where it has learnt to."""
+        act, (n, codes, _) = layers.leaky_relu, x.shape
+        dense = lambda name: layers.dense(self.widths[-1], self.dtype, name)  # noqa: E731
+        about, x = jnp.split(x.astype(self.dtype), [self.summary], 1)
+        side = math.isqrt(codes - self.summary)
+        x = dense("first")(x).reshape(n, side, side, -1)
+        if self.summary:
+            about = act(dense("about")(about.reshape(n, -1)))
+            x = x + dense("everywhere")(about)[:, None, None]
+        else:
+            about = act(dense("about")(x)).mean((1, 2))
         for level, width in reversed(list(enumerate(self.widths))):
             for block in range(self.blocks):
                 x = layers.Residual(width, self.dtype, name=f"level{level}_{block}")(x)
-            if self.palette and level == len(self.widths) - 1:  # what all codes say together
-                about = act(layers.dense(self.widths[-1], self.dtype, "about")(x)).mean((1, 2))
             x = layers.resize(x, 2 * x.shape[1]) if level else x
         if not self.palette:
             x = layers.dense(3 * self.patch**2, self.dtype, "pixels", gain=1.0)(act(x))

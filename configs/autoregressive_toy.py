@@ -2,7 +2,10 @@
 
     vidgen train --config=configs/autoregressive_toy.py --workdir=runs/autoregressive-toy
 
-Not trained to its end yet.
+Measured with other work on the core: 540 s of steps, a third of them the autoencoder's. With the
+temperature and top_p below, 66 % of 64 samples pass the check of toy clips; with all codes as
+likely as told, hardly any. The autoencoder's own reconstructions pass in 55 %: codes hold
+colours coarsely. Objects have clear edges and move, but bend and change colour over many frames.
 """
 
 from vidgen.config import base, cosine
@@ -16,6 +19,7 @@ def get_config():
     config.generator.update(patch=4, widths=(64, 128), summary=4, palette=2)
     config.generator.update(codes=512, features=8)
     config.generator.update(window=4, width=128, heads=4, expand=4, layers=4)
+    config.generator.update(temperature=0.8, top_p=0.8)
     config.objective.update(codes_kclips=24.0, distance="mse", book_kclips=0.5, revive=0.1)
     config.optimizer.codes_learning_rate = cosine(2e-3, 0.0)
     config.optimizer.learning_rate = cosine(2e-3, 0.0)

@@ -13,13 +13,13 @@ def get_config():
     config.generator.update(content=64, features=32)
     config.discriminator.update(features=32)
     config.training.update(
-        kclips=32.0,
+        kclips=36.0,
         batch_size=32,
         ema_kclips=0.5,
         log_kclips=0.32,
-        sample_kclips=8.0,
-        save_kclips=8.0,
-        watch_kclips=8.0,
+        sample_kclips=12.0,
+        save_kclips=12.0,
+        watch_kclips=12.0,
     )
     config.sampling.update(frames=8, clips=16)
     return config

@@ -14,13 +14,13 @@ def get_config():
     config.discriminator.update(features=32)
     config.objective.clip_every = 2
     config.training.update(
-        kclips=16.0,
+        kclips=36.0,
         batch_size=16,
         ema_kclips=0.5,
-        log_kclips=0.16,
-        sample_kclips=4.0,
-        save_kclips=4.0,
-        watch_kclips=4.0,
+        log_kclips=0.32,
+        sample_kclips=12.0,
+        save_kclips=12.0,
+        watch_kclips=12.0,
     )
     config.sampling.update(frames=32, clips=16)
     return config

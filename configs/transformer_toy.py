@@ -53,7 +53,7 @@ def get_config():
     config.objective.mismatch = cosine(0.6, 0.2)
     config.optimizer.learning_rate = cosine(1e-3, 0.0)
     config.training.update(
-        kclips=7.0,
+        kclips=10.5,
         batch_size=8,
         ema_kclips=0.3,
         log_kclips=0.08,

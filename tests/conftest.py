@@ -62,6 +62,17 @@ TINY_TRANSFORMER_DISCRIMINATOR = {
     "layers": 1,
     "features": 8,
 }
+TINY_CODES_GENERATOR = {
+    "widths": (8, 8),
+    "summary": 1,
+    "codes": 12,
+    "features": 3,
+    "window": 3,
+    "width": 8,
+    "heads": 2,
+    "expand": 2,
+    "layers": 2,
+}
 
 jax.config.update("jax_debug_key_reuse", True)
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import (
+    TINY_CODES_GENERATOR,
     TINY_DISCRIMINATOR,
     TINY_GENERATOR,
     TINY_TRANSFORMER_DISCRIMINATOR,
@@ -80,12 +81,27 @@ def vae():
     return config
 
 
+def codes():
+    """Codes; the checkpoint in the middle lies between the phases."""
+    config = configs.base("autoregressive")
+    config.data.update(path="toy:clips=64", frames=5, size=8, pick=2)
+    config.generator.update(TINY_CODES_GENERATOR)
+    config.generator.update(patch=4, widths=(8,), layers=1, palette=2)
+    config.objective.codes_kclips = 0.016
+    config.training.update(
+        kclips=0.032, batch_size=8, log_kclips=0.008, sample_kclips=0.0, save_kclips=0.016
+    )
+    config.sampling.update(frames=6, clips=2)
+    return config
+
+
 FAMILIES = {
     "gan": gan_with_options,
     "transformer": transformer,
     "mocogan": mocogan,
     "dcgan": dcgan,
     "vae": vae,
+    "codes": codes,
 }
 
 
@@ -114,7 +130,7 @@ def run(config, steps, mode="jit", devices=1, **more):
 def trained(family, *placement):
     config = FAMILIES[family]()
     config.optimizer.name = "sgd"  # Adam makes a whole step of a difference in the last bit
-    return run(config, 2, *placement)
+    return run(config, 3, *placement)  # the third may be of another phase
 
 
 @pytest.mark.parametrize("mode", ["mesh", "pmap"])

@@ -213,7 +213,9 @@ def _sample(options: argparse.Namespace) -> None:
     import vidgen
 
     seeds = parse_seeds(options.seeds)
-    sampler = vidgen.load(options.run_folder, options.step)
+    choices = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p")}
+    choices = {name: value for name, value in choices.items() if value is not None}
+    sampler = vidgen.load(options.run_folder, options.step, **choices)
     label = options.label
     if label is not None and label.isdigit() and label not in sampler.classes:
         label = int(label)
@@ -486,6 +488,9 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--label", help="class name or number (default: by seed)")
     sample.add_argument("--step", type=_step, help="checkpoint, or best (default: the newest)")
     sample.add_argument("--fps", type=float, help="default: that of the training clips")
+    sample.add_argument("--temperature", type=float, help="of codes (default: the config's)")
+    sample.add_argument("--top_k", type=int, help="of codes, only the likeliest; 0: all")
+    sample.add_argument("--top_p", type=float, help="of codes, the likeliest that reach it")
     sample.add_argument("--out", default="samples", help="folder (default samples)")
     sample.add_argument(
         "--format",

@@ -33,6 +33,7 @@ _CHOICES = {
     "optimizer.name": ("adam", "adamw", "rmsprop", "adadelta", "sgd"),
     "objective.loss": ("rpgan", "non_saturating", "minimax", "hinge", "least_squares"),
     "objective.reconstruction": ("mse", "l1", "cross_entropy"),
+    "objective.distance": ("mse", "l1"),
     "objective.augmentations": (
         "flip",
         "shift",
@@ -65,6 +66,10 @@ _LEAST = {  # closed lower ends
     "objective.infogan": 0,
     "objective.scale": 1e-3,
     "objective.adversarial": 0,
+    "objective.codes_kclips": 0.001,
+    "objective.commitment": 0,
+    "objective.book_kclips": 0,
+    "objective.revive": 0,
     "optimizer.warmup_kclips": 0,
     "optimizer.weight_decay": 0,
     "optimizer.l2": 0,

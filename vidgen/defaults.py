@@ -247,12 +247,47 @@ def _vae() -> dict[str, Any]:
     }
 
 
+def _autoregressive() -> dict[str, Any]:
+    generator = {
+        "kind": "codes",
+        "patch": 2,  # side in pixels of the patches that the autoencoder's front sees
+        "widths": (48, 96, 128),  # channels of its levels, finest first, down to the map of codes
+        "blocks": 1,  # residual blocks of each level
+        "summary": 0,  # codes of a frame as a whole, before those of its map
+        "palette": 0,  # colours that a frame mixes its pixels from; 0: straight from the features
+        "codes": 512,  # vectors of the codebook
+        "features": 32,  # channels of each
+        "window": 8,  # frames that a code depends on, at most data.frames
+        "width": 128,  # channels of the transformer's tokens
+        "heads": 4,  # heads of attention; divides the width
+        "expand": 4,  # channels inside feed-forward layers over the width
+        "layers": 4,  # blocks of attention and a feed-forward layer
+        "temperature": 1.0,  # when sampling: logits are divided by it
+        "top_k": 0,  # when sampling: only the likeliest codes; 0: all
+        "top_p": 1.0,  # when sampling: only the likeliest that together reach this probability
+    }
+    objective = {
+        "codes_kclips": 500.0,  # for the autoencoder; the rest of the training, for the prior
+        "distance": "mse",  # of reconstructions: "mse" or "l1"
+        "commitment": 0.25,  # weight of the square distance of features from their codes
+        "book_kclips": 1.0,  # half-life of the averages that the codebook is made of
+        "revive": 0.03,  # share of the mean use below which a code begins anew
+    }
+    optimizer = {
+        "b1": 0.9,
+        "b2": constant(0.99),
+        "codes_learning_rate": constant(1e-3),  # of the autoencoder; the other, of the transformer
+    }
+    return {"generator": generator, "objective": objective, "optimizer": optimizer}
+
+
 # What generator and discriminator of a method may be; of other kinds it could not use the results.
 KINDS = {
     "gan": (("residual", "transformer"), ("residual", "transformer")),
     "mocogan": (("mocogan",), ("mocogan",)),
     "dcgan": (("dcgan",), ("dcgan",)),
     "vae": (("vae",), ("residual", "transformer")),
+    "autoregressive": (("codes",), ()),
 }
 
 METHODS = {
@@ -260,6 +295,7 @@ METHODS = {
     "mocogan": _mocogan,
     "dcgan": _dcgan,
     "vae": _vae,
+    "autoregressive": _autoregressive,
     # Fitted at once; of the generator's fields they take their own.
     "dynamic_texture": _gan,
     "lookup": _gan,

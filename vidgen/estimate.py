@@ -138,6 +138,9 @@ def estimate(config: configs.Config, classes: int) -> Estimate:
     compiled = program.lower(state, batch).compile()
 
     sizes, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    players = {"generator": state.gen}
+    if hasattr(state, "dis"):  # not every method has one
+        players["discriminator"] = state.dis
     count, calls, repeat = placed.mesh.size, placed.dispatch, 1
     if jax.default_backend() != "cpu":  # loops, of which the compiler counts one round
         calls, repeat = 1, 1 if placed.ordered else placed.parts
@@ -146,12 +149,11 @@ def estimate(config: configs.Config, classes: int) -> Estimate:
     return Estimate(
         where=f"{count} x {placed.mesh.devices.flat[0].device_kind}, {mode}, {each} clips on each",
         clips=config.training.batch_size,
-        parameters={"generator": _numbers(state.gen), "discriminator": _numbers(state.dis)},
+        parameters={name: _numbers(part) for name, part in players.items()},
         memory={
-            "generator": _held(state.gen),
-            "discriminator": _held(state.dis),
+            **{name: _held(part) for name, part in players.items()},
             "average": _held(state.ema),
-            "optimizers": _held(state.gen_opt) + _held(state.dis_opt),
+            "optimizers": sum(_held(part) for n, part in vars(state).items() if n.endswith("_opt")),
             "batch": _held(batch),
             "temporaries": sizes.temp_size_in_bytes,
         },

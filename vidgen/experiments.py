@@ -185,7 +185,61 @@ def _vae(config: configs.Config, classes: int) -> Experiment:
     )
 
 
-_METHODS = {"gan": _gan, "mocogan": _mocogan, "dcgan": _dcgan, "vae": _vae}
+def _autoregressive(config: configs.Config, classes: int) -> Experiment:
+    for role in config.parallel.remat:
+        _again(config, role)
+    gen_arguments, gen = _generator(config, classes)
+    data, objective, total = config.data, config.objective, _total(config)
+    if gen.window > data.frames:
+        raise ConfigError(
+            f"config.generator.window is {gen.window}", f"at most data.frames={data.frames}"
+        )
+    # Each phase has its own optimizer, whose schedules count the steps of that phase.
+    border, batch_size = _steps(config, objective.codes_kclips), config.training.batch_size
+    if border % config.parallel.dispatch:
+        raise ConfigError(
+            f"config.objective.codes_kclips is {border} steps",
+            f"set it to a multiple of config.parallel.dispatch={config.parallel.dispatch}",
+        )
+    txs = {
+        "codes_tx": _optimizer(config, rate="codes_learning_rate", total=border),
+        "prior_tx": _optimizer(config, total=max(total - border, 1)),
+    }
+    method, average = _module(config), _average(config)
+    codes = functools.partial(
+        method.codes_step,
+        gen=gen,
+        codes_tx=txs["codes_tx"],
+        distance=objective.distance,
+        commitment=objective.commitment,
+        book_decay=0.5 ** (batch_size / max(1000 * objective.book_kclips, 1e-6)),
+        revive=objective.revive,
+        batch_size=batch_size,
+        pick=data.pick,
+    )
+    prior = functools.partial(
+        method.prior_step,
+        gen=gen,
+        prior_tx=txs["prior_tx"],
+        ema_decay=lambda step: average(step - border),
+    )
+    return Experiment(
+        generator=gen_arguments,
+        init=functools.partial(method.init, gen=gen, **txs),
+        steps={"prior": guard.guarded(prior), "codes": guard.guarded(codes)},
+        kind=lambda at: "codes" if at < border else "prior",
+        optimizers={},
+        total=total,
+    )
+
+
+_METHODS = {
+    "gan": _gan,
+    "mocogan": _mocogan,
+    "dcgan": _dcgan,
+    "vae": _vae,
+    "autoregressive": _autoregressive,
+}
 
 
 def _module(config: configs.Config) -> Any:
@@ -233,7 +287,7 @@ def _again(config: configs.Config, role: str) -> dict[str, Any]:
     if role not in config.parallel.remat:
         return {}
     registry = models.GENERATORS if role == "generator" else models.DISCRIMINATORS
-    kind = config[role].kind
+    kind = config[role].kind if role in config else "none"
     if not hasattr(registry.get(kind), "remat"):
         raise ConfigError(
             f"config.parallel.remat names {role!r}, whose kind is {kind!r}",
@@ -248,15 +302,29 @@ def _two(config: configs.Config) -> dict[str, Any]:
     return {"gen_tx": _optimizer(config), "dis_tx": _optimizer(config, times)}
 
 
-def _optimizer(config: configs.Config, times: float | None = None) -> Any:
+def _optimizer(
+    config: configs.Config,
+    times: float | None = None,
+    rate: str = "learning_rate",
+    total: int | None = None,
+) -> Any:
+    """Makes an optimizer.
+
+    Args:
+      config: The run's.
+      times: The learning rate is multiplied by it.
+      rate: Field of the learning rate.
+      total: Updates that schedules go over; None: the whole training.
+    """
     asked = config.optimizer
     warmup = _steps(config, asked.warmup_kclips) if asked.warmup_kclips else 0
-    rate = optimizers.warmup(_schedule(config, asked.learning_rate), warmup)
+    schedule = functools.partial(_schedule, config, total=total)
+    along = optimizers.warmup(schedule(asked[rate]), warmup)
     return optimizers.build(
         asked.name,
-        learning_rate=rate if times is None else optimizers.times(times, rate),
+        learning_rate=along if times is None else optimizers.times(times, along),
         b1=asked.b1,
-        b2=_schedule(config, asked.b2),
+        b2=schedule(asked.b2),
         weight_decay=asked.weight_decay,
         l2=asked.l2,
         clip=asked.clip,
@@ -268,8 +336,8 @@ def _average(config: configs.Config) -> Any:
     return optimizers.ema_decay(training.ema_kclips, training.ema_rampup, training.batch_size)
 
 
-def _schedule(config: configs.Config, spec: configs.Config) -> Any:
-    over = _steps(config, spec.kclips) if spec.kclips else _total(config)
+def _schedule(config: configs.Config, spec: configs.Config, total: int | None = None) -> Any:
+    over = _steps(config, spec.kclips) if spec.kclips else total or _total(config)
     return optimizers.cosine(spec.start, spec.end, over)
 
 

@@ -298,6 +298,7 @@ def load(
     *,
     batch: int | None = None,
     chunk: int | None = None,
+    **choices: Any,
 ) -> Sampler:
     """Loads the averaged generator of a run.
 
@@ -308,18 +309,27 @@ def load(
       batch: Videos computed together; 1 on a CPU, 8 elsewhere by default.
       chunk: Frames computed together, a multiple of the generator's stride; by default the
         least that is at least 16.
+      **choices: What the generator's class names in `choices`, in place of what the run's config
+        has: of a `CodesGenerator` its `temperature`, `top_k` and `top_p`.
 
     Returns:
       A `Sampler`.
 
     Raises:
       StorageError: There is no checkpoint, or none that verifies.
-      ConfigError: `batch` or `chunk` is out of range.
+      ConfigError: `batch`, `chunk` or a choice is out of range, or the generator has no such one.
     """
     found: dict[str, Any] = {}
 
     def wanted(meta):
-        found["generator"] = models.build(models.GENERATORS, **meta["generator"])
+        kind = meta["generator"]["kind"]
+        has = getattr(models.GENERATORS.get(kind), "choices", ())
+        for name in (name for name in choices if name not in has):
+            raise ConfigError(
+                f"{name} is {choices[name]!r}, and the run's generator is of kind {kind!r}",
+                f"it can be sampled with {', '.join(has)}" if has else "leave it out",
+            )
+        found["generator"] = models.build(models.GENERATORS, **{**meta["generator"], **choices})
         return {"ema": abstract_params(found["generator"])}
 
     folder = pathlib.Path(path)

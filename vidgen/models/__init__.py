@@ -10,6 +10,7 @@ from typing import Any
 from vidgen.errors import ConfigError
 from vidgen.models.autoencoders import VariationalAutoencoder
 from vidgen.models.baselines import DynamicTexture, Lookup, Noise, Ppca
+from vidgen.models.codes import CodesGenerator
 from vidgen.models.dcgan import DcganDiscriminator, DcganGenerator
 from vidgen.models.discriminators import ResidualDiscriminator
 from vidgen.models.generators import ResidualGenerator
@@ -22,6 +23,7 @@ GENERATORS = {
     "mocogan": MocoganGenerator,
     "dcgan": DcganGenerator,
     "vae": VariationalAutoencoder,
+    "codes": CodesGenerator,
     "dynamic_texture": DynamicTexture,
     "lookup": Lookup,
     "noise": Noise,

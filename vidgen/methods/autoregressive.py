@@ -1,0 +1,304 @@
+"""An autoregressive transformer on discrete codes: `State`, `init`, `codes_step`, `prior_step`.
+
+A run has two phases. First an autoencoder with a codebook learns to make frames of few codes; then
+it stays, and a transformer learns to tell the codes of real clips, each from those before it.
+
+Reference: van den Oord et al., "Neural discrete representation learning" (VQ-VAE), 2017; Yan et
+  al., "VideoGPT: video generation using VQ-VAE and transformers", 2021.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from vidgen import accumulate, keys
+from vidgen.methods.gan import Schedule, pick_frames
+
+# How far reconstructions are from frames, both in [-1, 1]: what is summed over values.
+DISTANCES = {"mse": jnp.square, "l1": jnp.abs}
+
+
+@struct.dataclass
+class State:
+    """Everything that changes in training, as arrays.
+
+    Attributes:
+      step: Updates made, int32 scalar.
+      key: Key of the run as raw data, uint32 `[2]`; never changes, all noise is folded from it.
+      gen: Parameters of the generator: `encoder`, `decoder`, `book` and `prior`.
+      ema: The same with the exponential moving average of `prior`; the others are copies.
+      codes_opt: Optimizer state of encoder and decoder.
+      prior_opt: Optimizer state of the transformer.
+      counts: Moving average of how often a clip takes each code, `[K]`.
+      sums: Moving average of the sum of the features that took it, `[K, F]`.
+    """
+
+    step: jax.Array
+    key: jax.Array
+    gen: Any
+    ema: Any
+    codes_opt: Any
+    prior_opt: Any
+    counts: jax.Array
+    sums: jax.Array
+
+
+def init(
+    seed: int,
+    *,
+    gen: Any,
+    codes_tx: optax.GradientTransformation,
+    prior_tx: optax.GradientTransformation,
+) -> State:
+    """Makes the state of step 0: a pure function of the seed and the module.
+
+    No code has been taken yet, so the first step makes the codebook of its clips.
+    """
+    key = keys.root(seed)
+    label = jnp.zeros((1,), jnp.int32) if gen.classes else None
+    content, motion, cycle = (jnp.zeros(n) for n in ((1, gen.content), (1, 1, gen.motion), (1, 0)))
+    start = jnp.zeros((1,), jnp.int32)
+    given = (content, motion, cycle, start, label)
+    params = gen.init(keys.named(key, "gen"), *given, frames=1)["params"]
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        key=jax.random.key_data(key),
+        gen=params,
+        ema=jax.tree.map(jnp.copy, params),
+        codes_opt=codes_tx.init(_frames_of(params)),
+        prior_opt=prior_tx.init(params["prior"]),
+        counts=jnp.zeros((gen.codes,)),
+        sums=jnp.zeros((gen.codes, gen.features)),
+    )
+
+
+def codes_step(
+    state: State,
+    batch: dict[str, jax.Array],
+    *,
+    gen: Any,
+    codes_tx: optax.GradientTransformation,
+    distance: str,
+    commitment: float,
+    book_decay: float,
+    revive: float,
+    batch_size: int,
+    pick: int = 0,
+    mean: Callable = accumulate.mean,
+) -> tuple[State, dict[str, jax.Array]]:
+    """Updates the autoencoder by its gradient, and the codebook by a moving average.
+
+    Gradients go past the choice of the nearest code as if it were the identity. A vector of the
+    codebook becomes the average of the features that take it; one that is hardly taken any more
+    begins anew at a feature of this batch.
+
+    Args:
+      state: The state; its buffers may be donated.
+      batch: `video` uint8 `[B, T, H, W, C]`, `index` int32 `[B]`, consecutive.
+      gen: A `CodesGenerator`.
+      codes_tx: Optimizer of encoder and decoder.
+      distance: Name in `DISTANCES`; the mean over values is the loss of the reconstruction.
+      commitment: Weight of the mean square distance of features from their codes.
+      book_decay: Share of the codebook's averages that stays in one step.
+      revive: Share of the mean use below which a code is dead.
+      batch_size: Clips of the whole batch, over all devices.
+      pick: Frames drawn from each window; 0 for all.
+      mean: How functions of clips are averaged over the batch.
+
+    Returns:
+      The new state, and scalar metrics: `gen/loss`; `codes/reconstruction`, `codes/commitment`;
+      `codes/used`, the share of codes that are alive; `codes/perplexity`, how many codes, all
+      equally frequent, would be as hard to tell as this batch's; and `codes/revived`.
+
+    Reference: van den Oord et al., 2017, its appendix for moving averages; Dhariwal et al.,
+      "Jukebox: a generative model for music", 2020, for codes that begin anew.
+    """
+    key = keys.at_step(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
+    apart = DISTANCES[distance]
+    book, count = state.gen["book"], gen.codes
+    # For each code a clip of the batch, wherever it is computed, and a feature of that clip.
+    whose = jax.random.randint(keys.named(key, "whose"), (count,), 0, batch_size)
+    features = (pick or batch["video"].shape[1]) * gen.motion
+    which = jax.random.randint(keys.named(key, "which"), (count,), 0, features)
+
+    def of_clips(batch, kept):
+        del kept
+        video = batch["video"]
+        if pick:
+            own = keys.per_clip(keys.named(key, "pick"), batch["index"])
+            at = pick_frames(own, video.shape[1], pick)
+            video = jnp.take_along_axis(video, at[:, :, None, None, None], 1)
+        video = video.astype(jnp.float32) / 127.5 - 1
+
+        def loss(trained: Any):
+            run = functools.partial(gen.apply, {"params": state.gen | trained})
+            features: Any = run(video, method="encode")
+            codes: Any = run(features, method="quantize")
+            vectors = jnp.take(book, codes, axis=0)
+            made: Any = run(straight_through(features, vectors), method="decode")
+            reconstruction = jnp.mean(apart(made - video))
+            commit = jnp.mean((features - vectors) ** 2)
+            total = reconstruction + commitment * commit
+            metrics = {
+                "gen/loss": total,
+                "codes/reconstruction": reconstruction,
+                "codes/commitment": commit,
+            }
+            return total, (metrics, features, codes)
+
+        found = jax.value_and_grad(loss, has_aux=True)(_frames_of(state.gen))
+        (_, (metrics, features, codes)), grads = found
+        features = features.reshape(len(video), -1, gen.features)
+        taken = jax.nn.one_hot(codes.reshape(len(video), -1), count)
+        counts = jnp.sum(taken, (0, 1)) / len(video)
+        sums = jnp.einsum("bnk,bnf->kf", taken, features) / len(video)
+        mine = (batch["index"] % batch_size)[:, None] == whose[None]
+        offers = jnp.where(mine[:, :, None], jnp.take(features, which, axis=1), 0.0)
+        offered = jnp.mean(offers, 0) * batch_size  # the mean over the whole batch is of one clip
+        return (grads, metrics, counts, sums, offered), None
+
+    (grads, metrics, counts, sums, offered), _ = mean(of_clips, batch)
+    metrics["gen/grad"] = optax.tree.norm(grads)
+    params = _frames_of(state.gen)
+    updates, codes_opt = codes_tx.update(grads, state.codes_opt, params)
+    share = counts / jnp.sum(counts)
+    perplexity = jnp.exp(-jnp.sum(jax.scipy.special.xlogy(share, share)))
+
+    book, counts, sums, alive = moved_book(state, counts, sums, offered, book_decay, revive)
+    trained: Any = optax.apply_updates(params, updates)
+    params = state.gen | trained | {"book": book}
+    metrics |= {
+        "codes/used": jnp.mean(alive),
+        "codes/perplexity": perplexity,
+        "codes/revived": jnp.sum(~alive).astype(jnp.float32),
+        "gen/norm": optax.tree.norm(params),
+    }
+    new = dataclasses.replace(
+        state,
+        step=state.step + 1,
+        gen=params,
+        ema=jax.tree.map(jnp.copy, params),  # an alias could not be donated
+        codes_opt=codes_opt,
+        counts=counts,
+        sums=sums,
+    )
+    return new, metrics
+
+
+def straight_through(features: jax.Array, vectors: jax.Array) -> jax.Array:
+    """Returns vectors whose gradient goes to the features that they stand for, unchanged."""
+    return features + jax.lax.stop_gradient(vectors - features)
+
+
+def moved_book(
+    state: State,
+    counts: jax.Array,
+    sums: jax.Array,
+    offered: jax.Array,
+    decay: float,
+    revive: float,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Moves a codebook on to the averages of the features that take its codes.
+
+    Args:
+      state: With the averages up to now.
+      counts: How often a clip of this step takes each code, `[K]`.
+      sums: The sum of the features that take it, `[K, F]`.
+      offered: Features at which dead codes begin anew, `[K, F]`.
+      decay: Share of the averages that stays.
+      revive: Share of the mean count below which a code is dead.
+
+    Returns:
+      The codebook `[K, F]`, the averages of counts and sums, and which codes were alive, bool
+      `[K]`. A code that begins anew gets the mean count, so that it has time to be taken.
+    """
+    counts = decay * state.counts + (1 - decay) * counts
+    sums = decay * state.sums + (1 - decay) * sums
+    average = jnp.mean(counts)
+    alive = counts >= revive * average
+    counts = jnp.where(alive, counts, average)
+    sums = jnp.where(alive[:, None], sums, average * offered)
+    return sums / counts[:, None], counts, sums, alive
+
+
+def prior_step(
+    state: State,
+    batch: dict[str, jax.Array],
+    *,
+    gen: Any,
+    prior_tx: optax.GradientTransformation,
+    ema_decay: Schedule,
+    mean: Callable = accumulate.mean,
+) -> tuple[State, dict[str, jax.Array]]:
+    """Updates the transformer and its average; the autoencoder stays as it is.
+
+    Args:
+      state: The state; its buffers may be donated.
+      batch: `video` uint8 `[B, T, H, W, C]`, T at least `gen.window`: of longer clips a window is
+        drawn; `index` int32 `[B]`, `label` int32 `[B]`.
+      gen: A `CodesGenerator`.
+      prior_tx: Optimizer of the transformer.
+      ema_decay: Share of the average that stays in one step, by step.
+      mean: How functions of clips are averaged over the batch.
+
+    Returns:
+      The new state, and scalar metrics: `gen/loss`, the cross-entropy in nats a code; `gen/bits`, a
+      code; `gen/bits_per_dimension`, the bits of a frame's codes over its values: what the codes
+      cost, not a likelihood of pixels.
+    """
+    key = keys.at_step(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
+    rest = {name: part for name, part in state.gen.items() if name != "prior"}
+
+    def of_clips(batch, kept):
+        del kept
+        video = batch["video"]
+        own = keys.per_clip(keys.named(key, "window"), batch["index"])
+        spare = video.shape[1] - gen.window + 1
+        first = jax.vmap(lambda k: jax.random.randint(k, (), 0, spare))(own)
+        at = first[:, None] + jnp.arange(gen.window)[None]
+        video = jnp.take_along_axis(video, at[:, :, None, None, None], 1)
+        video = video.astype(jnp.float32) / 127.5 - 1
+        features = gen.apply({"params": state.gen}, video, method="encode")
+        codes = gen.apply({"params": state.gen}, features, method="quantize")
+        label = batch["label"] if gen.classes else None
+
+        def loss(prior):
+            params = {"params": {**rest, "prior": prior}}
+            logits = gen.apply(params, codes, label, method="logits")
+            return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, codes))
+
+        return jax.value_and_grad(loss)(state.gen["prior"]), None
+
+    (loss, grads), _ = mean(of_clips, batch)
+    updates, prior_opt = prior_tx.update(grads, state.prior_opt, state.gen["prior"])
+    prior = optax.apply_updates(state.gen["prior"], updates)
+    decay = ema_decay(state.step)
+    ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state.ema["prior"], prior)
+    new = dataclasses.replace(
+        state,
+        step=state.step + 1,
+        gen={**state.gen, "prior": prior},
+        ema={**state.ema, "prior": ema},
+        prior_opt=prior_opt,
+    )
+    bits = loss / math.log(2)
+    return new, {
+        "gen/loss": loss,
+        "gen/bits": bits,
+        "gen/bits_per_dimension": bits * gen.motion / (3 * gen.size**2),
+        "gen/grad": optax.tree.norm(grads),
+        "gen/norm": optax.tree.norm(new.gen),
+        "gen/ema": optax.tree.norm(new.ema),
+    }
+
+
+def _frames_of(params: Any) -> Any:
+    """Returns the parameters that the first phase trains by gradients."""
+    return {name: params[name] for name in ("encoder", "decoder")}

@@ -284,8 +284,8 @@ def step(
 
 
 def with_discriminator(
-    state: State, grads: Any, dis_tx: optax.GradientTransformation
-) -> tuple[State, dict[str, jax.Array]]:
+    state: Any, grads: Any, dis_tx: optax.GradientTransformation
+) -> tuple[Any, dict[str, jax.Array]]:
     """Returns the state of the next step with the discriminator updated, and norms as metrics."""
     updates, opt = dis_tx.update(grads, state.dis_opt, state.dis)
     params = optax.apply_updates(state.dis, updates)
@@ -294,8 +294,8 @@ def with_discriminator(
 
 
 def with_generator(
-    state: State, grads: Any, stats: Any, gen_tx: optax.GradientTransformation, decay: Any
-) -> tuple[State, dict[str, jax.Array]]:
+    state: Any, grads: Any, stats: Any, gen_tx: optax.GradientTransformation, decay: Any
+) -> tuple[Any, dict[str, jax.Array]]:
     """Returns the state with the generator, its statistics and average updated, and norms.
 
     Norms see what is not finite anywhere, in the average too, which no loss reads.

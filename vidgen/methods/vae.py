@@ -189,16 +189,12 @@ def step(
         (_, metrics), grads = jax.value_and_grad(judged, has_aux=True)(state.dis)
         return (grads, metrics), kept
 
-    metrics, kept, new = {}, None, state
+    metrics, kept, new = {}, None, dataclasses.replace(state, step=state.step + 1)
     if dis is not None:
         r1_now, r2_now = (0.0 if r is None else r(state.step) for r in (r1, r2))
         (grads, metrics), kept = mean(for_dis, batch)
-        metrics["dis/grad"] = optax.tree.norm(grads)
-        updates, dis_opt = dis_tx.update(grads, state.dis_opt, state.dis)
-        new = dataclasses.replace(
-            state, dis=optax.apply_updates(state.dis, updates), dis_opt=dis_opt
-        )
-        metrics["dis/norm"] = optax.tree.norm(new.dis)
+        new, norms = gan.with_discriminator(state, grads, dis_tx)
+        metrics |= norms
     weight = beta(state.step)
 
     def for_gen(batch, kept):
@@ -226,14 +222,5 @@ def step(
 
     (gen_metrics, grads), _ = mean(for_gen, batch, kept)
     gen_metrics["gen/error"] = jnp.sqrt(gen_metrics["gen/error"])
-    updates, gen_opt = gen_tx.update(grads, state.gen_opt, state.gen)
-    params = optax.apply_updates(state.gen, updates)
-    decay = ema_decay(state.step)
-    ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state.ema, params)
-    norms = {
-        "gen/grad": optax.tree.norm(grads),
-        "gen/norm": optax.tree.norm(params),
-        "gen/ema": optax.tree.norm(ema),
-    }
-    new = dataclasses.replace(new, step=state.step + 1, gen=params, ema=ema, gen_opt=gen_opt)
+    new, norms = gan.with_generator(new, grads, {}, gen_tx, ema_decay(state.step))
     return new, {**metrics, **gen_metrics, **norms}

@@ -81,7 +81,7 @@ def _fewer_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Does the same for 4 taps with 5 convolutions of half of the frames instead of 4 of all.
 
     Two neighbouring outputs of 4 taps are the coefficients of a product of polynomials, taken at 5
-    points: two thirds to nine tenths of the time (docs/benchmarks.md), for another digit's rounding.
+    points: 0.66 to 0.89 of the time (docs/benchmarks.md), for another digit's rounding.
 
     Reference: Winograd, "Arithmetic complexity of computations", 1980; Lavin and Gray, "Fast
       algorithms for convolutional neural networks", 2016, here in time alone.
@@ -260,7 +260,7 @@ def _sums(y: jax.Array) -> jax.Array:
 def _normalized(y: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[jax.Array, ...]:
     """Normalises the rows of each group `[G, N, C]`; also returns its mean and variance.
 
-    The gradient is written out, and sums are matrix products: less time than XLA takes for its own on
+    The gradient is written out, and sums are matrix products: faster than what XLA makes of it on
     a CPU (docs/benchmarks.md). The statistics hand no gradient on.
     """
     return _normalize(y, scale, bias)[0]

@@ -20,17 +20,17 @@ def get_config():
     config.generator.update(codes=512, features=8)
     config.generator.update(window=4, width=128, heads=4, expand=4, layers=4)
     config.generator.update(temperature=0.8, top_p=0.8)
-    config.objective.update(codes_kclips=24.0, distance="mse", book_kclips=0.5, revive=0.1)
+    config.objective.update(codes_kclips=72.0, distance="mse", book_kclips=0.5, revive=0.1)
     config.optimizer.codes_learning_rate = cosine(2e-3, 0.0)
     config.optimizer.learning_rate = cosine(2e-3, 0.0)
     config.optimizer.warmup_kclips = 0.5
     config.training.update(
-        kclips=44.0,
+        kclips=132.0,
         batch_size=16,
         ema_kclips=0.3,
         log_kclips=0.16,
         sample_kclips=0.0,
-        save_kclips=24.0,
+        save_kclips=72.0,
         watch_kclips=0.0,
     )
     config.sampling.update(frames=32, clips=16)

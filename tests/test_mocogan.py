@@ -219,17 +219,17 @@ def test_wrong_arguments_are_named(registry, given, says):
 def test_each_clip_and_layer_has_its_own_noise():
     _, dis = players()
     shapes = [(6, 16, 16, 3), (4, 8, 8, 9)]
-    clip_keys = keys.per_clip(keys.root(0), np.arange(3))
-    found = [np.asarray(x) for x in dis.apply({}, clip_keys, shapes, method="_noise")]
+    own = lambda: keys.per_clip(keys.root(0), np.arange(3))  # noqa: E731
+    found = [np.asarray(x) for x in dis.apply({}, own(), shapes, method="_noise")]
     assert [x.shape for x in found] == [(3, *shape) for shape in shapes]
     for part in found:
         np.testing.assert_allclose(part.std(), 0.1, rtol=0.05)
         assert abs(np.corrcoef(part[0].ravel(), part[1].ravel())[0, 1]) < 0.1
     first, second = (x[0].ravel()[:2000] for x in found)
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.1
-    alone = dis.apply({}, clip_keys[1:2], shapes, method="_noise")
+    alone = dis.apply({}, own()[1:2], shapes, method="_noise")
     np.testing.assert_array_equal(alone[0][0], found[0][1])
     video = np.zeros((3, FRAMES, 16, 16, 3), np.float32)
-    params = jax.jit(dis.init)(jax.random.key(0), video, clip_keys)
-    one, other = (jax.jit(dis.apply)(params, video, k)[0] for k in (clip_keys, clip_keys[::-1]))
+    params = jax.jit(dis.init)(jax.random.key(0), video, own())
+    one, other = (jax.jit(dis.apply)(params, video, k)[0] for k in (own(), own()[::-1]))
     assert not np.allclose(one, other)

@@ -1,6 +1,9 @@
 """The demo by the textbooks' GAN: 32x32 toy clips of 8 frames, by 3D convolutions.
 
-vidgen train --config=configs/dcgan_toy.py --workdir=runs/dcgan-toy
+    vidgen train --config=configs/dcgan_toy.py --workdir=runs/dcgan-toy
+
+Measured: 670 s of steps on one CPU core. Coloured spots that move, with the checkerboards of
+transposed convolutions; no clip passes the check of `vidgen evaluate RUN --metrics=toy`.
 """
 
 from vidgen.config import base

@@ -1,6 +1,9 @@
 """The demo by MoCoGAN: 32x32 toy clips; networks of half of the published width.
 
-vidgen train --config=configs/mocogan_toy.py --workdir=runs/mocogan-toy
+    vidgen train --config=configs/mocogan_toy.py --workdir=runs/mocogan-toy
+
+Measured: 660 s of steps on one CPU core. Coloured spots that move on dark grounds; outlines are too
+rough for any clip to pass the check of `vidgen evaluate RUN --metrics=toy`.
 """
 
 from vidgen.config import base

@@ -2,8 +2,9 @@
 
     vidgen train --config=configs/transformer_toy.py --workdir=runs/transformer-toy
 
-It does not work yet: stopped after 4,600 clips, it had objects of clean edges and many colours, but one
-place and outline for each label, hardly moving, and a discriminator that wins (`dis/loss` 0.02).
+It does not work yet: stopped after 4,600 clips, it had objects of clean edges and many colours, but
+one place and outline for each label, hardly moving, and a discriminator that wins (`dis/loss` of
+0.02).
 """
 
 from ml_collections import ConfigDict

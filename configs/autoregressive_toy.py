@@ -2,10 +2,9 @@
 
     vidgen train --config=configs/autoregressive_toy.py --workdir=runs/autoregressive-toy
 
-Measured with other work on the core: 540 s of steps, 147 of them the autoencoder's. With the
-temperature and top_p below, 66 % of 64 samples pass the check of toy clips; without them 9 %.
-The autoencoder's own reconstructions pass in 55 %: codes hold
-colours coarsely. Objects have clear edges and move, but bend and change colour over many frames.
+Measured: 84 % of samples pass the check of `vidgen evaluate RUN --metrics=toy`, after 1,118 s of
+steps on one CPU core beside a test suite; of a run of a third of the clips (`codes_kclips` 24,
+`kclips` 44; 252 s) 69 %. Objects have clear edges and move; over many frames they bend and change.
 """
 
 from vidgen.config import base, cosine

@@ -3,7 +3,7 @@
     vidgen train --config=configs/mocogan_actions64.py --config.data.path=FOLDER --workdir=RUN
 
 As published but for what stands in vidgen/methods/mocogan.py: batches of 10 images and 3 clips
-become 12 and 3. 100,000 of its steps are 1,200 kclips: days on a CPU.
+become 12 and 3. 100,000 of its steps are 1,200 kclips. Not trained yet.
 """
 
 from vidgen.config import base

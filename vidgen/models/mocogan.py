@@ -94,16 +94,16 @@ class MocoganGenerator(nn.Module):
         """Runs the recurrence over `[B, T, M]`; returns the last state and all, `[B, T, M]`."""
         del content, label
 
-        def one(module, carry, seen):
-            kept = module.kept(carry)
-            a, b = (jnp.split(x, [2 * self.motion], -1) for x in (seen, kept))
+        seen = self.seen(motion)
+        states = []
+        # Not a loop of JAX's: a step keeps the way back from one mapped function to the next, and
+        # a loop's way back does not bear that on a mesh.
+        for t in range(motion.shape[1]):
+            a, b = (jnp.split(x, [2 * self.motion], -1) for x in (seen[:, t], self.kept(carry)))
             reset, update = jnp.split(nn.sigmoid(a[0] + b[0]), 2, -1)
             carry = (1 - update) * jnp.tanh(a[1] + reset * b[1]) + update * carry
-            return carry, carry
-
-        scan = nn.scan(one, variable_broadcast="params", in_axes=1, out_axes=1,
-                       split_rngs={"params": False})  # fmt: skip
-        return scan(self, carry, self.seen(motion))
+            states.append(carry)
+        return carry, jnp.stack(states, 1)
 
     def render(self, states: jax.Array, content: jax.Array, label: Any, parts: int = 1):
         """Makes frames of states `[B, T, M]`: float32 in [-1, 1], `[B, T, size, size, 3]`.

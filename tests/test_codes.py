@@ -352,3 +352,9 @@ def test_wrong_arguments_are_named(given, says):
             models.GENERATORS, "codes", **{**TINY_CODES_GENERATOR, "size": 16, "patch": 2, **given}
         )
     assert says in error.value.hint
+
+
+def test_codes_are_no_noise_that_clips_can_be_encoded_to():
+    clips = np.zeros((1, 4, sampler().generator.size, sampler().generator.size, 3), np.uint8)
+    with pytest.raises(ConfigError, match="cannot encode"):
+        sampler().encode(clips, 0)

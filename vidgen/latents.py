@@ -37,7 +37,8 @@ def check_clips(generator: Any, clips: np.ndarray, labels: Any) -> None:
       ConfigError: The generator has no encoder, the clips are none of its size, or their classes
         are missing.
     """
-    if not hasattr(generator, "encode"):
+    # A recurrent generator's codes are no noise that `decode` could begin from.
+    if generator.recurrent or not hasattr(generator, "encode"):
         raise ConfigError("this run's generator cannot encode clips", "config.method='vae' can")
     size = (generator.size, generator.size, 3)
     if clips.dtype != np.uint8 or clips.ndim != 5 or not clips.size or clips.shape[2:] != size:

@@ -351,6 +351,6 @@ def _tell_skipped(step, index, values, row, run_log, workdir) -> None:
         raise DivergedError(
             f"step {step} ({clips}), like the {ROW - 1} before it: {what}",
             f"the checkpoints in {workdir / 'checkpoints'} are intact; lower "
-            "config.optimizer.learning_rate or raise config.objective.r1 and r2 in a new workdir",
+            "config.optimizer.learning_rate, or raise penalties if it has any, in a new workdir",
         )
     logs.say(f"step {step} ({clips}): {what}; its update is left out ({row} in a row)")

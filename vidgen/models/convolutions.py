@@ -19,6 +19,11 @@ _NUMBERS = ("NHWC", "HWIO", "NHWC")
 _PHASES = (((0, 1), (-1, 3)), ((0, 2), (1, 0)))
 
 
+def levels_of(size: int) -> int:
+    """Returns how often 4x4 doubles to `size`."""
+    return (size // 4).bit_length() - 1
+
+
 class Convolution(nn.Module):
     """A 4x4 convolution of stride 2 that halves images, or with `steps` taps in time as well.
 

@@ -11,7 +11,13 @@ import jax.numpy as jnp
 
 from vidgen.errors import ConfigError
 from vidgen.models import layers
-from vidgen.models.convolutions import BatchNorm, Convolution, TransposedConvolution, Whole
+from vidgen.models.convolutions import (
+    BatchNorm,
+    Convolution,
+    TransposedConvolution,
+    Whole,
+    levels_of,
+)
 
 
 class DcganGenerator(nn.Module):
@@ -77,7 +83,7 @@ class DcganGenerator(nn.Module):
           Video float32 in [-1, 1], `[B, frames, size, size, 3]`.
         """
         del motion, cycle, start
-        levels, doubled = _levels(self.size), _halvings(self.length, self.size)
+        levels, doubled = levels_of(self.size), _halvings(self.length, self.size)
         if self.classes:
             content = jnp.concatenate([content, jax.nn.one_hot(label, self.classes)], -1)
         t, width = self.length >> doubled, self.features << (levels - 1)
@@ -148,7 +154,7 @@ class DcganDiscriminator(nn.Module):
         if self.classes:
             maps = jax.nn.one_hot(label, self.classes)[:, None, None, None]
             x = jnp.concatenate([x, jnp.broadcast_to(maps, (*x.shape[:4], self.classes))], -1)
-        for level in range(_levels(self.size)):
+        for level in range(levels_of(self.size)):
             clip = level < _halvings(self.length, self.size)
             layer = Convolution(self.features << level, 4 if clip else 1, self.dtype, halve=clip)
             x = layer(x)
@@ -164,14 +170,9 @@ def _normed(module, x: jax.Array, parts: int, name: str, running: bool = True) -
     return x + module.param(name, nn.initializers.zeros, x.shape[-1:])[None, None, None, None]
 
 
-def _levels(size: int) -> int:
-    """Returns how often 4x4 doubles to `size`."""
-    return (size // 4).bit_length() - 1
-
-
 def _halvings(length: int, size: int) -> int:
     """Returns how often time doubles: as often as the length halves, at most as space does."""
-    return min((length & -length).bit_length() - 1, _levels(size))
+    return min((length & -length).bit_length() - 1, levels_of(size))
 
 
 def _check(module, role: str) -> None:

@@ -21,13 +21,9 @@ from vidgen.models.convolutions import (
     Convolution,
     TransposedConvolution,
     Whole,
+    levels_of,
 )
 from vidgen.models.layers import leaky_relu
-
-
-def _levels(size: int) -> int:
-    """Returns how often 4x4 doubles to `size`."""
-    return (size // 4).bit_length() - 1
 
 
 class MocoganGenerator(nn.Module):
@@ -72,7 +68,7 @@ class MocoganGenerator(nn.Module):
 
     def setup(self):
         """Makes the layers that begin, advance and render share."""
-        levels = _levels(self.size)
+        levels = levels_of(self.size)
         widths = [self.features * 2 ** (levels - 1 - n) for n in range(levels)]
         spread = _uniform(self.motion)
         self.seen = nn.Dense(3 * self.motion, kernel_init=spread, bias_init=spread)
@@ -187,7 +183,7 @@ class MocoganDiscriminator(nn.Module):
         clip = video.shape[1] > 1
         steps = 4 if clip else 1
         patch = not clip and self.image == "patch"
-        widths = [self.features * 2**n for n in range(3 if patch else _levels(self.size))]
+        widths = [self.features * 2**n for n in range(3 if patch else levels_of(self.size))]
         shapes = [x.shape[1:]]
         for width in widths[: None if patch else -1]:
             t, side, *_ = shapes[-1]

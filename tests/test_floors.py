@@ -21,6 +21,7 @@ FLOORS = [
     {"report", "fit", "experiments"},
     {"train"},
     {"bench", "doctor", "estimate", "launch"},
+    {"commands"},
     {"cli", "__main__"},
 ]
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}

@@ -134,8 +134,10 @@ def weights(**more):
 
 
 def encode(video, start, **more):
-    given = (video, jnp.array([start]), jnp.array([1]), more.pop("frames", None))
-    return small(**more).apply({"params": weights(**more)}, *given, method="encode")
+    frames = more.pop("frames", None)
+    apply = functools.partial(small(**more).apply, method="encode")
+    run = jax.jit(lambda *given: apply(*given, frames))
+    return run({"params": weights(**more)}, video, jnp.array([start]), jnp.array([1]))
 
 
 def test_a_knot_within_two_windows_has_one_posterior():

@@ -53,15 +53,16 @@ def test_shapes_and_layers_of_images_and_clips(rise, length, doubled):
     gen = models.build(models.GENERATORS, "dcgan", **shared, content=5, rise=rise)
     dis = models.build(models.DISCRIMINATORS, "dcgan", **shared)
     noise = (normal(2, 5), None, None, None, jnp.array([0, 2]))
-    video, variables = gen.init_with_output(jax.random.key(0), *noise, frames=length)
+    init = functools.partial(gen.init_with_output, frames=length)
+    video, variables = jax.jit(init)(jax.random.key(0), *noise)
     assert video.shape == (2, length, 16, 16, 3) and float(jnp.abs(video).max()) <= 1
     dense = variables["params"]["Dense_0"]["kernel"]
     assert dense.shape == (5 + 3, (length >> doubled) * 16 * 8)
-    logits, variables = dis.init_with_output(jax.random.key(0), video, noise[-1])
+    logits, variables = jax.jit(dis.init_with_output)(jax.random.key(0), video, noise[-1])
     assert logits.shape == (2,)
     kernels = [p["kernel"] for n, p in variables["params"].items() if n.startswith("Convolution")]
     assert [len(k) for k in kernels] == [4 if n < doubled else 1 for n in range(2)]
-    other = dis.apply(variables, video, jnp.array([1, 2]))
+    other = jax.jit(dis.apply)(variables, video, jnp.array([1, 2]))
     assert other[0] != logits[0]
 
 
@@ -103,10 +104,16 @@ def stepped(loss="non_saturating", play=True):
 def test_the_losses_are_cross_entropies_of_clips_judged_apart():
     gen, dis, batch, state, after, metrics = stepped()
     key = keys.named(keys.at_step(keys.root(0), 0), "noise")
-    noise = gan.draw(key, batch["index"], gen=gen, frames=2)
-    fake, _ = gen.apply({"params": state.gen}, *noise, batch["label"], frames=2, mutable="stats")
+
+    @jax.jit
+    def generate(params):
+        noise = gan.draw(key, batch["index"], gen=gen, frames=2)
+        return gen.apply({"params": params}, *noise, batch["label"], frames=2, mutable="stats")
+
+    fake, _ = generate(state.gen)
     real = batch["video"].astype(np.float32) / 127.5 - 1
-    judge = lambda params, video: np.float64(dis.apply({"params": params}, video, batch["label"]))  # noqa: E731
+    run = jax.jit(dis.apply)
+    judge = lambda params, video: np.float64(run({"params": params}, video, batch["label"]))  # noqa: E731
     of = lambda logits, real: -np.mean(np.log(1 / (1 + np.exp(logits * (-1) ** real))))  # noqa: E731
     expected = of(judge(state.dis, real), True) + of(judge(state.dis, fake), False)
     np.testing.assert_allclose(metrics["dis/loss"], expected, rtol=1e-4)

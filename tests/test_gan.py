@@ -66,11 +66,16 @@ def test_both_players_see_the_picked_frames_alone(parts, batch):
 
     key = keys.at_step(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
     clip_keys = keys.per_clip(keys.named(key, "pick"), batch["index"])
-    pick = gan.pick_frames(clip_keys, FRAMES, 4)
+    pick = jax.jit(gan.pick_frames, static_argnums=(1, 2))(clip_keys, FRAMES, 4)
     real = batch["video"].astype(np.float32) / 127.5 - 1
-    noise = gan.draw(keys.named(key, "noise"), batch["index"], gen=parts["gen"], frames=FRAMES)
     label = jnp.asarray(batch["label"])
-    fake = parts["gen"].apply({"params": state.gen}, *noise, label, frames=FRAMES)
+
+    @jax.jit
+    def generate(params):
+        noise = gan.draw(keys.named(key, "noise"), batch["index"], gen=parts["gen"], frames=FRAMES)
+        return parts["gen"].apply({"params": params}, *noise, label, frames=FRAMES)
+
+    fake = generate(state.gen)
 
     @jax.jit
     def mean_logit(params, video):

@@ -69,7 +69,8 @@ def test_the_recurrence_is_a_gru():
     rng = np.random.default_rng(1)
     noise, h = rng.normal(size=(2, 5, 6)), rng.normal(size=(2, 6))
     given = (jnp.float32(h), None, jnp.float32(noise), None)
-    last, states = gen.apply({"params": weights()}, *given, method="advance")
+    advance = jax.jit(functools.partial(gen.apply, method="advance"))
+    last, states = advance({"params": weights()}, *given)
     sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
     for t in range(5):
         a = noise[:, t] @ params["seen"]["kernel"] + params["seen"]["bias"]
@@ -159,9 +160,14 @@ def test_the_losses_are_the_published_ones():
 
     real = batch["video"][::2].astype(np.float32) / 127.5 - 1
     on_real, kind_real = logits(state.dis, real, own(clips, "real v"))
-    noise = gan.draw(keys.named(key, "clips"), clips, gen=gen, frames=FRAMES)
     kind = jax.vmap(lambda k: jax.random.randint(k, (), 0, CLASSES))(own(clips, "category"))
-    fake, _ = gen.apply({"params": state.gen}, *noise, kind, frames=FRAMES, mutable="stats")
+
+    @jax.jit
+    def generate(params):
+        noise = gan.draw(keys.named(key, "clips"), clips, gen=gen, frames=FRAMES)
+        return gen.apply({"params": params}, *noise, kind, frames=FRAMES, mutable="stats")
+
+    fake, _ = generate(state.gen)
     on_fake, _ = logits(state.dis, fake, own(clips, "fake v"))
     np.testing.assert_allclose(
         metrics["dis/video_loss"], entropy(on_real, True) + entropy(on_fake, False), rtol=1e-4

@@ -26,6 +26,7 @@ def get_config():
             "expand": 2,
             "time_layers": 1,
             "window": 3,
+            "layout_layers": 1,
             "space_layers": 2,
             "unfold": 1,
             "head": 32,
@@ -42,7 +43,7 @@ def get_config():
             "kind": "transformer",
             "patch": 4,
             "front": 24,
-            "fold": 2,
+            "fold": 4,
             "width": 64,
             "heads": 2,
             "expand": 2,
@@ -50,8 +51,8 @@ def get_config():
             "features": 256,
         }
     )
-    config.objective.r1 = cosine(5.0, 0.7)
-    config.objective.r2 = cosine(5.0, 0.7)
+    config.objective.r1 = cosine(20.0, 2.0)
+    config.objective.r2 = cosine(20.0, 2.0)
     config.objective.mismatch = cosine(0.6, 0.2)
     config.optimizer.learning_rate = cosine(1e-3, 0.0)
     config.training.update(

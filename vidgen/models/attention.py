@@ -44,8 +44,11 @@ class Attention(nn.Module):
         With a window to `[B, N, S - window + 1, C]`: the last steps.
         """
         b, n, s, c = x.shape
-        heads = layers.dense(3 * c, self.dtype, "heads", gain=1.0)(_normed(x, style, self.dtype))
+        y = x if style is None else layers.Film(self.dtype, name="style")(x, style)
+        heads = layers.dense(3 * c, self.dtype, "heads", gain=1.0)(y)
         query, key, value = jnp.split(heads.reshape(b * n, s, 3 * self.heads, -1), 3, 2)
+        query = nn.RMSNorm(dtype=self.dtype, name="query")(query)
+        key = nn.RMSNorm(dtype=self.dtype, name="key")(key)
         bias = None
         if self.window:
             # Noise, so that heads begin by looking at different steps.
@@ -73,8 +76,9 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, style: jax.Array | None = None) -> jax.Array:
         """Maps tokens `[B, N, S, C]` and styles `[B, E]` to the same shape."""
-        y = _normed(x, style, self.dtype)
-        y = layers.dense(self.expand * x.shape[-1], self.dtype, "wide")(y)
+        y = layers.dense(self.expand * x.shape[-1], self.dtype, "wide")(layers.leaky_relu(x))
+        if style is not None:
+            y = layers.Film(self.dtype, name="style")(y, style)
         return x + _closed(x.shape[-1], self.dtype)(layers.leaky_relu(y))
 
 

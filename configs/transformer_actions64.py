@@ -3,9 +3,10 @@
     vidgen train --config=configs/transformer_actions64.py --config.data.path=FOLDER \\
         --workdir=runs/transformer-actions64
 
-Clips, losses and schedules are those of configs/actions64.py. Generator and discriminator attend
-among the patches of a frame and among frames, where those have convolutions. There are no cycles:
-what repeats must come from motion noise.
+Clips, losses and schedules are those of configs/actions64.py, but penalties start 4 times as heavy
+(configs/transformer_toy.py says why). Generator and discriminator attend among the patches of a
+frame and among frames, where those have convolutions. There are no cycles: what repeats must come
+from motion noise.
 """
 
 from ml_collections import ConfigDict
@@ -53,8 +54,8 @@ def get_config():
             "features": 256,
         }
     )
-    config.objective.r1 = cosine(20.0, 2.0)
-    config.objective.r2 = cosine(20.0, 2.0)
+    config.objective.r1 = cosine(80.0, 2.0)
+    config.objective.r2 = cosine(80.0, 2.0)
     config.objective.mismatch = cosine(0.5, 0.0)
     config.objective.augmentations = ("shift", "brightness")
     config.objective.augment_p = constant(0.3)

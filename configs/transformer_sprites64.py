@@ -3,9 +3,10 @@
     vidgen train --config=configs/transformer_sprites64.py --config.data.path=FOLDER \\
         --workdir=runs/transformer-sprites64
 
-Clips, losses and schedules are those of configs/sprites64.py. Generator and discriminator attend
-among the patches of a frame and among frames, where those have convolutions. There are no cycles:
-what repeats must come from motion noise.
+Clips, losses and schedules are those of configs/sprites64.py, but penalties start 4 times as heavy
+(configs/transformer_toy.py says why). Generator and discriminator attend among the patches of a
+frame and among frames, where those have convolutions. There are no cycles: what repeats must come
+from motion noise.
 """
 
 from ml_collections import ConfigDict
@@ -53,8 +54,8 @@ def get_config():
             "features": 256,
         }
     )
-    config.objective.r1 = cosine(30.0, 2.0)
-    config.objective.r2 = cosine(30.0, 2.0)
+    config.objective.r1 = cosine(120.0, 2.0)
+    config.objective.r2 = cosine(120.0, 2.0)
     config.objective.mismatch = cosine(0.3, 0.0)
     config.optimizer.learning_rate = cosine(8e-4, 0.0)
     config.training.update(

@@ -27,7 +27,7 @@ def get_config():
             "time_layers": 1,
             "window": 3,
             "layout_layers": 1,
-            "space_layers": 2,
+            "space_layers": 1,
             "unfold": 1,
             "head": 32,
             "head_layers": 1,
@@ -51,17 +51,17 @@ def get_config():
             "features": 256,
         }
     )
-    config.objective.r1 = cosine(20.0, 2.0)
-    config.objective.r2 = cosine(20.0, 2.0)
+    config.objective.r1 = cosine(20.0, 0.7)
+    config.objective.r2 = cosine(20.0, 0.7)
     config.objective.mismatch = cosine(0.6, 0.2)
     config.optimizer.learning_rate = cosine(1e-3, 0.0)
     config.training.update(
-        kclips=10.5,
+        kclips=6.0,
         batch_size=8,
         ema_kclips=0.3,
         log_kclips=0.08,
-        sample_kclips=4.0,
-        save_kclips=4.0,
+        sample_kclips=2.0,
+        save_kclips=2.0,
     )
     config.sampling.update(frames=32, clips=16)
     return config

@@ -216,6 +216,19 @@ def test_remat_changes_nothing_but_memory():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), plain, again)
 
 
+def test_a_linear_output_is_what_tanh_bounds():
+    arguments = {**TINY_TRANSFORMER_GENERATOR, "palette": 0}
+    bounded, linear = (
+        models.build(models.GENERATORS, "transformer", **arguments, output=output, size=16)
+        for output in ("tanh", "linear")
+    )
+    params = noisy(sampling.abstract_params(bounded))
+    given = (*noise(bounded, bounded.knots(FRAMES)), np.zeros((CLIPS, 0)), np.zeros(CLIPS, int))
+    made, free = (gen.apply({"params": params}, *given, frames=FRAMES) for gen in (bounded, linear))
+    assert np.abs(free).max() > 1
+    np.testing.assert_allclose(made, np.tanh(free), atol=1e-6)
+
+
 def test_magnitude_is_kept_through_every_layer_but_queries_and_keys():
     """Without biases twice the tokens make twice the tokens: no norm is in their way."""
     x = np.random.default_rng(0).normal(size=(B, N, S, C)).astype(np.float32)

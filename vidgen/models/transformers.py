@@ -204,12 +204,16 @@ class TransformerGenerator(nn.Module):
 class TransformerDiscriminator(nn.Module):
     """Judges a window of video by attention among the patches of a frame, and among frames.
 
-    A narrow convolution sees the pixels of each frame finely, across the borders of patches; then a
-    patch of `fold` frames becomes a token. Tokens know their place by learnt vectors, and their
-    time by waves of the frames' distances from the first. In each block they attend to the tokens
-    of their frames, then to those of their place at all times. The last layer sees all places side
-    by side (a mean over them does not tell where things are), and its mean over time makes the
-    logit; the class enters by projection.
+    A stem of convolutions sees the pixels of each frame finely, across the borders of patches, and
+    halves frames (twice the channels each time) down to one token for each patch; those of `fold`
+    frames become one. Tokens know their place by learnt vectors, and their time by waves of the
+    frames' distances from the first. In each block they attend to the tokens of their frames, then
+    to those of their place at all times. The last layer sees all places side by side (a mean over
+    them does not tell where things are), and its mean over time makes the logit; the class enters
+    by projection.
+
+    It tells clips apart after fewer of them than `ResidualDiscriminator`, so penalties must be
+    heavier (configs/transformer_toy.py).
 
     Reference: Bertasius et al., "Is space-time attention all you need for video understanding?"
       (TimeSformer), 2021; Arnab et al., "ViViT", 2021, for tokens of several frames; Xiao et al.,
@@ -220,8 +224,9 @@ class TransformerDiscriminator(nn.Module):
     Attributes:
       classes: Number of classes; 0 for none.
       size: Side of the frames in pixels.
-      patch: Side in pixels of a token's patch: even, and divides the size.
-      front: Channels of the convolution over patches of 2x2 pixels; at least 12, their numbers.
+      patch: Side in pixels of a token's patch: a power of two, and divides the size.
+      front: Channels of the stem over patches of 2x2 pixels; at least 12, their numbers. Twice as
+        many over 4x4, and so on.
       fold: Frames of a token.
       width: Channels of the tokens.
       heads: Heads of attention; divides the width.

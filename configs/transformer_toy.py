@@ -26,7 +26,8 @@ def get_config():
             "expand": 2,
             "time_layers": 1,
             "window": 3,
-            "space_layers": 2,
+            "layout_layers": 1,
+            "space_layers": 1,
             "unfold": 1,
             "head": 32,
             "head_layers": 1,
@@ -42,7 +43,7 @@ def get_config():
             "kind": "transformer",
             "patch": 4,
             "front": 24,
-            "fold": 2,
+            "fold": 4,
             "width": 64,
             "heads": 2,
             "expand": 2,
@@ -50,17 +51,17 @@ def get_config():
             "features": 256,
         }
     )
-    config.objective.r1 = cosine(5.0, 0.7)
-    config.objective.r2 = cosine(5.0, 0.7)
+    config.objective.r1 = cosine(20.0, 0.7)
+    config.objective.r2 = cosine(20.0, 0.7)
     config.objective.mismatch = cosine(0.6, 0.2)
     config.optimizer.learning_rate = cosine(1e-3, 0.0)
     config.training.update(
-        kclips=10.5,
+        kclips=6.0,
         batch_size=8,
         ema_kclips=0.3,
         log_kclips=0.08,
-        sample_kclips=4.0,
-        save_kclips=4.0,
+        sample_kclips=2.0,
+        save_kclips=2.0,
     )
     config.sampling.update(frames=32, clips=16)
     return config

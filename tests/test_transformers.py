@@ -34,30 +34,39 @@ def affine(x, params):
     return x @ np.float64(params["kernel"]) + np.float64(params["bias"])
 
 
-def normed(x, style, params):
-    """What the norm and the modulation make of one clip's token `[C]`."""
-    x = x / np.sqrt(np.mean(x**2) + 1e-6) * np.float64(params["norm"]["scale"])
+def leaky(x):
+    return np.where(x > 0, x, 0.2 * x)
+
+
+def modulated(x, style, params):
+    """What a style makes of features `[C]`."""
     if style is None:
         return x
     scale, shift = np.split(affine(np.float64(style), params["style"]["film"]), 2)
     return x * (1 + scale) + shift
 
 
+def normed(x, params):
+    """What the norm of queries or keys makes of those of one token, `[HEADS, C / HEADS]`."""
+    return x / np.sqrt(np.mean(x**2, -1, keepdims=True) + 1e-6) * np.float64(params["scale"])
+
+
 def attend(x, style, params, window):
     """Attention for one sequence of one clip, `[S, C]`, a token and a head at a time, float64."""
-    tokens = [normed(token, style, params) for token in np.float64(x)]
+    tokens = [modulated(token, style, params) for token in np.float64(x)]
     heads = [affine(t, params["heads"]).reshape(3, HEADS, C // HEADS) for t in tokens]
+    heads = [(normed(q, params["query"]), normed(k, params["key"]), v) for q, k, v in heads]
     out = []
     for at in range(window - 1 if window else 0, len(x)):
         seen = range(at - window + 1, at + 1) if window else range(len(x))
         mixed = []
         for head in range(HEADS):
-            query = heads[at][0, head]
-            scores = [query @ heads[i][1, head] / np.sqrt(C // HEADS) for i in seen]
+            query = heads[at][0][head]
+            scores = [query @ heads[i][1][head] / np.sqrt(C // HEADS) for i in seen]
             if window:
                 scores = [s + float(b) for s, b in zip(scores, params["bias"][head], strict=True)]
             weights = np.exp(scores) / np.sum(np.exp(scores))
-            mixed += [sum(w * heads[i][2, head] for w, i in zip(weights, seen, strict=True))]
+            mixed += [sum(w * heads[i][2][head] for w, i in zip(weights, seen, strict=True))]
         out.append(x[at] + affine(np.concatenate(mixed), params["out"]))
     return np.stack(out)
 
@@ -75,11 +84,10 @@ def test_attention_is_that_of_the_papers(window, styled):
 def test_a_feed_forward_layer_is_two_products_and_a_leaky_relu(styled):
     params, x, style, found = made(FeedForward(3), styled)
     for b, n, s in itertools.product(range(B), range(N), range(S)):
-        wide = affine(
-            normed(np.float64(x[b, n, s]), style[b] if styled else None, params), params["wide"]
-        )
+        wide = affine(leaky(np.float64(x[b, n, s])), params["wide"])
         assert wide.shape == (3 * C,)
-        expected = x[b, n, s] + affine(np.where(wide > 0, wide, 0.2 * wide), params["out"])
+        wide = modulated(wide, style[b] if styled else None, params)
+        expected = x[b, n, s] + affine(leaky(wide), params["out"])
         np.testing.assert_allclose(found[b, n, s], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -206,6 +214,30 @@ def test_remat_changes_nothing_but_memory():
     plain, again = slopes(False), slopes(True)
     assert all(np.any(x) for x in jax.tree.leaves(plain))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), plain, again)
+
+
+def test_a_linear_output_is_what_tanh_bounds():
+    arguments = {**TINY_TRANSFORMER_GENERATOR, "palette": 0}
+    bounded, linear = (
+        models.build(models.GENERATORS, "transformer", **arguments, output=output, size=16)
+        for output in ("tanh", "linear")
+    )
+    params = noisy(sampling.abstract_params(bounded))
+    given = (*noise(bounded, bounded.knots(FRAMES)), np.zeros((CLIPS, 0)), np.zeros(CLIPS, int))
+    made, free = (gen.apply({"params": params}, *given, frames=FRAMES) for gen in (bounded, linear))
+    assert np.abs(free).max() > 1
+    np.testing.assert_allclose(made, np.tanh(free), atol=1e-6)
+
+
+def test_magnitude_is_kept_through_every_layer_but_queries_and_keys():
+    """Without biases twice the tokens make twice the tokens: no norm is in their way."""
+    x = np.random.default_rng(0).normal(size=(B, N, S, C)).astype(np.float32)
+    for layer in (Attention(HEADS), Attention(HEADS, WINDOW), FeedForward()):
+        params = noisy(jax.eval_shape(layer.init, jax.random.key(0), x)["params"])
+        params = {n: {k: np.zeros_like(v) if k == "bias" else v for k, v in p.items()}
+                  if isinstance(p, dict) else p for n, p in params.items()}  # fmt: skip
+        one, two = (layer.apply({"params": params}, by * x) for by in (1.0, 2.0))
+        np.testing.assert_allclose(two, 2 * one, rtol=1e-3, atol=1e-4)
 
 
 def test_tokens_of_several_frames_tell_their_order():

@@ -1,8 +1,11 @@
 """Building blocks of transformers: self-attention and feed-forward layers, on one axis of tokens.
 
 Tokens are `[B, N, S, C]`: B clips, and in each of them N sequences of S tokens. Along S they attend
-to each other, along N they are apart; exchanging the axes exchanges space and time. Norms are of
-each token by itself, so no token learns of another by them.
+to each other, along N they are apart; exchanging the axes exchanges space and time.
+
+Tokens are not normalised. Two networks that play against each other must see how strong a feature
+is: where each token has the same magnitude, an empty patch is as loud as an object. Queries and
+keys alone are, so that products of features do not decide how sharply heads look.
 """
 
 import flax.linen as nn
@@ -23,9 +26,9 @@ class Attention(nn.Module):
 
     Reference: Vaswani et al., "Attention is all you need", 2017; Shaw et al., "Self-attention with
       relative position representations", 2018, and Raffel et al., "Exploring the limits of transfer
-      learning" (T5), 2020, for a learnt number for each distance and head; Xiong et al., "On layer
-      normalization in the transformer architecture", 2020, for norms before the branches; Zhang and
-      Sennrich, "Root mean square layer normalization", 2019; Perez et al., "FiLM", 2018.
+      learning" (T5), 2020, for a learnt number for each distance and head; Henry et al.,
+      "Query-key normalization for transformers", 2020, here by Zhang and Sennrich, "Root mean
+      square layer normalization", 2019; Perez et al., "FiLM", 2018.
 
     Attributes:
       heads: Number of heads; divides the channels.
@@ -44,8 +47,11 @@ class Attention(nn.Module):
         With a window to `[B, N, S - window + 1, C]`: the last steps.
         """
         b, n, s, c = x.shape
-        heads = layers.dense(3 * c, self.dtype, "heads", gain=1.0)(_normed(x, style, self.dtype))
+        y = x if style is None else layers.Film(self.dtype, name="style")(x, style)
+        heads = layers.dense(3 * c, self.dtype, "heads", gain=1.0)(y)
         query, key, value = jnp.split(heads.reshape(b * n, s, 3 * self.heads, -1), 3, 2)
+        query = nn.RMSNorm(dtype=self.dtype, name="query")(query)
+        key = nn.RMSNorm(dtype=self.dtype, name="key")(key)
         bias = None
         if self.window:
             # Noise, so that heads begin by looking at different steps.
@@ -60,7 +66,9 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Adds to each token a network of two layers of it, starting at zero.
+    """Adds to each token a network of two layers of it, starting at zero; no normalisation.
+
+    With a style, the features between the layers are modulated by it.
 
     Attributes:
       expand: Channels between the layers over those of the tokens.
@@ -73,15 +81,10 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, style: jax.Array | None = None) -> jax.Array:
         """Maps tokens `[B, N, S, C]` and styles `[B, E]` to the same shape."""
-        y = _normed(x, style, self.dtype)
-        y = layers.dense(self.expand * x.shape[-1], self.dtype, "wide")(y)
+        y = layers.dense(self.expand * x.shape[-1], self.dtype, "wide")(layers.leaky_relu(x))
+        if style is not None:
+            y = layers.Film(self.dtype, name="style")(y, style)
         return x + _closed(x.shape[-1], self.dtype)(layers.leaky_relu(y))
-
-
-def _normed(x: jax.Array, style: jax.Array | None, dtype: str) -> jax.Array:
-    """Normalises each token; with a style, scales and shifts its channels by it."""
-    x = nn.RMSNorm(dtype=dtype, name="norm")(x)
-    return x if style is None else layers.Film(dtype, name="style")(x, style)
 
 
 def _closed(features: int, dtype: str) -> nn.Dense:

@@ -41,11 +41,15 @@ class TransformerGenerator(nn.Module):
       expand: Channels inside feed-forward layers over the width.
       time_layers: Blocks of attention over the knots, each with a feed-forward layer.
       window: Knots that one of them sees, the last among them.
+      layout_layers: Blocks of attention within the small map of a frame, each with a feed-forward
+        layer: what was interpolated becomes a layout there.
       space_layers: Blocks of attention within a frame, each with a feed-forward layer.
       unfold: Side of the map of features that a token becomes before interpolation; divides patch.
       head: Channels of the pointwise layers at full resolution.
       head_layers: How many, before the colours.
       palette: Colours that a clip mixes its pixels from; 0 for colours straight from the features.
+      output: Without a palette: "tanh" bounds the colours, "linear" leaves that to the
+        discriminator; as of `ResidualGenerator`.
       content: Channels of the content noise.
       motion: Channels of the motion noise.
       style: Channels of the content and motion features.
@@ -64,11 +68,13 @@ class TransformerGenerator(nn.Module):
     expand: int = 2
     time_layers: int = 1
     window: int = 3
+    layout_layers: int = 1
     space_layers: int = 2
     unfold: int = 1
     head: int = 32
     head_layers: int = 1
     palette: int = 16
+    output: str = "tanh"
     content: int = 64
     motion: int = 32
     style: int = 128
@@ -93,6 +99,8 @@ class TransformerGenerator(nn.Module):
                 f"config.generator.unfold is {self.unfold}",
                 f"it must divide config.generator.patch={self.patch}",
             )
+        if self.output not in ("tanh", "linear"):
+            raise ConfigError(f"config.generator.output is {self.output!r}", "one of tanh, linear")
 
     def knots(self, frames: int) -> int:
         """Returns how many steps of motion noise a window of `frames` needs, at any phase."""
@@ -128,7 +136,7 @@ class TransformerGenerator(nn.Module):
           frames: Length of the window, T.
 
         Returns:
-          Video float32 `[B, T or P, size, size, 3]` in [-1, 1].
+          Video float32 `[B, T or P, size, size, 3]`; in [-1, 1], or about there if "linear".
         """
         del cycle
         act = layers.leaky_relu
@@ -158,14 +166,17 @@ class TransformerGenerator(nn.Module):
         x = layers.between_knots(x, start, within, self.stride)
 
         side = self.size // self.patch
+        x = x.reshape(b, frames, self.grid**2, self.width)
+        for layer in range(self.layout_layers):
+            x = attention(self.heads, 0, self.dtype, name=f"layout{layer}")(x, content)
+            x = forward(self.expand, self.dtype, name=f"layout_forward{layer}")(x, content)
         x = x.reshape(b * frames, self.grid, self.grid, self.width)
         x = layers.resize(x, side).reshape(b, frames, side**2, self.width)
         x = x + _places(self, side**2)
         for layer in range(self.space_layers):
             x = attention(self.heads, 0, self.dtype, name=f"space{layer}")(x, content)
             x = forward(self.expand, self.dtype, name=f"space_forward{layer}")(x, content)
-        x = nn.RMSNorm(dtype=self.dtype, name="last")(x)
-        x = layers.dense(self.head * self.unfold**2, self.dtype, "head", gain=1.0)(x)
+        x = layers.dense(self.head * self.unfold**2, self.dtype, "head", gain=1.0)(act(x))
         x = x.reshape(b * frames, side, side, -1)
         make = TransformerGenerator._pixels
         pixels = (nn.remat(make) if self.remat else make)(self, x, content)
@@ -185,20 +196,24 @@ class TransformerGenerator(nn.Module):
             x = act(layers.Film(self.dtype, name=f"head_film{layer}")(x, content))
             x = layers.dense(self.head, self.dtype, f"head{layer}")(x)
         if not self.palette:
-            x = layers.dense(3, self.dtype, "colours", gain=0.1)(act(x))
-            return jnp.tanh(x.astype(jnp.float32))
+            x = layers.dense(3, self.dtype, "colours", gain=0.1)(act(x)).astype(jnp.float32)
+            return jnp.tanh(x) if self.output == "tanh" else x
         return layers.painted(act(x), content, self.palette, self.dtype)
 
 
 class TransformerDiscriminator(nn.Module):
     """Judges a window of video by attention among the patches of a frame, and among frames.
 
-    A narrow convolution sees the pixels of each frame finely, across the borders of patches; then a
-    patch of `fold` frames becomes a token. Tokens know their place by learnt vectors, and their
-    time by waves of the frames' distances from the first. In each block they attend to the tokens
-    of their frames, then to those of their place at all times. The last layer sees all places side
-    by side (a mean over them does not tell where things are), and its mean over time makes the
-    logit; the class enters by projection.
+    A stem of convolutions sees the pixels of each frame finely, across the borders of patches, and
+    halves frames (twice the channels each time) down to one token for each patch; those of `fold`
+    frames become one. Tokens know their place by learnt vectors, and their time by waves of the
+    frames' distances from the first. In each block they attend to the tokens of their frames, then
+    to those of their place at all times. The last layer sees all places side by side (a mean over
+    them does not tell where things are), and its mean over time makes the logit; the class enters
+    by projection.
+
+    It tells clips apart after fewer of them than `ResidualDiscriminator`, so penalties must be
+    heavier (configs/transformer_toy.py).
 
     Reference: Bertasius et al., "Is space-time attention all you need for video understanding?"
       (TimeSformer), 2021; Arnab et al., "ViViT", 2021, for tokens of several frames; Xiao et al.,
@@ -209,8 +224,9 @@ class TransformerDiscriminator(nn.Module):
     Attributes:
       classes: Number of classes; 0 for none.
       size: Side of the frames in pixels.
-      patch: Side in pixels of a token's patch: even, and divides the size.
-      front: Channels of the convolution over patches of 2x2 pixels; at least 12, their numbers.
+      patch: Side in pixels of a token's patch: a power of two, and divides the size.
+      front: Channels of the stem over patches of 2x2 pixels; at least 12, their numbers. Twice as
+        many over 4x4, and so on.
       fold: Frames of a token.
       width: Channels of the tokens.
       heads: Heads of attention; divides the width.
@@ -238,9 +254,10 @@ class TransformerDiscriminator(nn.Module):
         """Raises ConfigError if the attributes do not fit each other."""
         _at_least_one(self, "discriminator", "fold", "expand", "features")
         _check_tokens(self, "discriminator")
-        if self.patch % 2:
+        if self.patch < 2 or self.patch & (self.patch - 1):
             raise ConfigError(
-                f"config.discriminator.patch is {self.patch}", "an even number: the front halves it"
+                f"config.discriminator.patch is {self.patch}",
+                "2, 4, 8, ...: the stem halves frames down to one token a patch",
             )
         if self.front < 12:
             raise ConfigError(
@@ -269,11 +286,15 @@ class TransformerDiscriminator(nn.Module):
         act = layers.leaky_relu
         attention = nn.remat(Attention) if self.remat else Attention
         forward = nn.remat(FeedForward) if self.remat else FeedForward
+        residual = nn.remat(layers.Residual) if self.remat else layers.Residual
         b, t, h, w, c = video.shape
         x = layers.space_to_depth(video.astype(self.dtype).reshape(b * t, h, w, c), 2)
         x = layers.dense(self.front, self.dtype, "embed", gain=1.0)(x)
         x = act(x + layers.Conv3x3(self.front, self.dtype, name="front")(act(x)))
-        x = layers.space_to_depth(x, self.patch // 2)
+        for level in range(1, (self.patch // 2).bit_length()):
+            x = layers.space_to_depth(x, 2)
+            x = layers.dense(self.front * 2**level, self.dtype, f"halve{level}")(x)
+            x = act(residual(self.front * 2**level, self.dtype, name=f"stem{level}")(x))
         groups, places = t // self.fold, (self.size // self.patch) ** 2
         x = x.reshape(b, groups, self.fold, places, -1).swapaxes(2, 3)
         x = layers.dense(self.width, self.dtype, "tokens")(x.reshape(b, groups, places, -1))
@@ -285,8 +306,7 @@ class TransformerDiscriminator(nn.Module):
             x = attention(self.heads, 0, self.dtype, name=f"space{layer}")(x)
             x = attention(self.heads, 0, self.dtype, name=f"time{layer}")(x.swapaxes(1, 2))
             x = forward(self.expand, self.dtype, name=f"forward{layer}")(x.swapaxes(1, 2))
-        x = nn.RMSNorm(dtype=self.dtype, name="norm")(x)
-        x = act(layers.dense(self.features, self.dtype, "last")(x.reshape(b, groups, -1)))
+        x = act(layers.dense(self.features, self.dtype, "last")(act(x).reshape(b, groups, -1)))
         x = x.astype(jnp.float32).mean(1)
         return layers.judged(x, label, self.classes)
 

@@ -183,9 +183,7 @@ def _of_inputs(x: jax.Array, steps: int) -> list[jax.Array]:
 
 
 def _three(x: jax.Array, axis: int) -> tuple[jax.Array, ...]:
-    one, two, three = (
-        jax.lax.slice_in_dim(x, n, x.shape[axis] - 2 + n, 2, axis) for n in range(3)
-    )
+    one, two, three = (jax.lax.slice_in_dim(x, n, x.shape[axis] - 2 + n, 2, axis) for n in range(3))
     return one - two, two, three - two
 
 
@@ -193,7 +191,9 @@ def _of_kernel(kernel: jax.Array) -> list[jax.Array]:
     """Returns the nine combinations of `[S, 4, 4, C, F]`, each `[P, 4 C, F]`."""
     steps, _, _, c, f = kernel.shape
     taps = kernel.reshape(steps, 2, 2, 2, 2, c, f)
-    parts = [part.reshape(steps, 4 * c, f) for rows in _sums_of(taps, 1) for part in _sums_of(rows, 2)]
+    parts = [
+        part.reshape(steps, 4 * c, f) for rows in _sums_of(taps, 1) for part in _sums_of(rows, 2)
+    ]
     return [_along(_KERNEL, part) for part in parts] if steps == _TAPS else parts
 
 

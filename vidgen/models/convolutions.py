@@ -56,9 +56,13 @@ class Convolution(nn.Module):
             taps = [x[:, i : i + t - 1 : 2] for i in range(self.steps)]
             images, kernel = jnp.concatenate(taps, -1), kernel.transpose(1, 2, 0, 3, 4)
             return _halved(images, kernel.reshape(4, 4, -1, self.features))
-        if c < 8:  # too few channels to be fast: the taps in time go side by side into them
+        if c < 8 and self.steps > 1:
+            # Too few channels to be fast: the taps in time go side by side into them. As a product,
+            # since XLA would otherwise make what comes before, such as noise, once for each tap.
             out = t - self.steps + 1
-            x = jnp.concatenate([x[:, i : i + out] for i in range(self.steps)], -1)
+            taps = np.stack([np.eye(out, t, n) for n in range(self.steps)]).reshape(-1, t)
+            x = _along(taps, x.swapaxes(0, 1)).reshape(self.steps, out, *x.shape[:1], *x.shape[2:])
+            x = x.transpose(2, 1, 3, 4, 0, 5).reshape(*(x.shape[n] for n in (2, 1, 3, 4)), -1)
             kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(1, 4, 4, -1, self.features)
         if len(kernel) in (1, _TAPS) and _filters(x):
             return jax.lax.platform_dependent(x, kernel, cpu=_halve, default=_by_taps)
@@ -82,21 +86,20 @@ def _by_taps(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return sum(parts, jnp.zeros((), x.dtype))
 
 
-# Fewer products, for float32 on a CPU. Seen as 2x2 blocks of pixels, a 4x4 convolution of stride 2 is
-# one of 2x2 taps and stride 1. Two neighbouring outputs of 2 taps, a and b, from the blocks x, y, z
-# take three products instead of four, (x - y) a, y (a + b) and (z - y) b: in both directions of a
+# Fewer products, for float32 on a CPU. Seen as 2x2 blocks of pixels, a 4x4 convolution of stride 2
+# is one of 2x2 taps and stride 1. Two neighbouring outputs of 2 taps, a and b, from the blocks x, y,
+# z take three products instead of four, (x - y) a, y (a + b) and (z - y) b: in both directions of a
 # tile of 2x2 outputs nine instead of 16. Two outputs of 4 taps in time take five instead of eight.
 # In between are matrix products alone, and sums of few arrays. The transposed convolution and the
-# gradients have the same three factors, so they are as cheap: each factor is the sum over the nine
-# of what the two others make.
+# gradients pair the same three factors otherwise, so they take as few products.
 
 
-def _filters(x: jax.Array) -> bool:
-    """Says whether tiles of four pixels cover the images `[B, T, H, W, C]`, in float32.
+def _filters(x: jax.Array, side: int = 4) -> bool:
+    """Says whether tiles of `side` cover images `[..., H, W, C]`, in float32.
 
     Differences of inputs would cost bfloat16 digits.
     """
-    return x.dtype == jnp.float32 and not (x.shape[2] % 4 or x.shape[3] % 4)
+    return x.dtype == jnp.float32 and not any(n % side for n in x.shape[-3:-1])
 
 
 @jax.custom_vjp
@@ -111,7 +114,7 @@ def _halve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def _double(y: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Is the transpose of `_halve`: `[B, T, h, w, F]` and `[S, 4, 4, C, F]` to `[B, ., H, W, C]`."""
+    """Transposes `_halve`: `[B, T, h, w, F]` and `[S, 4, 4, C, F]` to `[B, T + S - 1, H, W, C]`."""
     return _to_inputs(y, kernel)
 
 
@@ -141,6 +144,9 @@ def _to_outputs(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def _to_inputs(y: jax.Array, kernel: jax.Array) -> jax.Array:
     b, t, h, w, _ = y.shape
     steps, _, _, c, _ = kernel.shape
+    if c < 8 and steps == 1:
+        x = _by_phases(y.reshape(-1, *y.shape[2:]), kernel[0].swapaxes(-1, -2))
+        return x.reshape(b, t, *x.shape[1:])
     to_points, _ = _in_time(t + steps - 1, steps)
     parts = []
     for of_y, of_kernel in zip(_of_outputs(y, steps), _of_kernel(kernel), strict=True):
@@ -215,7 +221,10 @@ def _along(matrix: np.ndarray, x: jax.Array) -> jax.Array:
     """Multiplies the first axis by a matrix."""
     if np.array_equal(matrix, np.eye(len(matrix))):
         return x
-    return (jnp.asarray(matrix, x.dtype) @ x.reshape(len(x), -1)).reshape(-1, *x.shape[1:])
+    made = jnp.matmul(
+        jnp.asarray(matrix, x.dtype), x.reshape(len(x), -1), precision=jax.lax.Precision.HIGHEST
+    )
+    return made.reshape(-1, *x.shape[1:])
 
 
 _TAPS = 4
@@ -320,7 +329,7 @@ def _doubled_in_time(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def _doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Doubles images `[N, H, W, C]` by `[4, 4, C, F]`."""
-    if kernel.shape[-1] >= 8 and x.dtype == jnp.float32 and not any(n % 2 for n in x.shape[1:3]):
+    if _filters(x, 2):
         return jax.lax.platform_dependent(x, kernel, cpu=_by_tiles, default=_by_phases)
     return _by_phases(x, kernel)
 

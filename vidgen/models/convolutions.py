@@ -87,11 +87,11 @@ def _by_taps(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 # Fewer products, for float32 on a CPU. Seen as 2x2 blocks of pixels, a 4x4 convolution of stride 2
-# is one of 2x2 taps and stride 1. Two neighbouring outputs of 2 taps, a and b, from the blocks x, y,
-# z take three products instead of four, (x - y) a, y (a + b) and (z - y) b: in both directions of a
-# tile of 2x2 outputs nine instead of 16. Two outputs of 4 taps in time take five instead of eight.
-# In between are matrix products alone, and sums of few arrays. The transposed convolution and the
-# gradients pair the same three factors otherwise, so they take as few products.
+# is one of 2x2 taps and stride 1. Two neighbouring outputs of 2 taps, a and b, from the blocks x, y
+# and z take three products instead of four, (x - y) a, y (a + b) and (z - y) b: in both directions
+# of a tile of 2x2 outputs nine instead of 16. Two outputs of 4 taps in time take five instead of
+# eight. In between are matrix products alone, and sums of few arrays. The transposed convolution
+# and the gradients pair the same three factors otherwise, so they take as few products.
 
 
 def _filters(x: jax.Array, side: int = 4) -> bool:
@@ -154,17 +154,18 @@ def _to_inputs(y: jax.Array, kernel: jax.Array) -> jax.Array:
         x = x.reshape(len(to_points), b, h // 2, w // 2, 2, 2 * c)
         parts.append(_along(to_points.T, x))
 
-    def blocks(one, two, three, axis):
+    def blocks(of_three, axis):
         """Transposes `_three`."""
-        around = lambda *ends: [ends if n == axis else (0, 0) for n in range(one.ndim)]  # noqa: E731
-        even = jnp.pad(one, around(0, 1)) + jnp.pad(three, around(1, 0))
-        odd = jnp.pad(two - one - three, around(0, 1))
-        both = jnp.stack([even, odd], axis + 1)
+        one, two, three = of_three
+        around = [[(0, 0)] * one.ndim for _ in range(2)]
+        around[0][axis], around[1][axis] = (0, 1), (1, 0)
+        even = jnp.pad(one, around[0]) + jnp.pad(three, around[1])
+        both = jnp.stack([even, jnp.pad(two - one - three, around[0])], axis + 1)
         both = both.reshape(*one.shape[:axis], -1, *one.shape[axis + 1 :])
         return jax.lax.slice_in_dim(both, 0, -1, axis=axis)
 
-    rows = [blocks(*parts[n : n + 3], 3) for n in (0, 3, 6)]
-    x = blocks(*rows, 2).transpose(1, 0, 2, 4, 3, 5)
+    rows = [blocks(parts[n : n + 3], 3) for n in (0, 3, 6)]
+    x = blocks(rows, 2).transpose(1, 0, 2, 4, 3, 5)
     return x.reshape(b, -1, 2 * h + 2, 2 * w + 2, c)[:, :, 1:-1, 1:-1]
 
 

@@ -31,12 +31,43 @@ def test_convolution_is_the_strided_one(steps, channels, frames, dtype):
     np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=atol)
 
 
-@pytest.mark.parametrize("features", [3, 9])
-def test_transposed_convolution_spreads_each_pixel_by_the_kernel(features):
-    x, kernel = normal(2, 3, 3, 6), normal(4, 4, 6, features)
-    spread = np.zeros((2, 8, 8, features))  # one pixel around, that is cut off
-    for i in range(3):
-        for j in range(3):
+@pytest.mark.parametrize("steps, frames", [(1, 2), (4, 7), (4, 8)])
+def test_fewer_products_have_the_plain_gradients(steps, frames):
+    x, kernel = normal(2, frames, 8, 12, 3), normal(steps, 4, 4, 3, 5)
+    weights = normal(2, frames - steps + 1, 4, 6, 5)
+
+    def plain(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 2, 2), ((0, 0), (1, 1), (1, 1)),
+            dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+        )  # fmt: skip
+
+    def back(function, x, kernel, y):
+        return jax.vjp(function, x, kernel)[1](y)
+
+    def transposed(function):
+        return lambda y, kernel: jax.vjp(lambda x: function(x, kernel), x)[1](y)[0]
+
+    found = back(convolutions._halve, x, kernel, weights)
+    for a, b in zip(found, back(plain, x, kernel, weights), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+    # The transpose, and with it a gradient's gradient, as penalties need it.
+    given = (weights, kernel, x)
+    expected = (transposed(plain)(weights, kernel), *back(transposed(plain), *given))
+    found = (convolutions._double(weights, kernel), *back(convolutions._double, *given))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+    second = lambda f: jax.grad(lambda k: jnp.sum(back(f, x, k, weights)[0] ** 2))  # noqa: E731
+    a, b = second(convolutions._halve)(kernel), second(plain)(kernel)
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("features, side", [(3, 3), (9, 3), (9, 4)])
+def test_transposed_convolution_spreads_each_pixel_by_the_kernel(features, side):
+    x, kernel = normal(2, side, side, 6), normal(4, 4, 6, features)
+    spread = np.zeros((2, 2 * side + 2, 2 * side + 2, features))  # a pixel around is cut off
+    for i in range(side):
+        for j in range(side):
             spread[:, 2 * i : 2 * i + 4, 2 * j : 2 * j + 4] += np.einsum(
                 "nc,pqco->npqo", x[:, i, j], kernel
             )

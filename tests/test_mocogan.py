@@ -239,3 +239,26 @@ def test_each_clip_and_layer_has_its_own_noise():
     params = jax.jit(dis.init)(jax.random.key(0), video, own())
     one, other = (jax.jit(dis.apply)(params, video, own(seed))[0] for seed in (1, 2))
     assert not np.allclose(one, other)
+
+
+def test_cheap_noise_is_white_and_normal():
+    own = keys.per_clip(keys.root(0), np.arange(4))
+    found = np.asarray(keys.white(own, (1 << 17, 2)), np.float64)
+    flat = found.reshape(4, -1)
+    count = flat.shape[1]
+    for one in flat:  # five deviations of each moment of so many
+        assert abs(one.mean()) < 5 * count**-0.5
+        assert abs(one.var() - 1) < 5 * (2 / count) ** 0.5
+        assert abs((one**3).mean()) < 5 * (15 / count) ** 0.5
+        assert abs((one**4).mean() - 3) < 5 * (96 / count) ** 0.5
+        # Kolmogorov and Smirnov's distance from the normal distribution.
+        rank = (np.arange(count) + 0.5) / count
+        expected = 0.5 * (1 + jax.scipy.special.erf(np.sort(one) / 2**0.5))
+        assert np.abs(np.asarray(expected) - rank).max() < 2 * count**-0.5
+        for lag in (1, 2, 3, 64, 4096):  # neighbours in columns, rows, frames; and their sizes
+            for values in (one, np.abs(one) - (2 / np.pi) ** 0.5):
+                assert abs((values[lag:] * values[:-lag]).mean()) < 5 * count**-0.5
+    for a, b in itertools.combinations(flat, 2):
+        assert abs((a * b).mean()) < 5 * count**-0.5
+    # A later part of the same numbers, and a clip alone.
+    np.testing.assert_array_equal(keys.white(own[2:3], (5, 2), 6)[0], found[2, 3:8].astype("f4"))

@@ -4,6 +4,7 @@ A key is folded, never carried: the key of clip 17 at step 300 is the same on ev
 batch and after every restart.
 """
 
+import math
 import zlib
 
 import jax
@@ -38,6 +39,28 @@ def normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 def uniform(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Draws noise uniform in [0, 1) for each key; float32 `[B, *shape]`."""
     return jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32))(keys)
+
+
+def white(keys: jax.Array, shape: tuple[int, ...], first: int = 0) -> jax.Array:
+    """Draws much normal noise for each key, cheaply: numbers `first` to `first + size` of a hash.
+
+    A number is a hash of key and position, so XLA makes it where it is used, in the same loop. A
+    third of the time of `normal`, and compiled at once; no cryptographer's noise, and within 5.4
+    deviations.
+
+    Reference: lowbias32 by Wellons, "Hash function prospector", 2018.
+    """
+    data = jax.random.key_data(keys).reshape(-1, 2, *(1,) * len(shape))
+    at = jnp.arange(first, first + math.prod(shape), dtype=jnp.uint32).reshape(1, *shape)
+
+    def mix(x):
+        for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97)):
+            x = (x ^ (x >> shift)) * jnp.uint32(factor)
+        return x ^ (x >> 15)
+
+    bits = mix(mix(at * jnp.uint32(0x9E3779B9) + data[:, 0]) ^ data[:, 1]).astype(jnp.int32)
+    inside = ((bits >> 8).astype(jnp.float32) + 0.5) * 2.0**-23  # symmetric, in (-1, 1)
+    return 2**0.5 * jax.lax.erf_inv(inside)
 
 
 def over_time(keys: jax.Array, first: jax.Array, steps: int, channels: int) -> jax.Array:

@@ -69,7 +69,7 @@ def test_layers_with_gradients(capsys):
     for t, side, c, features in ((13, 32, 64, 128), (10, 16, 128, 256), (7, 8, 256, 512)):
         x, kernel = normal(8, t, side, side, c), 0.02 * normal(4, 4, 4, c, features)
         rows = [("XLA's 3D convolution", by_convolution)]
-        rows += [("by taps", convolutions._by_taps), ("by points", convolutions._fewer_products)]
+        rows += [("by taps", convolutions._by_taps), ("by tiles and points", convolutions._halve)]
         operations = 6 * 8 * (t - 3) * (side // 2) ** 2 * 64 * c * features
         cases.append((f"clip {t}x{side}x{side}x{c} to {features}", rows, x, kernel, operations))
     for side, c, features in ((4, 512, 256), (8, 256, 128), (16, 128, 64), (32, 64, 3)):

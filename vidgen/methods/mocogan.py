@@ -144,14 +144,19 @@ def step(
 
         return jax.vjp(run, state.gen, has_aux=True)
 
-    def judge(params, seen, batch, who):
-        images, videos = seen
-        parts = groups(len(batch["index"]), dis.norm_clips)
-        clips = whole(batch)
-        on_images = dis.apply({"params": params["image"]}, images, own(batch, f"{who} i"), parts)
-        return on_images, *dis.apply(
-            {"params": params["video"]}, videos, own(clips, f"{who} v"), parts
+    def judge(params, seen, batch, *who):
+        """Judges images and clips of several sources, one after the other, as one batch.
+
+        Each source has its own statistics, and all get one gradient of each kernel.
+        """
+        of_images, of_videos = (
+            jnp.concatenate([own(b, f"{name} {kind}") for name in who])
+            for kind, b in (("i", batch), ("v", whole(batch)))
         )
+        parts = len(who) * groups(len(batch["index"]), dis.norm_clips)
+        logits = dis.apply({"params": params["image"]}, seen[0], of_images, parts)
+        logits = logits, *dis.apply({"params": params["video"]}, seen[1], of_videos, parts)
+        return zip(*(jnp.split(x, len(who)) for x in logits), strict=True)
 
     def told(logits, label):
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, label))
@@ -162,8 +167,9 @@ def step(
         fake, _, stats = kept
 
         def loss(params):
-            of_real, real_video, real_kind = judge(params, real(batch), batch, "real")
-            of_fake, fake_video, _ = judge(params, fake, batch, "fake")
+            seen = jax.tree.map(lambda *x: jnp.concatenate(x), real(batch), fake)
+            on_real, on_fake = judge(params, seen, batch, "real", "fake")
+            (of_real, real_video, real_kind), (of_fake, fake_video, _) = on_real, on_fake
             metrics = {
                 "dis/image_loss": dis_loss(of_real, of_fake),
                 "dis/video_loss": dis_loss(real_video, fake_video),
@@ -189,10 +195,10 @@ def step(
         fake, to_params, _ = kept or generate(batch)
 
         def loss(fake):
-            of_fake, fake_video, fake_kind = judge(new.dis, fake, batch, "gen")
+            ((of_fake, fake_video, fake_kind),) = judge(new.dis, fake, batch, "gen")
             of_real = real_video = jnp.zeros(())
             if needs_real:
-                of_real, real_video, _ = judge(new.dis, real(batch), batch, "gen real")
+                ((of_real, real_video, _),) = judge(new.dis, real(batch), batch, "gen real")
             value = gen_loss(of_real, of_fake) + gen_loss(real_video, fake_video)
             kind = jnp.zeros(())
             if gen.classes:

@@ -56,12 +56,16 @@ class Convolution(nn.Module):
             taps = [x[:, i : i + t - 1 : 2] for i in range(self.steps)]
             images, kernel = jnp.concatenate(taps, -1), kernel.transpose(1, 2, 0, 3, 4)
             return _halved(images, kernel.reshape(4, 4, -1, self.features))
-        if c < 8:  # too few channels to be fast: the taps in time go side by side into them
+        if c < 8 and self.steps > 1:
+            # Too few channels to be fast: the taps in time go side by side into them. As a product,
+            # since XLA would otherwise make what comes before, such as noise, once for each tap.
             out = t - self.steps + 1
-            x = jnp.concatenate([x[:, i : i + out] for i in range(self.steps)], -1)
+            taps = np.stack([np.eye(out, t, n) for n in range(self.steps)]).reshape(-1, t)
+            x = _along(taps, x.swapaxes(0, 1)).reshape(self.steps, out, *x.shape[:1], *x.shape[2:])
+            x = x.transpose(2, 1, 3, 4, 0, 5).reshape(*(x.shape[n] for n in (2, 1, 3, 4)), -1)
             kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(1, 4, 4, -1, self.features)
-        if len(kernel) == _TAPS and self.dtype == "float32":  # it would cost bfloat16 digits
-            return jax.lax.platform_dependent(x, kernel, cpu=_fewer_products, default=_by_taps)
+        if len(kernel) in (1, _TAPS) and _filters(x):
+            return jax.lax.platform_dependent(x, kernel, cpu=_halve, default=_by_taps)
         return _by_taps(x, kernel)
 
 
@@ -82,29 +86,146 @@ def _by_taps(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return sum(parts, jnp.zeros((), x.dtype))
 
 
-def _fewer_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Does the same for 4 taps with 5 convolutions of half of the frames instead of 4 of all.
+# Fewer products, for float32 on a CPU. Seen as 2x2 blocks of pixels, a 4x4 convolution of stride 2
+# is one of 2x2 taps and stride 1. Two neighbouring outputs of 2 taps, a and b, from the blocks x, y
+# and z take three products instead of four, (x - y) a, y (a + b) and (z - y) b: in both directions
+# of a tile of 2x2 outputs nine instead of 16. Two outputs of 4 taps in time take five instead of
+# eight. In between are matrix products alone, and sums of few arrays. The transposed convolution
+# and the gradients pair the same three factors otherwise, so they take as few products.
 
-    Two neighbouring outputs of 4 taps are the coefficients of a product of polynomials, taken at 5
-    points: 0.66 to 0.89 of the time (docs/benchmarks.md), for another digit's rounding.
+
+def _filters(x: jax.Array, side: int = 4) -> bool:
+    """Says whether tiles of `side` cover images `[..., H, W, C]`, in float32.
+
+    Differences of inputs would cost bfloat16 digits.
+    """
+    return x.dtype == jnp.float32 and not any(n % side for n in x.shape[-3:-1])
+
+
+@jax.custom_vjp
+def _halve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Does what `_by_taps` does for 1 or 4 taps in time, with 9 products for 16, or 45 for 128.
 
     Reference: Winograd, "Arithmetic complexity of computations", 1980; Lavin and Gray, "Fast
-      algorithms for convolutional neural networks", 2016, here in time alone.
+      algorithms for convolutional neural networks", 2016.
     """
-    out = x.shape[1] - _TAPS + 1
-    pairs = -(-out // 2)
-    x = jnp.pad(x, ((0, 0), (0, 2 * pairs - out), (0, 0), (0, 0), (0, 0)))
-    frames = [x[:, j : j + 2 * pairs - 1 : 2] for j in range(len(_FRAMES))]
-    products = []
-    for of_frames, of_kernel in zip(_FRAMES, _KERNEL, strict=True):
-        products.append(_halved(_combined(of_frames, frames), _combined(of_kernel, kernel)))
-    both = [_combined(of_products, products) for of_products in _OUTPUTS]
-    both = jnp.stack(both, 2)
-    return both.reshape(len(x), 2 * pairs, *both.shape[3:])[:, :out]
+    return _to_outputs(x, kernel)
 
 
-def _combined(factors: np.ndarray, arrays: Any) -> jax.Array:
-    return sum((float(n) * x for n, x in zip(factors, arrays, strict=True) if n), jnp.zeros(()))
+@jax.custom_vjp
+def _double(y: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Transposes `_halve`: `[B, T, h, w, F]` and `[S, 4, 4, C, F]` to `[B, T + S - 1, H, W, C]`."""
+    return _to_inputs(y, kernel)
+
+
+_halve.defvjp(
+    lambda x, kernel: (_halve(x, kernel), (x, kernel)),
+    lambda kept, dy: (_double(dy, kept[1]), _to_kernel(kept[0], dy, len(kept[1]))),
+)
+_double.defvjp(
+    lambda y, kernel: (_double(y, kernel), (y, kernel)),
+    lambda kept, dx: (_halve(dx, kept[1]), _to_kernel(dx, kept[0], len(kept[1]))),
+)
+
+
+def _to_outputs(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    b, t, h, w, _ = x.shape
+    _, to_outputs = _in_time(t, len(kernel))
+    parts = []
+    for of_x, of_kernel in zip(_of_inputs(x, len(kernel)), _of_kernel(kernel), strict=True):
+        y = jnp.einsum("pnc,pcf->pnf", of_x, of_kernel)
+        parts.append(_along(to_outputs, y.reshape(to_outputs.shape[1], b, h // 4, w // 4, -1)))
+    rows = [[parts[3 * i + j] + parts[3 * i + j + 1] for j in (0, 1)] for i in range(3)]
+    tiles = [jnp.stack([rows[i][j] + rows[i + 1][j] for j in (0, 1)], 4) for i in (0, 1)]
+    tiles = jnp.stack(tiles, 3)  # [T, B, H/4, 2, W/4, 2, F]
+    return tiles.reshape(len(tiles), b, h // 2, w // 2, -1).swapaxes(0, 1)
+
+
+def _to_inputs(y: jax.Array, kernel: jax.Array) -> jax.Array:
+    b, t, h, w, _ = y.shape
+    steps, _, _, c, _ = kernel.shape
+    if c < 8 and steps == 1:
+        x = _by_phases(y.reshape(-1, *y.shape[2:]), kernel[0].swapaxes(-1, -2))
+        return x.reshape(b, t, *x.shape[1:])
+    to_points, _ = _in_time(t + steps - 1, steps)
+    parts = []
+    for of_y, of_kernel in zip(_of_outputs(y, steps), _of_kernel(kernel), strict=True):
+        x = jnp.einsum("pnf,pcf->pnc", of_y, of_kernel)
+        x = x.reshape(len(to_points), b, h // 2, w // 2, 2, 2 * c)
+        parts.append(_along(to_points.T, x))
+
+    def blocks(of_three, axis):
+        """Transposes `_three`."""
+        one, two, three = of_three
+        around = [[(0, 0)] * one.ndim for _ in range(2)]
+        around[0][axis], around[1][axis] = (0, 1), (1, 0)
+        even = jnp.pad(one, around[0]) + jnp.pad(three, around[1])
+        both = jnp.stack([even, jnp.pad(two - one - three, around[0])], axis + 1)
+        both = both.reshape(*one.shape[:axis], -1, *one.shape[axis + 1 :])
+        return jax.lax.slice_in_dim(both, 0, -1, axis=axis)
+
+    rows = [blocks(parts[n : n + 3], 3) for n in (0, 3, 6)]
+    x = blocks(rows, 2).transpose(1, 0, 2, 4, 3, 5)
+    return x.reshape(b, -1, 2 * h + 2, 2 * w + 2, c)[:, :, 1:-1, 1:-1]
+
+
+def _to_kernel(x: jax.Array, y: jax.Array, steps: int) -> jax.Array:
+    shape = (steps, 4, 4, x.shape[-1], y.shape[-1])
+    parts = [
+        jnp.einsum("pnc,pnf->pcf", of_x, of_y)
+        for of_x, of_y in zip(_of_inputs(x, steps), _of_outputs(y, steps), strict=True)
+    ]
+    return jax.linear_transpose(_of_kernel, jax.ShapeDtypeStruct(shape, x.dtype))(parts)[0]
+
+
+def _of_inputs(x: jax.Array, steps: int) -> list[jax.Array]:
+    """Returns the nine combinations of blocks of `[B, T, H, W, C]`, each `[P, pairs * N, 4 C]`."""
+    b, t, h, w, c = x.shape
+    to_points, _ = _in_time(t, steps)
+    x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
+    x = x.reshape(b, t, h // 2 + 1, 2, w // 2 + 1, 2 * c)
+    parts = [part for rows in _three(x, 2) for part in _three(rows, 4)]
+    parts = [part.transpose(1, 0, 2, 4, 3, 5).reshape(t, -1, 4 * c) for part in parts]
+    return [_along(to_points, part).reshape(_points_of(steps), -1, 4 * c) for part in parts]
+
+
+def _three(x: jax.Array, axis: int) -> tuple[jax.Array, ...]:
+    one, two, three = (jax.lax.slice_in_dim(x, n, x.shape[axis] - 2 + n, 2, axis) for n in range(3))
+    return one - two, two, three - two
+
+
+def _of_kernel(kernel: jax.Array) -> list[jax.Array]:
+    """Returns the nine combinations of `[S, 4, 4, C, F]`, each `[P, 4 C, F]`."""
+    steps, _, _, c, f = kernel.shape
+    taps = kernel.reshape(steps, 2, 2, 2, 2, c, f)
+    parts = [
+        part.reshape(steps, 4 * c, f) for rows in _sums_of(taps, 1) for part in _sums_of(rows, 2)
+    ]
+    return [_along(_KERNEL, part) for part in parts] if steps == _TAPS else parts
+
+
+def _of_outputs(y: jax.Array, steps: int) -> list[jax.Array]:
+    """Returns the nine combinations of `[B, T, h, w, F]`, each `[P, pairs * N, F]`."""
+    b, t, h, w, f = y.shape
+    _, to_outputs = _in_time(t + steps - 1, steps)
+    tiles = y.swapaxes(0, 1).reshape(t, b, h // 2, 2, w // 2, 2, f)
+    parts = [part for rows in _sums_of(tiles, 3) for part in _sums_of(rows, 4)]
+    return [_along(to_outputs.T, part).reshape(_points_of(steps), -1, f) for part in parts]
+
+
+def _sums_of(x: jax.Array, axis: int) -> tuple[jax.Array, ...]:
+    one, two = (jax.lax.index_in_dim(x, n, axis, False) for n in (0, 1))
+    return one, one + two, two
+
+
+def _along(matrix: np.ndarray, x: jax.Array) -> jax.Array:
+    """Multiplies the first axis by a matrix."""
+    if np.array_equal(matrix, np.eye(len(matrix))):
+        return x
+    made = jnp.matmul(
+        jnp.asarray(matrix, x.dtype), x.reshape(len(x), -1), precision=jax.lax.Precision.HIGHEST
+    )
+    return made.reshape(-1, *x.shape[1:])
 
 
 _TAPS = 4
@@ -118,6 +239,27 @@ def _points(powers: int) -> np.ndarray:
 
 _OUTPUTS, _KERNEL = _points(2).T, _points(_TAPS)
 _FRAMES = np.round(np.linalg.inv(_points(5)).T * 6) / 6  # sixths; without what rounding left
+
+
+def _points_of(steps: int) -> int:
+    return 5 if steps == _TAPS else 1
+
+
+def _in_time(frames: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the matrices from frames to points of pairs, `[P * pairs, T]`, and on to outputs.
+
+    Two neighbouring outputs of 4 taps are the coefficients of a product of polynomials, taken at 5
+    points. With one tap, both are the identity.
+    """
+    if steps == 1:
+        return np.eye(frames), np.eye(frames)
+    out = frames - _TAPS + 1
+    pairs = -(-out // 2)
+    to_points, to_outputs = np.zeros((5, pairs, frames + 1)), np.zeros((2 * pairs, 5, pairs))
+    for n in range(pairs):
+        to_points[:, n, 2 * n : 2 * n + 5] = _FRAMES
+        to_outputs[2 * n : 2 * n + 2, :, n] = _OUTPUTS
+    return to_points.reshape(-1, frames + 1)[:, :frames], to_outputs.reshape(2 * pairs, -1)[:out]
 
 
 class Whole(nn.Module):
@@ -188,6 +330,16 @@ def _doubled_in_time(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def _doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Doubles images `[N, H, W, C]` by `[4, 4, C, F]`."""
+    if _filters(x, 2):
+        return jax.lax.platform_dependent(x, kernel, cpu=_by_tiles, default=_by_phases)
+    return _by_phases(x, kernel)
+
+
+def _by_tiles(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _double(x[:, None], kernel[None].swapaxes(-1, -2))[:, 0]
+
+
+def _by_phases(x: jax.Array, kernel: jax.Array) -> jax.Array:
     n, h, w, c = x.shape
     features = kernel.shape[-1]
     around = ((0, 0), (1, 1), (1, 1), (0, 0))

@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vidgen import keys
 from vidgen.errors import ConfigError
 from vidgen.models.convolutions import (
     BatchNorm,
@@ -89,17 +90,10 @@ class MocoganGenerator(nn.Module):
     def advance(self, carry, content: jax.Array, motion: jax.Array, label: jax.Array | None):
         """Runs the recurrence over `[B, T, M]`; returns the last state and all, `[B, T, M]`."""
         del content, label
-
-        seen = self.seen(motion)
-        states = []
-        # Not a loop of JAX's: a step keeps the way back from one mapped function to the next, and
-        # a loop's way back does not bear that on a mesh.
-        for t in range(motion.shape[1]):
-            a, b = (jnp.split(x, [2 * self.motion], -1) for x in (seen[:, t], self.kept(carry)))
-            reset, update = jnp.split(nn.sigmoid(a[0] + b[0]), 2, -1)
-            carry = (1 - update) * jnp.tanh(a[1] + reset * b[1]) + update * carry
-            states.append(carry)
-        return carry, jnp.stack(states, 1)
+        if self.is_initializing():
+            self.kept(carry)
+        kept = self.kept.variables["params"]
+        return _recurrence(kept["kernel"], kept["bias"], carry, self.seen(motion))
 
     def render(self, states: jax.Array, content: jax.Array, label: Any, parts: int = 1):
         """Makes frames of states `[B, T, M]`: float32 in [-1, 1], `[B, T, size, size, 3]`.
@@ -131,6 +125,35 @@ class MocoganGenerator(nn.Module):
         if pick is not None:
             states = jnp.take_along_axis(states, pick[:, :, None], 1)
         return self.render(states, content, label, parts)
+
+
+def _run(kernel: jax.Array, bias: jax.Array, carry: jax.Array, seen: jax.Array):
+    def one(carry, seen):
+        (gates, new), (of_gates, of_new) = (
+            jnp.split(x, [2 * carry.shape[-1]], -1) for x in (seen, carry @ kernel + bias[None])
+        )
+        reset, update = jnp.split(nn.sigmoid(gates + of_gates), 2, -1)
+        carry = (1 - update) * jnp.tanh(new + reset * of_new) + update * carry
+        return carry, carry
+
+    carry, states = jax.lax.scan(one, carry, seen.swapaxes(0, 1))
+    return carry, states.swapaxes(0, 1)
+
+
+@jax.custom_vjp
+def _recurrence(kernel: jax.Array, bias: jax.Array, carry: jax.Array, seen: jax.Array):
+    """Runs a GRU over what its inputs give, `[B, T, 3 M]`; the last state and all.
+
+    A loop: laid out, its way back compiles for minutes. The way back runs it again, so that of the
+    loop nothing is kept: a step hands the way back from one mapped function to the next, and a
+    loop's does not bear that on a mesh.
+    """
+    return _run(kernel, bias, carry, seen)
+
+
+_recurrence.defvjp(
+    lambda *given: (_run(*given), given), lambda given, slopes: jax.vjp(_run, *given)[1](slopes)
+)
 
 
 class MocoganDiscriminator(nn.Module):
@@ -191,7 +214,9 @@ class MocoganDiscriminator(nn.Module):
         noise = iter(self._noise(clip_keys, shapes))
         for n, width in enumerate(widths):
             init = _uniform(steps * 16 * x.shape[-1])
-            x = Convolution(width, steps, self.dtype, kernel_init=init)(x + next(noise))
+            # Made once: XLA would make noise and norm again for each use that a convolution has.
+            x = jax.lax.optimization_barrier(x + next(noise))
+            x = Convolution(width, steps, self.dtype, kernel_init=init)(x)
             if n:
                 x = BatchNorm(running=False, dtype=self.dtype)(x, parts)
             x = leaky_relu(x)
@@ -205,21 +230,12 @@ class MocoganDiscriminator(nn.Module):
         return (x[:, 0], x[:, 1:]) if clip else x
 
     def _noise(self, clip_keys: jax.Array, shapes: list[tuple[int, ...]]) -> list[Any]:
-        """Draws the noise of all layers' inputs.
-
-        At once, for each draw is long to compile; and clip by clip in a loop, because XLA would
-        draw it again for each of its uses.
-        """
+        """Draws the noise of all layers' inputs."""
         if not self.noise:
             return [0.0] * len(shapes)
-        ends = list(itertools.accumulate(math.prod(shape) for shape in shapes))
-
-        def one(key):
-            drawn = self.noise * jax.random.normal(key, (ends[-1],), jnp.float32)
-            parts = jnp.split(drawn.astype(self.dtype), ends[:-1])
-            return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
-
-        return jax.lax.map(one, clip_keys)
+        firsts = itertools.accumulate((math.prod(shape) for shape in shapes), initial=0)
+        drawn = [keys.white(clip_keys, *given) for given in zip(shapes, firsts, strict=False)]
+        return [(self.noise * noise).astype(self.dtype) for noise in drawn]
 
 
 def _uniform(fan: int):

@@ -1,0 +1,29 @@
+"""The textbooks' GAN on real clips at 32x32: one line of the table in docs/families.md.
+
+    vidgen train --config=configs/dcgan_clips32.py --config.data.path=FOLDER --workdir=RUN
+
+Every second frame of people: `--config.data.stride=2`.
+
+Not trained to its end yet.
+"""
+
+from vidgen.config import base
+
+
+def get_config():
+    """Returns the config of real clips by the textbooks' GAN."""
+    config = base("dcgan")
+    config.data.update(frames=16, size=32)
+    config.generator.update(features=32)
+    config.discriminator.update(features=32)
+    config.training.update(
+        kclips=5.4,
+        batch_size=16,
+        ema_kclips=0.3,
+        log_kclips=0.16,
+        sample_kclips=0.0,
+        save_kclips=4.0,
+        watch_kclips=4.0,
+    )
+    config.sampling.update(frames=16, clips=16)
+    return config

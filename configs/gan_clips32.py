@@ -1,0 +1,36 @@
+"""The GAN of residual networks on real clips at 32x32: one line of the table in docs/families.md.
+
+    vidgen train --config=configs/gan_clips32.py --config.data.path=FOLDER --workdir=RUN
+
+Every second frame of people: `--config.data.stride=2`; shapes on black: a linear output.
+
+Measured on actions64, six minutes of one CPU core: one upright or bent silhouette for each class,
+which hardly moves; a halo around it. Too short: configs/actions64.py took 38 minutes.
+"""
+
+from vidgen.config import base, cosine
+
+
+def get_config():
+    """Returns the config of real clips by the GAN."""
+    config = base()
+    config.data.update(frames=16, size=32, pick=3)
+    config.generator.update(widths=(128, 96, 48), head=24, palette=0, style=128, stride=4)
+    config.discriminator.update(
+        patch=2, front=24, neck=48, frame_blocks=1, fold=3, widths=(96, 128), frame_features=128
+    )
+    config.objective.r1 = cosine(5.0, 0.5)
+    config.objective.r2 = cosine(5.0, 0.5)
+    config.objective.mismatch = cosine(0.5, 0.0)
+    config.optimizer.learning_rate = cosine(1e-3, 0.0)
+    config.training.update(
+        kclips=9.0,
+        batch_size=8,
+        ema_kclips=0.3,
+        log_kclips=0.16,
+        sample_kclips=0.0,
+        save_kclips=4.0,
+        watch_kclips=4.0,
+    )
+    config.sampling.update(frames=16, clips=16)
+    return config

@@ -2,9 +2,15 @@
 
     vidgen train --config=configs/transformer_toy.py --workdir=runs/transformer-toy
 
-It does not work yet: stopped after 4,600 clips, it had objects of clean edges and many colours, but
-one place and outline for each label, hardly moving, and a discriminator that wins (`dis/loss` of
-0.02).
+Measured: 6,000 clips took 12.9 minutes of processor time (user and system, compiling and samples
+included) on one core that other programs used too. Then 51 % of the clips pass the check of
+`vidgen evaluate RUN --metrics=toy`, in all hues, at all places, moving; nearly all are discs,
+whatever the label. Up to 2,400 clips hardly anything moves; after 4,000, 48 % (of 96) pass.
+
+Penalties start 4 times as heavy as in configs/toy.py. With a weight of 5 the discriminators of
+tokens that were tried had clean objects after 800 clips, at one place and of one outline for each
+label, whichever generator played against them; from 20 on objects spread at once. Against the
+discriminator of configs/toy.py, generators of both kinds do alike for 1,600 clips.
 """
 
 from ml_collections import ConfigDict

@@ -133,7 +133,8 @@ def trained(family, *placement):
     return run(config, 3, *placement)  # the third may be of another phase
 
 
-@pytest.mark.parametrize("mode", ["mesh", "pmap"])
+# pmap is built on the same shard_map as mesh, and each family compiles for half a minute.
+@pytest.mark.parametrize("mode", ["mesh", pytest.param("pmap", marks=pytest.mark.thorough)])
 def test_two_devices_compute_what_one_does(family, mode):
     _, one = trained(family)
     _, two = trained(family, mode, 2)

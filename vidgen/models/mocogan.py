@@ -214,9 +214,7 @@ class MocoganDiscriminator(nn.Module):
         noise = iter(self._noise(clip_keys, shapes))
         for n, width in enumerate(widths):
             init = _uniform(steps * 16 * x.shape[-1])
-            # Made once: XLA would make noise and norm again for each use that a convolution has.
-            x = jax.lax.optimization_barrier(x + next(noise))
-            x = Convolution(width, steps, self.dtype, kernel_init=init)(x)
+            x = Convolution(width, steps, self.dtype, kernel_init=init)(x + next(noise))
             if n:
                 x = BatchNorm(running=False, dtype=self.dtype)(x, parts)
             x = leaky_relu(x)

@@ -252,13 +252,13 @@ class TransformerDiscriminator(nn.Module):
 
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
-        _at_least_one(self, "discriminator", "fold", "expand", "features")
-        _check_tokens(self, "discriminator")
         if self.patch < 2 or self.patch & (self.patch - 1):
             raise ConfigError(
                 f"config.discriminator.patch is {self.patch}",
                 "2, 4, 8, ...: the stem halves frames down to one token a patch",
             )
+        _at_least_one(self, "discriminator", "fold", "expand", "features")
+        _check_tokens(self, "discriminator")
         if self.front < 12:
             raise ConfigError(
                 f"config.discriminator.front is {self.front}",

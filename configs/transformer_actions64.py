@@ -4,9 +4,9 @@
         --workdir=runs/transformer-actions64
 
 Clips, losses and schedules are those of configs/actions64.py, but penalties start 4 times as heavy
-(configs/transformer_toy.py says why). Generator and discriminator attend among the patches of a
-frame and among frames, where those have convolutions. There are no cycles: what repeats must come
-from motion noise.
+(as in configs/transformer_toy.py; what that does here was not tried). Generator and discriminator
+attend among the patches of a frame and among frames, where those have convolutions. There are no
+cycles: what repeats must come from motion noise.
 """
 
 from ml_collections import ConfigDict

@@ -4,8 +4,8 @@
         --workdir=runs/transformer-shapes64
 
 Clips, losses and schedules are those of configs/shapes64.py, but penalties start 4 times as heavy
-(configs/transformer_toy.py says why). Generator and discriminator attend among the patches of a
-frame and among frames, where those have convolutions.
+(as in configs/transformer_toy.py; what that does here was not tried). Generator and discriminator
+attend among the patches of a frame and among frames, where those have convolutions.
 """
 
 from ml_collections import ConfigDict

@@ -3,9 +3,9 @@
 Tokens are `[B, N, S, C]`: B clips, and in each of them N sequences of S tokens. Along S they attend
 to each other, along N they are apart; exchanging the axes exchanges space and time.
 
-Tokens are not normalised. Two networks that play against each other must see how strong a feature
-is: where each token has the same magnitude, an empty patch is as loud as an object. Queries and
-keys alone are, so that products of features do not decide how sharply heads look.
+Tokens are not normalised, so that an empty patch need not be as loud as an object (what that alone
+is worth was not measured). Queries and keys alone are, so that products of features do not decide
+how sharply heads look.
 """
 
 import flax.linen as nn

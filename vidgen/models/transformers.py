@@ -212,9 +212,6 @@ class TransformerDiscriminator(nn.Module):
     them does not tell where things are), and its mean over time makes the logit; the class enters
     by projection.
 
-    It tells clips apart after fewer of them than `ResidualDiscriminator`, so penalties must be
-    heavier (configs/transformer_toy.py).
-
     Reference: Bertasius et al., "Is space-time attention all you need for video understanding?"
       (TimeSformer), 2021; Arnab et al., "ViViT", 2021, for tokens of several frames; Xiao et al.,
       "Early convolutions help transformers see better", 2021; Vaswani et al., "Attention is all you

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vidgen.errors import ConfigError
-from vidgen.models import convolutions
+from vidgen.models import convolutions, normalization
 
 rng = np.random.default_rng(0)
 
@@ -84,7 +84,7 @@ def test_a_whole_kernel_is_one_product():
 
 def test_batch_norm_normalises_each_group_and_reports_what_it_found():
     x = 3 * normal(6, 2, 2, 4) + 1
-    layer = convolutions.BatchNorm()
+    layer = normalization.BatchNorm()
     params = {n: np.asarray(normal(4)) for n in ("scale", "bias", "mean")}
     params["var"] = np.full(4, 2, np.float32)
     found, more = layer.apply({"params": params}, x, 3, mutable="stats")
@@ -113,7 +113,7 @@ def test_the_gradient_of_batch_norm_is_that_of_its_formula():
         return jnp.sum(weights * y.reshape(x.shape))
 
     def ours(params, x):
-        layer = convolutions.BatchNorm()
+        layer = normalization.BatchNorm()
         return jnp.sum(weights * layer.apply({"params": params}, x, 3, mutable="stats")[0])
 
     # Of the second order, too, as penalties need them.
@@ -129,13 +129,13 @@ def test_running_statistics_move_and_nothing_else_does():
     params = {"a": {"norm": {"mean": 1.0, "var": 2.0, "scale": 3.0}}, "b": 4.0}
     before = {"a": {"norm": {"mean": 0.0, "var": 0.0, "scale": 0.0}}, "b": 0.0}
     stats = {"a": {"norm": {"mean": 10.0, "var": 20.0}}}
-    new = convolutions.with_stats(params, before, stats)
+    new = normalization.with_stats(params, before, stats)
     assert new == {"a": {"norm": {"mean": 1.0, "var": 2.0, "scale": 3.0}}, "b": 4.0}
     before["a"]["norm"].update(mean=5.0)
-    assert convolutions.with_stats(params, before, stats)["a"]["norm"]["mean"] == 5.5
+    assert normalization.with_stats(params, before, stats)["a"]["norm"]["mean"] == 5.5
 
 
 def test_groups_must_divide_the_clips():
-    assert convolutions.groups(8, 0) == 1 and convolutions.groups(8, 4) == 2
+    assert normalization.groups(8, 0) == 1 and normalization.groups(8, 4) == 2
     with pytest.raises(ConfigError, match="norm_clips is 3, and 8 clips"):
-        convolutions.groups(8, 3)
+        normalization.groups(8, 3)

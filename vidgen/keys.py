@@ -44,9 +44,8 @@ def uniform(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 def white(keys: jax.Array, shape: tuple[int, ...], first: int = 0) -> jax.Array:
     """Draws much normal noise for each key, cheaply: numbers `first` to `first + size` of a hash.
 
-    A number is a hash of key and position, so XLA makes it where it is used, in the same loop. A
-    third of the time of `normal`, and compiled at once; no cryptographer's noise, and within 5.4
-    deviations.
+    A number is a hash of key and position, so XLA makes it where it is used, in the same loop, and
+    of few operations. No cryptographer's noise, and within 5.4 deviations.
 
     Reference: lowbias32 by Wellons, "Hash function prospector", 2018.
     """

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vidgen.models import convolutions
+from vidgen.models import convolutions, normalization
 
 pytestmark = pytest.mark.benchmark
 
@@ -50,7 +50,7 @@ def layer(module, x, kernel):
 
 
 def norm(x, params):
-    return nn.relu(convolutions.BatchNorm(running=False).apply({"params": params}, x))
+    return nn.relu(normalization.BatchNorm(running=False).apply({"params": params}, x))
 
 
 def seconds(function, x, params):

@@ -18,7 +18,7 @@ import optax
 from vidgen import accumulate, keys, objectives, spectral
 from vidgen.methods import gan
 from vidgen.methods.gan import Schedule, State, init
-from vidgen.models.convolutions import groups
+from vidgen.models.normalization import groups
 
 __all__ = ["State", "init", "step"]
 

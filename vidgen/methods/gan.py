@@ -14,7 +14,7 @@ import optax
 from flax import struct
 
 from vidgen import accumulate, augment, keys, objectives, spectral
-from vidgen.models.convolutions import with_stats
+from vidgen.models.normalization import with_stats
 
 Schedule = optax.Schedule  # step -> value
 

@@ -21,7 +21,7 @@ from vidgen import accumulate, keys, objectives
 from vidgen.errors import ConfigError
 from vidgen.methods import gan
 from vidgen.methods.gan import Schedule, State
-from vidgen.models.convolutions import groups
+from vidgen.models.normalization import groups
 
 __all__ = ["State", "init", "step"]
 

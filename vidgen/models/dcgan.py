@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from vidgen.errors import ConfigError
 from vidgen.models import layers
 from vidgen.models.convolutions import (
-    BatchNorm,
     Convolution,
     TransposedConvolution,
     Whole,
     levels_of,
 )
+from vidgen.models.normalization import BatchNorm
 
 
 class DcganGenerator(nn.Module):

@@ -18,13 +18,13 @@ import jax.numpy as jnp
 from vidgen import keys
 from vidgen.errors import ConfigError
 from vidgen.models.convolutions import (
-    BatchNorm,
     Convolution,
     TransposedConvolution,
     Whole,
     levels_of,
 )
 from vidgen.models.layers import leaky_relu
+from vidgen.models.normalization import BatchNorm
 
 
 class MocoganGenerator(nn.Module):

@@ -32,6 +32,7 @@ def get_config():
         log_kclips=0.4,
         sample_kclips=2.4,
         save_kclips=2.4,
+        watch_kclips=2.4,
     )
     config.sampling.update(frames=16, clips=16)
     return config

@@ -15,7 +15,9 @@ def get_config():
     """Returns the config of real clips by the GAN."""
     config = base()
     config.data.update(frames=16, size=32, pick=3)
-    config.generator.update(widths=(128, 96, 48), head=24, palette=0, style=128, stride=4)
+    config.generator.update(
+        widths=(128, 96, 48), head=24, palette=0, output="leaky", style=128, stride=4
+    )
     config.discriminator.update(
         patch=2, front=24, neck=48, frame_blocks=1, fold=3, widths=(96, 128), frame_features=128
     )

@@ -19,6 +19,7 @@ def get_config():
         log_kclips=1.2,
         sample_kclips=12.0,
         save_kclips=12.0,
+        watch_kclips=12.0,
     )
     config.sampling.update(frames=16, clips=16)
     return config

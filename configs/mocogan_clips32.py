@@ -18,7 +18,7 @@ def get_config():
     config.generator.update(features=32)
     config.discriminator.update(features=32)
     config.training.update(
-        kclips=12.6,
+        kclips=25.0,
         batch_size=16,
         ema_kclips=0.3,
         log_kclips=0.16,

@@ -15,7 +15,9 @@ def get_config():
     """Returns the config of real clips by the autoencoder."""
     config = base("vae")
     config.data.update(frames=16, size=32, pick=4)
-    config.generator.update(widths=(128, 96, 48), head=24, palette=0, style=128, stride=4)
+    config.generator.update(
+        widths=(128, 96, 48), head=24, palette=0, output="leaky", style=128, stride=4
+    )
     config.generator.update(content=32, motion=8, encoder_widths=(64, 96), features=128)
     config.objective.scale = 0.5
     config.objective.beta = cosine(0.0, 1.0, 3.0)

@@ -1,14 +1,18 @@
 """Strict settings for every test: eight fake devices, no silent broadcasting, no reused key."""
 
 import gc
+import importlib.metadata
 import os
 import pathlib
 import warnings
 
 CACHE = pathlib.Path(__file__).parents[1] / ".jax_cache"
 # Before JAX is imported; processes that tests start inherit these.
-# Tiny programs, compiled far more often than run: so without optimization.
+# Tiny programs, compiled far more often than run: so without optimization, and with XLA's older
+# emitter of loops, which compiles them in half of the time (versions from 0.11 on have no other).
 QUICK = "--xla_backend_optimization_level=0"
+if importlib.metadata.version("jax").startswith("0.10."):
+    QUICK += " --xla_cpu_use_fusion_emitters=false --xla_llvm_disable_expensive_passes=true"
 os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count=8 {QUICK}")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))

@@ -7,9 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY_TRANSFORMER_DISCRIMINATOR, TINY_TRANSFORMER_GENERATOR
+from conftest import (
+    TINY_GENERATOR,
+    TINY_TRANSFORMER_DISCRIMINATOR,
+    TINY_TRANSFORMER_GENERATOR,
+)
 
 from vidgen import models, sampling
+from vidgen.models import layers
 from vidgen.models.attention import Attention, FeedForward
 
 B, N, S, C, E, HEADS, WINDOW = 2, 3, 7, 6, 5, 2, 3
@@ -166,10 +171,10 @@ def test_a_frame_knows_nothing_of_later_noise(stride):
 
 
 def test_context_grows_by_the_window_of_each_layer():
-    for layers, steps in ((1, 2), (2, 4), (3, 1)):
-        arguments = {**TINY_TRANSFORMER_GENERATOR, "time_layers": layers, "window": steps}
+    for depth, steps in ((1, 2), (2, 4), (3, 1)):
+        arguments = {**TINY_TRANSFORMER_GENERATOR, "time_layers": depth, "window": steps}
         gen = models.build(models.GENERATORS, "transformer", **arguments, size=16)
-        assert gen.context == layers * (steps - 1)
+        assert gen.context == depth * (steps - 1)
 
 
 def test_a_clip_of_one_frame_needs_no_second_knot():
@@ -216,17 +221,26 @@ def test_remat_changes_nothing_but_memory():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), plain, again)
 
 
-def test_a_linear_output_is_what_tanh_bounds():
-    arguments = {**TINY_TRANSFORMER_GENERATOR, "palette": 0}
-    bounded, linear = (
-        models.build(models.GENERATORS, "transformer", **arguments, output=output, size=16)
-        for output in ("tanh", "linear")
+@pytest.mark.parametrize("kind", ["transformer", "residual"])
+def test_a_linear_output_is_what_the_others_bound(kind):
+    tiny = {"transformer": TINY_TRANSFORMER_GENERATOR, "residual": TINY_GENERATOR}[kind]
+    build = functools.partial(models.build, models.GENERATORS, kind, size=8)
+    tiny = {n: value for n, value in tiny.items() if n not in ("periods", "palette")}
+    gens = [build(**tiny, palette=0, output=output) for output in ("linear", "tanh", "leaky")]
+    params = noisy(sampling.abstract_params(gens[0]))
+    given = (*noise(gens[0], gens[0].knots(FRAMES)), np.zeros((CLIPS, 0)), np.zeros(CLIPS, int))
+    free, bounded, leaky = (
+        jax.jit(functools.partial(gen.apply, {"params": params}, frames=FRAMES))(*given)
+        for gen in gens
     )
-    params = noisy(sampling.abstract_params(bounded))
-    given = (*noise(bounded, bounded.knots(FRAMES)), np.zeros((CLIPS, 0)), np.zeros(CLIPS, int))
-    made, free = (gen.apply({"params": params}, *given, frames=FRAMES) for gen in (bounded, linear))
     assert np.abs(free).max() > 1
-    np.testing.assert_allclose(made, np.tanh(free), atol=1e-6)
+    np.testing.assert_allclose(bounded, np.tanh(free), atol=1e-6)
+    np.testing.assert_allclose(leaky, np.tanh(free) + free / 20, atol=1e-6)
+
+
+def test_what_is_saturated_finds_back_by_a_leak():
+    slope = {name: float(jax.grad(f)(20.0)) for name, f in layers.OUTPUTS.items()}
+    assert slope["tanh"] == 0 and slope["leaky"] == pytest.approx(0.05) and slope["linear"] == 1
 
 
 def test_magnitude_is_kept_through_every_layer_but_queries_and_keys():

@@ -116,7 +116,7 @@ def _gan() -> dict[str, Any]:
         "head": 32,  # channels of the pointwise layers at full resolution
         "head_layers": 1,  # how many of them
         "palette": 16,  # colours that a clip mixes its pixels from
-        "output": "tanh",  # without a palette: "tanh", or "linear" for black or white grounds
+        "output": "tanh",  # without a palette: "tanh", "leaky", or "linear" for black grounds
         "content": 64,  # channels of the content noise
         "motion": 32,  # channels of the motion noise
         "style": 192,  # channels of the features that steer the network

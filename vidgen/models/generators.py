@@ -40,8 +40,9 @@ class ResidualGenerator(nn.Module):
       head: Channels of the pointwise layers at full resolution.
       head_layers: How many, before the colours.
       palette: Colours that a clip mixes its pixels from; 0 for colours straight from the features.
-      output: Without a palette: "tanh" bounds the colours; "linear" leaves that to the
-        discriminator, for clips whose background is black or white, where tanh saturates.
+      output: Without a palette: "tanh" bounds the colours; "leaky" adds a slope of a twentieth, by
+        which what was saturated finds back; "linear" leaves bounds to the discriminator, for clips
+        whose background is black or white.
       content: Channels of the content noise.
       motion: Channels of the motion noise.
       style: Channels of the content and motion features.
@@ -81,8 +82,7 @@ class ResidualGenerator(nn.Module):
                 f"and config.data.size is {self.size}",
                 f"the size must be a multiple of {last}",
             )
-        if self.output not in ("tanh", "linear"):
-            raise ConfigError(f"config.generator.output is {self.output!r}", "one of tanh, linear")
+        layers.check_output(self.output)
         if not self.stride:
             raise ConfigError("config.generator.stride is 0", "at least 1")
         if self.periods and min(self.periods) < 4:
@@ -125,7 +125,7 @@ class ResidualGenerator(nn.Module):
           frames: Length of the window, T.
 
         Returns:
-          Video float32 `[B, T or P, size, size, 3]`; in [-1, 1], or about there if "linear".
+          Video float32 `[B, T or P, size, size, 3]`; in [-1, 1], or about there unless "tanh".
         """
         act = layers.leaky_relu
         residual = nn.remat(layers.Residual) if self.remat else layers.Residual
@@ -178,7 +178,7 @@ class ResidualGenerator(nn.Module):
             x = layers.dense(self.head, self.dtype, f"head{layer}")(x)
         if not self.palette:
             x = layers.dense(3, self.dtype, "colours", gain=0.1)(act(x)).astype(jnp.float32)
-            return jnp.tanh(x) if self.output == "tanh" else x
+            return layers.OUTPUTS[self.output](x)
         return layers.painted(act(x), content, self.palette, self.dtype)
 
 

@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vidgen.errors import ConfigError
+
 
 def _scaled(gain: float) -> Callable:
     return nn.initializers.variance_scaling(gain, "fan_in", "truncated_normal")
@@ -168,6 +170,22 @@ class Conv3x3(nn.Module):
         ]
         x = (rows[0] + rows[1] + rows[2]).reshape(n, h, w, -1)
         return x + bias[None, None, None]
+
+
+# How colours are bounded. What tanh has saturated gets no gradient back, and a generator that once
+# makes frames of one extreme colour stays there; a slope of a twentieth is enough to return by,
+# since Adam divides gradients by their size.
+OUTPUTS = {
+    "tanh": jnp.tanh,
+    "leaky": lambda x: jnp.tanh(x) + 0.05 * x,
+    "linear": lambda x: x,
+}
+
+
+def check_output(output: str) -> None:
+    """Raises ConfigError if `config.generator.output` is none of `OUTPUTS`."""
+    if output not in OUTPUTS:
+        raise ConfigError(f"config.generator.output is {output!r}", f"one of {', '.join(OUTPUTS)}")
 
 
 class Residual(nn.Module):

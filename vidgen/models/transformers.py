@@ -48,8 +48,7 @@ class TransformerGenerator(nn.Module):
       head: Channels of the pointwise layers at full resolution.
       head_layers: How many, before the colours.
       palette: Colours that a clip mixes its pixels from; 0 for colours straight from the features.
-      output: Without a palette: "tanh" bounds the colours, "linear" leaves that to the
-        discriminator; as of `ResidualGenerator`.
+      output: Without a palette: "tanh", "leaky" or "linear" colours, as of `ResidualGenerator`.
       content: Channels of the content noise.
       motion: Channels of the motion noise.
       style: Channels of the content and motion features.
@@ -99,8 +98,7 @@ class TransformerGenerator(nn.Module):
                 f"config.generator.unfold is {self.unfold}",
                 f"it must divide config.generator.patch={self.patch}",
             )
-        if self.output not in ("tanh", "linear"):
-            raise ConfigError(f"config.generator.output is {self.output!r}", "one of tanh, linear")
+        layers.check_output(self.output)
 
     def knots(self, frames: int) -> int:
         """Returns how many steps of motion noise a window of `frames` needs, at any phase."""
@@ -136,7 +134,7 @@ class TransformerGenerator(nn.Module):
           frames: Length of the window, T.
 
         Returns:
-          Video float32 `[B, T or P, size, size, 3]`; in [-1, 1], or about there if "linear".
+          Video float32 `[B, T or P, size, size, 3]`; in [-1, 1], or about there unless "tanh".
         """
         del cycle
         act = layers.leaky_relu
@@ -197,7 +195,7 @@ class TransformerGenerator(nn.Module):
             x = layers.dense(self.head, self.dtype, f"head{layer}")(x)
         if not self.palette:
             x = layers.dense(3, self.dtype, "colours", gain=0.1)(act(x)).astype(jnp.float32)
-            return jnp.tanh(x) if self.output == "tanh" else x
+            return layers.OUTPUTS[self.output](x)
         return layers.painted(act(x), content, self.palette, self.dtype)
 
 

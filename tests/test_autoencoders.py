@@ -246,6 +246,15 @@ def test_a_discriminator_is_there_only_with_its_weight():
     assert taught > 1e-3 * optax.tree.norm(jax.tree.map(jnp.subtract, plain.gen, state.gen))
 
 
+def test_reconstructions_are_judged_by_the_discriminator_that_has_just_learnt():
+    _, batch, state, _, slow = stepped(pick=2, adversarial=0.5)
+    config = tiny(adversarial=0.5)
+    config.data.pick, config.optimizer.discriminator_rate = 2, 50.0
+    _, fast = jax.jit(experiments.build(config, 2).step)(state, batch)
+    assert fast["dis/real"] == slow["dis/real"]  # which was judged before it learnt
+    assert abs(fast["gen/adversarial"] - slow["gen/adversarial"]) > 1e-3
+
+
 @functools.cache
 def trained():
     """Half a minute of training on a few clips, learnt by heart."""

@@ -42,12 +42,15 @@ def uniform(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def white(keys: jax.Array, shape: tuple[int, ...], first: int = 0) -> jax.Array:
-    """Draws much normal noise for each key, cheaply: numbers `first` to `first + size` of a hash.
+    """Draws much noise for each key, cheaply: numbers `first` to `first + size` of a hash.
 
     A number is a hash of key and position, so XLA makes it where it is used, in the same loop, and
-    of few operations. No cryptographer's noise, and within 5.4 deviations.
+    of few operations: how many of 32 bits are set, spread evenly to the next count, and a cubic for
+    the fourth moment. It is normal but for 0.0025 of its distribution function, and within 6.3
+    deviations. No cryptographer's noise.
 
-    Reference: lowbias32 by Wellons, "Hash function prospector", 2018.
+    Reference: lowbias32 by Wellons, "Hash function prospector", 2018; Cornish and Fisher, "Moments
+      and cumulants in the specification of distributions", 1938.
     """
     data = jax.random.key_data(keys).reshape(-1, 2, *(1,) * len(shape))
     at = jnp.arange(first, first + math.prod(shape), dtype=jnp.uint32).reshape(1, *shape)
@@ -57,9 +60,13 @@ def white(keys: jax.Array, shape: tuple[int, ...], first: int = 0) -> jax.Array:
             x = (x ^ (x >> shift)) * jnp.uint32(factor)
         return x ^ (x >> 15)
 
-    bits = mix(mix(at * jnp.uint32(0x9E3779B9) + data[:, 0]) ^ data[:, 1]).astype(jnp.int32)
-    inside = ((bits >> 8).astype(jnp.float32) + 0.5) * 2.0**-23  # symmetric, in (-1, 1)
-    return 2**0.5 * jax.lax.erf_inv(inside)
+    once = mix(at * jnp.uint32(0x9E3779B9) + data[:, 0])
+    heads = jax.lax.population_count(mix(once ^ data[:, 1])).astype(jnp.int32)
+    spread = (once >> 8).astype(jnp.int32).astype(jnp.float32) * 2.0**-24
+    variance = 8 + 1 / 12  # of the bits, of the spread
+    x = (heads.astype(jnp.float32) - 16.5 + spread) * variance**-0.5
+    lacks = (4 + 1 / 120) / variance**2 / 24  # of the fourth cumulant, as a cubic's weight
+    return x * (1 - 3 * lacks) + lacks * x**3
 
 
 def over_time(keys: jax.Array, first: jax.Array, steps: int, channels: int) -> jax.Array:

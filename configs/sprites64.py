@@ -2,8 +2,8 @@
 
     vidgen train --config=configs/sprites64.py --config.data.path=FOLDER --workdir=runs/sprites64
 
-Expected: 34 minutes on one CPU core (11.4 clips/s): figures with hair, face, clothes and shoes on
-the five backgrounds; hair may change colour. A picture is in docs/benchmarks.md.
+Expected: 39 minutes on one CPU core (8.9 clips/s): figures with hair, face, clothes and shoes on
+the backgrounds, which move little. A picture is in docs/benchmarks.md.
 """
 
 from vidgen.config import base, cosine
@@ -13,10 +13,10 @@ def get_config():
     """Returns the config of walking sprites."""
     config = base()
     config.data.update(frames=16, size=64, pick=3)
-    # Colours straight from the features: a palette of 16 got stuck in flat backgrounds.
-    config.generator.update(
-        widths=(128, 96, 48, 24), head=16, palette=0, stride=8, style=128, periods=(6, 8)
-    )
+    # Colours straight from the features: a palette of 16 got stuck in flat backgrounds, tanh in
+    # black and white ones.
+    config.generator.update(widths=(128, 96, 48, 24), head=16, palette=0, output="leaky")
+    config.generator.update(stride=8, style=128, periods=(6, 8))
     config.discriminator.update(
         patch=2, front=24, neck=48, frame_blocks=1, fold=3, widths=(64, 96, 128)
     )

@@ -34,7 +34,7 @@ def get_config():
             "head": 16,
             "head_layers": 1,
             "palette": 0,
-            "output": "tanh",
+            "output": "leaky",
             "content": 64,
             "motion": 32,
             "style": 128,

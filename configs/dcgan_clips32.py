@@ -4,7 +4,7 @@
 
 Every second frame of people: `--config.data.stride=2`.
 
-Measured on actions64, 204 s of steps on one CPU core: dark figures in grain, with checkerboards.
+Measured, five minutes of one CPU core: dark people and sprites in grain, with checkerboards.
 """
 
 from vidgen.config import base

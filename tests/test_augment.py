@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vidgen import augment, keys
+from vidgen import keys
+from vidgen.training import augment
 
 rng = np.random.default_rng(0)
 VIDEO = jnp.asarray(rng.uniform(-1, 1, (4, 3, 16, 16, 3)), jnp.float32)

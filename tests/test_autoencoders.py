@@ -10,11 +10,15 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from vidgen import cli, experiments, keys, latents, models, objectives, runs, sampling
 from vidgen import config as configs
-from vidgen.checkpoint import Checkpoints
+from vidgen import keys, models, sampling
+from vidgen.cli import main
 from vidgen.errors import ConfigError
-from vidgen.methods import vae
+from vidgen.methods import experiments, vae
+from vidgen.run import artifacts
+from vidgen.runtime.checkpoint import Checkpoints
+from vidgen.sampling import latents
+from vidgen.training import losses
 
 rng = np.random.default_rng(0)
 
@@ -33,14 +37,12 @@ SMALL = {
 
 def test_the_divergence_is_that_of_full_gaussians():
     mean, log_variance = rng.normal(size=(2, 3, 4)), rng.normal(size=(2, 3, 4))
-    found = objectives.gaussian_kl(jnp.array(mean), jnp.array(log_variance))
+    found = losses.gaussian_kl(jnp.array(mean), jnp.array(log_variance))
     for m, v, value in zip(mean.reshape(2, -1), np.exp(log_variance).reshape(2, -1), found,
                            strict=True):  # fmt: skip
         full = 0.5 * (np.trace(np.diag(v)) + m @ m - len(m) - np.linalg.slogdet(np.diag(v))[1])
         np.testing.assert_allclose(value, full, rtol=1e-5)
-        drawn = objectives.reparameterized(
-            (m[None], np.log(v)[None]), rng.normal(size=(40_000, 12))
-        )
+        drawn = losses.reparameterized((m[None], np.log(v)[None]), rng.normal(size=(40_000, 12)))
         each = stats.norm(m, np.sqrt(v)).logpdf(drawn) - stats.norm.logpdf(drawn)
         np.testing.assert_allclose(each.sum(1).mean(), full, rtol=0.02)
 
@@ -55,12 +57,12 @@ def test_likelihoods_are_those_of_their_distributions():
         "l1": (video, total(stats.laplace(made, 0.3).logpdf(video)), 1e-5),
         "cross_entropy": (coins, total(stats.bernoulli(chance).logpmf((coins + 1) / 2)), 0.02),
     }
-    assert expected.keys() == objectives.LIKELIHOODS.keys()
+    assert expected.keys() == losses.LIKELIHOODS.keys()
     for name, (real, value, precision) in expected.items():
-        found = objectives.LIKELIHOODS[name](jnp.array(real), jnp.array(made), 0.3)
+        found = losses.LIKELIHOODS[name](jnp.array(real), jnp.array(made), 0.3)
         np.testing.assert_allclose(found, value, rtol=precision)
     # A grey is likeliest where the same grey is made, and certainty is not punished without end.
-    grey = lambda x: objectives.bernoulli_likelihood(  # noqa: E731
+    grey = lambda x: losses.bernoulli_likelihood(  # noqa: E731
         jnp.full((1, 1), 0.2), jnp.full((1, 1), x), 0.0
     )
     assert grey(0.2) > max(grey(0.1), grey(0.3)) and np.isfinite(grey(1.0)).all()
@@ -79,7 +81,7 @@ class Linear:
         self.w = np.linalg.qr(rng.normal(size=(24, 3)))[0] * np.array([0.3, 1.0, 2.0])
         self.b = rng.normal(size=24) * 0.1
 
-    def knots(self, frames):
+    def keyframes(self, frames):
         return frames
 
     def apply(self, variables, *given, frames=None, method=None):
@@ -141,11 +143,13 @@ def encode(video, start, **more):
 
 
 def test_a_knot_within_two_windows_has_one_posterior():
-    """Knots lie at multiples of the stride, wherever a window begins, and are seen from nearby."""
+    """Keyframes lie at multiples of the stride, wherever a window begins, and are seen from nearby."""
     video = jnp.array(rng.uniform(-1, 1, (1, 14, 16, 16, 3)))
     one, two = encode(video[:, :12], 4)[1], encode(video[:, 2:], 6)[1]
-    assert one[0].shape == (1, small().knots(12), SMALL["motion"])
-    for a, b in zip(one, two, strict=True):  # knots at 0, 4, 8, ... of which 8 and 12 lie in both
+    assert one[0].shape == (1, small().keyframes(12), SMALL["motion"])
+    for a, b in zip(
+        one, two, strict=True
+    ):  # keyframes at 0, 4, 8, ... of which 8 and 12 lie in both
         np.testing.assert_allclose(a[:, 2:4], b[:, 2:4], atol=1e-5)
         assert np.abs(a[:, 1] - b[:, 1]).min() > 1e-4  # one window begins at it, one after it
 
@@ -156,7 +160,7 @@ def test_knots_beyond_the_video_tell_how_far():
     (same, _), (more, _) = encode(video, 0, frames=16)
     np.testing.assert_allclose(content, same, atol=1e-5)
     np.testing.assert_allclose(motion, more[:, : motion.shape[1]], atol=1e-5)
-    assert more.shape[1] == small().knots(16) > motion.shape[1]
+    assert more.shape[1] == small().keyframes(16) > motion.shape[1]
     steps = np.abs(np.diff(more, axis=1)).max((0, 2))
     assert steps[2] > 1e-3 and steps[3] > 1e-3  # at 8 and 12, beyond the last frame
     np.testing.assert_allclose(steps[-1], 0, atol=1e-5)  # no clip was ever seen from there
@@ -195,7 +199,7 @@ def stepped(pick=0, adversarial=0.0, **objective):
     config = tiny(adversarial=adversarial, **objective)
     config.data.pick = pick
     experiment, state = experiments.build(config, 2), started(adversarial)
-    batch = runs.open_clips(config)[1].take(0, 8)
+    batch = artifacts.open_clips(config)[1].take(0, 8)
     return experiment, batch, state, *jax.jit(experiment.step)(state, batch)
 
 
@@ -263,14 +267,14 @@ def trained():
     config.optimizer.update(name="adam", learning_rate=configs.constant(5e-3))
     config.training.update(kclips=2.4)
     experiment = experiments.build(config, 2)
-    store, clips = runs.open_clips(config)
+    store, clips = artifacts.open_clips(config)
     state, step = jax.jit(experiment.init, static_argnums=0)(0), jax.jit(experiment.step)
     batch = clips.take(0, 8)
     first = None
     for at in range(300):
         state, found = step(state, {**batch, "index": batch["index"] + 8 * at})
         first = first or found
-    meta = runs.meta(config, experiment.generator, store)
+    meta = artifacts.meta(config, experiment.generator, store)
     return sampling.build(state.gen, meta, 300), batch, meta, first, found
 
 
@@ -298,8 +302,8 @@ def test_the_command_writes_clips_above_their_reconstructions(tmp_path, capsys):
     checkpoints.close()
     out = tmp_path / "grid.png"
     arguments = ["reconstruct", str(tmp_path), "toy:clips=8,size=8", "--clips=3", f"--out={out}"]
-    assert cli.main(arguments) == 0
-    found = runs.open_clips(configs.from_json(meta["config"]))[1].take(0, 3)
+    assert main.main(arguments) == 0
+    found = artifacts.open_clips(configs.from_json(meta["config"]))[1].take(0, 3)
     made = sampler.decode(sampler.encode(found["video"], found["label"].tolist()), 4)
     error = (made - found["video"].astype(float)) ** 2
     expected = np.mean(10 * np.log10(255**2 / error.mean((1, 2, 3, 4))))
@@ -308,7 +312,7 @@ def test_the_command_writes_clips_above_their_reconstructions(tmp_path, capsys):
         rows = np.asarray(image).reshape(6, 8, 4, 8, 3).transpose(0, 2, 1, 3, 4)
     np.testing.assert_array_equal(rows[::2], found["video"])
     np.testing.assert_array_equal(rows[1::2], made)
-    assert cli.main([*arguments[:3], "--clips=0"]) == 2
+    assert main.main([*arguments[:3], "--clips=0"]) == 2
 
 
 def test_clips_are_encoded_alike_in_any_company():

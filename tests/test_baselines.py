@@ -8,10 +8,13 @@ import pytest
 import scipy.stats
 from conftest import tiny_config
 
-from vidgen import cli, evaluate, runs, sampling, train
-from vidgen.checkpoint import digest
+from vidgen import sampling
+from vidgen.cli import main
 from vidgen.errors import ConfigError
-from vidgen.methods import dynamic_texture, ppca
+from vidgen.evaluation import evaluate
+from vidgen.methods.fitted import dynamic_texture, ppca
+from vidgen.run import artifacts, train
+from vidgen.runtime.checkpoint import digest
 
 ENDLESS = ("lookup", "dynamic_texture", "noise", "untrained")
 METHODS = (*ENDLESS, "ppca")
@@ -42,8 +45,8 @@ def test_a_fitted_run_is_a_run(fitted, tmp_path, capsys, method):
     assert (workdir / "samples" / "step-00000008.png").exists()
     length = "--frames=20" if method in ENDLESS else "--frames=8"
     flags = [str(workdir), "--seeds=0:2", length, f"--out={tmp_path}", "--format=npz"]
-    assert cli.main(["sample", *flags]) == 0
-    assert cli.main(["checkpoint", "verify", str(workdir)]) == 0
+    assert main.main(["sample", *flags]) == 0
+    assert main.main(["checkpoint", "verify", str(workdir)]) == 0
     train.train(config(method), workdir)
     assert "done, fitted to 64 clips" in capsys.readouterr().err
     other = config(method)
@@ -61,7 +64,7 @@ def test_windows_agree_where_they_overlap(fitted, method):
 
 
 def test_lookup_plays_training_clips_of_the_class_and_is_caught(fitted):
-    store, clips = runs.open_clips(config("lookup"))
+    store, clips = artifacts.open_clips(config("lookup"))
     known = {store[n].tobytes(): store.labels[n] for n in range(len(store))}
     assert clips.windows == len(known) == 64
     sampler = sampling.load(fitted / "lookup")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from conftest import unawaited
 
-from vidgen.checkpoint import Checkpoints, digest
 from vidgen.errors import StorageError
+from vidgen.runtime.checkpoint import Checkpoints, digest
 
 
 def tree(value):
@@ -135,7 +135,7 @@ def test_a_full_disk_is_one_line_and_the_older_checkpoint_stays_good(tmp_path):
     code = f"""
 import resource, signal, sys
 import jax.numpy as jnp, numpy as np
-from vidgen.checkpoint import Checkpoints
+from vidgen.runtime.checkpoint import Checkpoints
 from vidgen.errors import StorageError
 c = Checkpoints({str(tmp_path)!r}, keep=2)
 big = {{"x": jnp.asarray(np.random.default_rng(0).normal(size=(256, 256)))}}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vidgen import seeds
-from vidgen.data.clips import Clips
+from vidgen.data.stream import Clips
 from vidgen.data.toy import ToySource
 from vidgen.errors import ConfigError, DataError
 

@@ -10,12 +10,13 @@ import optax
 import pytest
 from conftest import TINY_CODES_GENERATOR
 
-from vidgen import checkpoint, experiments, keys, models, sampling
 from vidgen import config as configs
+from vidgen import keys, models, sampling
 from vidgen.errors import ConfigError
-from vidgen.methods import autoregressive, gan
-from vidgen.models import codes as networks
-from vidgen.models import priors
+from vidgen.methods import autoregressive, experiments, gan
+from vidgen.models import autoregressive as priors
+from vidgen.models import vqvae as networks
+from vidgen.runtime import checkpoint
 
 CLASSES, SIZE, BATCH = 3, 8, 4
 

@@ -5,6 +5,7 @@ import pytest
 from conftest import tiny_config
 
 from vidgen import config as configs
+from vidgen.config import checks
 from vidgen.errors import ConfigError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -16,15 +17,16 @@ def test_the_tiny_config_is_valid():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
 def test_every_config_file_is_valid_and_builds(path):
-    from vidgen import cli, train
+    from vidgen.cli import main
+    from vidgen.run import train
 
-    config = cli.read_config([f"--config={path}", "--config.data.path=somewhere"], True)
+    config = main.read_config([f"--config={path}", "--config.data.path=somewhere"], True)
     assert train.build(config, classes=4).total > 0
 
 
 @pytest.mark.parametrize("pick, says", [(0, "data.frames is 6"), (2, "data.pick is 2")])
 def test_frames_that_do_not_fold_are_refused_by_name(pick, says):
-    from vidgen import train
+    from vidgen.run import train
 
     config = tiny_config()
     config.data.pick = pick
@@ -33,13 +35,14 @@ def test_frames_that_do_not_fold_are_refused_by_name(pick, says):
 
 
 def test_the_names_that_a_config_takes_are_those_that_there_are():
-    from vidgen import augment, objectives, parallel
+    from vidgen.runtime import placement
+    from vidgen.training import augment, losses
 
-    names = configs._CHOICES
-    assert set(names["objective.loss"]) == set(objectives.LOSSES)
+    names = checks._CHOICES
+    assert set(names["objective.loss"]) == set(losses.LOSSES)
     assert set(names["objective.augmentations"]) == set(augment.AUGMENTATIONS)
     for mode in names["parallel.mode"]:
-        parallel.place(mode, batch_size=8)
+        placement.place(mode, batch_size=8)
 
 
 @pytest.mark.parametrize(

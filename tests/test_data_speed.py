@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidgen import video_io
-from vidgen.data.clips import Clips
+from vidgen.data.listing import list_source
 from vidgen.data.packing import write_pack
-from vidgen.data.sources import list_source
+from vidgen.data.stream import Clips
+from vidgen.video import files
 
 pytestmark = pytest.mark.benchmark
 SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
     for n in range(24):
         wave = [np.sin((x + 3 * t * n) / 20) * np.cos(y / 15) for t in range(60)]
         video = np.stack([(127 + 120 * w).astype(np.uint8) for w in wave])
-        video_io.write_video(root / f"{n}.mp4", video[..., None].repeat(3, -1), fps=25)
+        files.write_video(root / f"{n}.mp4", video[..., None].repeat(3, -1), fps=25)
     return root
 
 

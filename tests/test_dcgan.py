@@ -9,12 +9,14 @@ import optax
 import pytest
 from test_families import dcgan as config_of_dcgan
 
-from vidgen import cli, experiments, keys, models, sampling, train
 from vidgen import config as configs
+from vidgen import keys, models, sampling
+from vidgen.cli import main
 from vidgen.errors import ConfigError
-from vidgen.methods import dcgan, gan
+from vidgen.methods import dcgan, experiments, gan
 from vidgen.models import convolutions
 from vidgen.models import dcgan as networks
+from vidgen.run import train
 
 rng = np.random.default_rng(0)
 VOLUMES = ("NDHWC", "DHWIO", "NDHWC")
@@ -139,7 +141,7 @@ def test_images_are_videos_of_one_frame(tmp_path, capsys):
     config.data.frames = config.sampling.frames = 1
     config.training.update(kclips=0.008, watch_kclips=0.008)
     train.train(config, tmp_path / "run")
-    assert cli.main(["sample", str(tmp_path / "run"), "--seeds=0:3", f"--out={tmp_path}"]) == 0
+    assert main.main(["sample", str(tmp_path / "run"), "--seeds=0:3", f"--out={tmp_path}"]) == 0
     assert len(list(tmp_path.glob("seed-*.png"))) == 3 and "grid.png" in capsys.readouterr().out
 
 

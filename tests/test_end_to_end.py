@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from conftest import QUICK, TINY_DISCRIMINATOR, TINY_GENERATOR, tiny_config
 
-from vidgen import bench, runs, sampling, train
 from vidgen import config as configs
-from vidgen.checkpoint import Checkpoints, digest
+from vidgen import sampling
 from vidgen.errors import DataError, DivergedError
+from vidgen.run import artifacts, train
+from vidgen.runtime.checkpoint import Checkpoints, digest
+from vidgen.tools import bench
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = [
@@ -238,7 +240,7 @@ def test_other_clips_in_the_same_workdir_are_refused(tmp_path):
 
 def exploding(monkeypatch, config, when):
     """Makes the weight of the penalties 1e38 at some steps."""
-    from vidgen import optimizers
+    from vidgen.training import optimizers
 
     real = optimizers.cosine
 
@@ -317,10 +319,10 @@ def test_penalties_may_be_lazy_and_the_compute_bfloat16(tmp_path):
     ],
 )
 def test_wrong_words_are_answered_in_a_line_or_two(arguments, says, capfd, monkeypatch):
-    from vidgen import cli
+    from vidgen.cli import main
 
     monkeypatch.chdir(ROOT)
-    assert cli.main(arguments) == 2
+    assert main.main(arguments) == 2
     err = capfd.readouterr().err
     assert says in err and "Traceback" not in err and 1 <= len(err.strip().splitlines()) <= 2
 
@@ -376,12 +378,12 @@ def test_clips_shorter_than_a_window_are_told(tmp_path, caplog):
         np.save(tmp_path / f"{n}.npy", np.zeros((frames, 16, 16, 3), np.uint8))
     config = tiny_config()
     config.data.update(path=str(tmp_path), cache=str(tmp_path / "packs"))
-    runs.open_clips(config)
+    artifacts.open_clips(config)
     (warning,) = caplog.messages
     assert warning.startswith("1 of 2 clips are shorter") and "(1.npy)" in warning
     caplog.clear()
     config.data.short = "loop"
-    runs.open_clips(config)
+    artifacts.open_clips(config)
     assert not caplog.messages
 
 
@@ -426,11 +428,12 @@ def test_bench_counts_the_products_of_a_function_and_whose_they_are():
 def test_the_first_message_comes_before_jax_is_imported():
     code = (
         "import sys\n"
-        "from vidgen import cli, logs\n"
+        "from vidgen.cli import main\n"
+        "from vidgen.run import logs\n"
         "def say(text):\n"
         "    print(sorted({'jax', 'flax', 'av'} & set(sys.modules))); raise SystemExit\n"
         "logs.say = say\n"
-        "cli.main(sys.argv[1:])\n"
+        "main.main(sys.argv[1:])\n"
     )
     out = subprocess.run(
         [sys.executable, "-c", code, "train", *TINY, "--workdir=x"],

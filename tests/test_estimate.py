@@ -13,10 +13,12 @@ from conftest import tiny_config
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from test_end_to_end import TINY, run
 
-from vidgen import cli, estimate, runs, train
+from vidgen.cli import main
 from vidgen.errors import ConfigError
-from vidgen.estimate import Chip, Estimate, Exchange
 from vidgen.methods import gan
+from vidgen.run import artifacts, train
+from vidgen.tools import estimate
+from vidgen.tools.estimate import Chip, Estimate, Exchange
 
 OUT = "RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.\nmore"
 
@@ -41,7 +43,7 @@ def test_the_parts_of_the_memory_are_what_a_true_state_and_batch_hold():
     config = settings()
     experiment, placed = train.build(config, 2), train.placement(config)
     state = placed.init(experiment.init, 0)
-    _, clips = runs.open_clips(config)
+    _, clips = artifacts.open_clips(config)
     one = found()
     assert one.parameters["generator"] == sum(x.size for x in jax.tree.leaves(state.gen))
     expected = {
@@ -267,7 +269,7 @@ def test_a_dry_run_prints_the_parts_and_leaves_nothing(tmp_path):
     ],
 )
 def test_a_dry_run_refuses_what_a_run_would(flags, code, says, capsys):
-    assert cli.main(["train", "--config=configs/toy.py", *flags]) == code
+    assert main.main(["train", "--config=configs/toy.py", *flags]) == code
     assert says in capsys.readouterr().err
 
 
@@ -286,7 +288,7 @@ def test_classes_are_counted_without_packing(tmp_path, monkeypatch):
     config.data.path = str(tmp_path / "clips")
     assert estimate.classes(config) == 3
     assert not (tmp_path / "cache").exists()
-    store, _ = runs.open_clips(config)
+    store, _ = artifacts.open_clips(config)
     config.data.path = str(store.path)  # a pack
     assert estimate.classes(config) == 3
     config.data.labels = "none"
@@ -325,7 +327,7 @@ def test_out_of_memory_is_answered_through_the_command(monkeypatch, capsys):
     monkeypatch.setattr(train, "train", full)
     monkeypatch.setattr(estimate, "estimate", fake)
     monkeypatch.setattr(estimate, "memory_limit", lambda: 3 * 2**30)
-    assert cli.main(["train", *TINY, "--workdir=never"]) == 2
+    assert main.main(["train", *TINY, "--workdir=never"]) == 2
     *_, message, hint = capsys.readouterr().err.splitlines()
     assert message.startswith("vidgen: out of memory: a step takes 5.00 of 3.00 GiB a device: gen")
     assert "temporaries 0.01" in message
@@ -391,6 +393,6 @@ def test_other_errors_are_not_taken_for_it(monkeypatch):
     monkeypatch.setattr(train, "train", broken)
     monkeypatch.setattr(estimate, "advice", lambda *_: ConfigError("out of memory"))
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
-        cli.main(["train", *TINY, "--workdir=never"])
+        main.main(["train", *TINY, "--workdir=never"])
     assert estimate.out_of_memory(RuntimeError(OUT))
     assert estimate.out_of_memory(RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: out of memory"))

@@ -8,8 +8,10 @@ import pytest
 from conftest import tiny_config
 from test_features import sliding
 
-from vidgen import cli, evaluate, report, train
-from vidgen.metrics import changes
+from vidgen.cli import main
+from vidgen.evaluation import evaluate, report
+from vidgen.metrics import degradations
+from vidgen.run import train
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def run(tmp_path_factory):
 
 def evaluated(subject, real, out, *more):
     flags = [str(subject), f"--against={real}", "--clips=16", f"--out={out}", *more]
-    assert cli.main(["evaluate", *flags]) == 0
+    assert main.main(["evaluate", *flags]) == 0
     return report.read(out)
 
 
@@ -102,7 +104,7 @@ def test_one_half_of_the_clips_against_the_other(real, tmp_path):
 def test_a_run_is_sampled_and_nothing_is_written_but_its_report(run, capsys):
     before = {p for p in run.rglob("*") if p.is_file()}
     against = "--against=toy:clips=64"
-    assert cli.main(["evaluate", str(run), against, "--clips=8", "--protocol=pixel"]) == 0
+    assert main.main(["evaluate", str(run), against, "--clips=8", "--protocol=pixel"]) == 0
     after = {p for p in run.rglob("*") if p.is_file()}
     folder = run / "evaluation" / "2"
     assert after - before == {folder / "report.json", folder / "report.html"}
@@ -110,7 +112,7 @@ def test_a_run_is_sampled_and_nothing_is_written_but_its_report(run, capsys):
     assert found["subject"]["step"] == 2 and found["subject"]["labels"] == "as the real clips"
     assert "frechet" in found["figures"] and found["manifest"]["network"] == "pixel"
     # Another protocol's report does not take the place of this one.
-    assert cli.main(["evaluate", str(run), against, "--clips=8"]) == 0
+    assert main.main(["evaluate", str(run), against, "--clips=8"]) == 0
     kept = list(folder.glob("report-pixel-*.json"))
     assert len(kept) == 1 and report.read(kept[0]) == found
     assert report.read(run)["manifest"]["network"] == "random"
@@ -156,7 +158,7 @@ def test_only_what_was_measured_alike_is_compared(real, fake, tmp_path, capsys):
     evaluated(fake, real, tmp_path / "pixel", "--protocol=pixel")
     evaluated(fake, real, tmp_path / "seed", "--seed=1")
     capsys.readouterr()
-    assert cli.main(["evaluate", "--compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert main.main(["evaluate", "--compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
     said = capsys.readouterr().out
     assert "| frechet | " in said and "| precision | " in said
     for name, field in (
@@ -164,11 +166,11 @@ def test_only_what_was_measured_alike_is_compared(real, fake, tmp_path, capsys):
         ("seed", "seed is 0 and 1"),
         ("other half", "real.half is None and 0"),
     ):
-        assert cli.main(["evaluate", "--compare", str(tmp_path / "a"), str(tmp_path / name)]) == 2
+        assert main.main(["evaluate", "--compare", str(tmp_path / "a"), str(tmp_path / name)]) == 2
         assert field in capsys.readouterr().err, name
     plot = tmp_path / "plot.svg"
     paths = [str(tmp_path / name) for name in "ab"]
-    assert cli.main(["compare", *paths, f"--plot={plot}"]) == 0
+    assert main.main(["compare", *paths, f"--plot={plot}"]) == 0
     assert plot.read_text().startswith("<svg") and "precision" in plot.read_text()
 
 
@@ -188,7 +190,7 @@ def test_only_what_was_measured_alike_is_compared(real, fake, tmp_path, capsys):
     ],
 )
 def test_what_cannot_be_done_is_said(real, capsys, flags, code, said):
-    assert cli.main(["evaluate", *(flag.format(real=real) for flag in flags)]) == code
+    assert main.main(["evaluate", *(flag.format(real=real) for flag in flags)]) == code
     error = capsys.readouterr().err
     assert said in error and "Traceback" not in error
 
@@ -196,14 +198,15 @@ def test_what_cannot_be_done_is_said(real, capsys, flags, code, said):
 def test_a_report_is_data_that_may_be_anything(tmp_path, capsys):
     for text in ("[]", "{}", '{"format": "vidgen-report-1"}', json.dumps({"format": 7})):
         (tmp_path / "report.json").write_text(text)
-        assert cli.main(["compare", str(tmp_path)]) == 3
+        assert main.main(["compare", str(tmp_path)]) == 3
         assert "Traceback" not in capsys.readouterr().err
 
 
 def test_changes_do_what_they_say():
     clips = [sliding((0, 1), 8, k, 16) for k in range(9)]
     made = {
-        name: list(changes.apply(name, iter(clips), iter(clips[::-1]))) for name in changes.CHANGES
+        name: list(degradations.apply(name, iter(clips), iter(clips[::-1])))
+        for name in degradations.CHANGES
     }
     assert all(len(found) == 9 for found in made.values())
     assert all(np.ptp(clip.astype(int), axis=0).max() == 0 for clip in made["frozen"])
@@ -223,10 +226,10 @@ def test_content_distance_of_shapes_that_keep_and_change_their_colour(tmp_path, 
     for time in range(16):
         clips[:, time, time // 2 : time // 2 + 6, 4:10] = (250, 120, 30)
     np.save(tmp_path / "kept.npy", clips)
-    assert cli.main(["evaluate", str(tmp_path / "kept.npy"), "--metrics=acd"]) == 0
+    assert main.main(["evaluate", str(tmp_path / "kept.npy"), "--metrics=acd"]) == 0
     assert capsys.readouterr().out.split() == ["acd_c", "0.000"]
     clips[:, 8:, ..., 0] = np.where(clips[:, 8:, ..., 0], 241, 0)  # 9 levels for half of the time
     np.save(tmp_path / "changed.npy", clips)
-    assert cli.main(["evaluate", str(tmp_path / "changed.npy"), "--metrics=acd"]) == 0
+    assert main.main(["evaluate", str(tmp_path / "changed.npy"), "--metrics=acd"]) == 0
     assert float(capsys.readouterr().out.split()[1]) == pytest.approx(9 * 64 / 120, abs=1e-3)
-    assert cli.main(["evaluate", str(tmp_path / "kept.npy"), "--metrics=acd", "--clips=0"]) == 2
+    assert main.main(["evaluate", str(tmp_path / "kept.npy"), "--metrics=acd", "--clips=0"]) == 2

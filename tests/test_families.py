@@ -17,9 +17,12 @@ from conftest import (
 from ml_collections import ConfigDict
 
 from vidgen import config as configs
-from vidgen import experiments, parallel, runs, sampling, train
-from vidgen.checkpoint import Checkpoints
+from vidgen import sampling
 from vidgen.errors import ConfigError
+from vidgen.methods import experiments
+from vidgen.run import artifacts, train
+from vidgen.runtime import placement as parallel
+from vidgen.runtime.checkpoint import Checkpoints
 
 
 def gan_with_options():
@@ -120,7 +123,7 @@ def run(config, steps, mode="jit", devices=1, **more):
         kind = experiment.kind(at)
         if kind not in programs:
             programs[kind] = placed.compile(experiment.steps[kind], abstract)
-        batch = runs.open_clips(config)[1].take(8 * at, 8)
+        batch = artifacts.open_clips(config)[1].take(8 * at, 8)
         state, metrics = programs[kind](state, placed.put(batch))
         seen.append({name: float(value) for name, value in metrics.items()})
     return state, seen

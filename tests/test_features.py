@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from vidgen.errors import ConfigError
 from vidgen.metrics import features
-from vidgen.metrics.flow import flow
+from vidgen.metrics.optical_flow import flow
 
 RANDOM = features.build("random")
 

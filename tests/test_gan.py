@@ -9,8 +9,9 @@ import optax
 import pytest
 from conftest import TINY_DISCRIMINATOR, TINY_GENERATOR
 
-from vidgen import keys, models, objectives
+from vidgen import keys, models
 from vidgen.methods import gan
+from vidgen.training import losses
 
 SIZE, FRAMES, BATCH, CLASSES = 8, 8, 4, 3
 ONE = {"widths": (8,)}  # one level: most of the time goes into compiling
@@ -110,7 +111,7 @@ def test_real_clips_with_a_wrong_label_count_as_fakes(parts, batch):
     @jax.jit
     def loss(params):
         on = lambda label: parts["dis"].apply({"params": params}, real, label)  # noqa: E731
-        return objectives.LOSSES["rpgan"][0](on(jnp.asarray(batch["label"])), on(wrong))
+        return losses.LOSSES["rpgan"][0](on(jnp.asarray(batch["label"])), on(wrong))
 
     np.testing.assert_allclose(metrics["dis/mismatch"], loss(state.dis), rtol=1e-5)
     # The parameters moved by the weighted gradient of that loss more than without it.

@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vidgen import video_io
 from vidgen.errors import DataError
-from vidgen.metrics import weights
-from vidgen.models import i3d
+from vidgen.metrics import i3d, i3d_weights
+from vidgen.video import files
 
 CRICKET = 227  # "playing cricket" in the order of the Kinetics-400 classes
 
@@ -51,13 +50,13 @@ def test_pooling_is_that_of_windows(window, strides):
 
 def test_the_weights_fill_the_network():
     shapes = jax.eval_shape(i3d.I3D().init, jax.random.key(0), jnp.zeros((1, 9, 224, 224, 3)))
-    loaded = jax.tree.map(np.shape, weights.load())
+    loaded = jax.tree.map(np.shape, i3d_weights.load())
     assert loaded == jax.tree.map(lambda leaf: leaf.shape, shapes["params"])
 
 
 def test_batch_normalisation_is_folded_into_the_convolutions():
-    with weights.find().open("rb") as file:
-        raw = weights._ArraysOnly(file).load()
+    with i3d_weights.find().open("rb") as file:
+        raw = i3d_weights._ArraysOnly(file).load()
     name = "Conv3d_1a_7x7"
     kernel = raw["params"][name]["Conv_0"]["kernel"]
     stats, offset = raw["batch_stats"][name]["BatchNorm_0"], raw["params"][name]["BatchNorm_0"]
@@ -68,7 +67,7 @@ def test_batch_normalisation_is_folded_into_the_convolutions():
     normal = (plain - stats["mean"]) / np.sqrt(stats["var"] + 1e-3) + offset["bias"].reshape(
         1, 1, 1, 1, -1
     )
-    ours = i3d.Unit(64, 7, 2).apply({"params": weights.load()[name]}, x)
+    ours = i3d.Unit(64, 7, 2).apply({"params": i3d_weights.load()[name]}, x)
     np.testing.assert_allclose(ours, np.maximum(normal, 0), rtol=1e-3, atol=1e-4)
 
 
@@ -80,9 +79,9 @@ def _logits():
 def test_cricket_is_seen(real_data):
     """The clip of I3D's own release, all 32 frames of a window of it."""
     for path in sorted((real_data / "natural128" / "cricket").iterdir()):
-        clip = jnp.asarray(video_io.read_video(path))[None].astype(jnp.float32) / 127.5 - 1
+        clip = jnp.asarray(files.read_video(path))[None].astype(jnp.float32) / 127.5 - 1
         clip = jax.image.resize(clip, (1, 32, 224, 224, 3), "bilinear", antialias=False)
-        shares = jax.nn.softmax(_logits()(weights.load(), clip))[0]
+        shares = jax.nn.softmax(_logits()(i3d_weights.load(), clip))[0]
         assert shares.argmax() == CRICKET and shares[CRICKET] > 0.95
 
 
@@ -101,7 +100,7 @@ def test_a_file_that_would_run_something_is_refused(tmp_path):
     mark, path = tmp_path / "ran", tmp_path / "weights.ckpt"
     path.write_bytes(pickle.dumps({"params": Payload(mark), "batch_stats": {}}))
     with pytest.raises(DataError, match=r"is no file of I3D's weights: it names pathlib"):
-        weights.load(path, None)
+        i3d_weights.load(path, None)
     assert not mark.exists()
     pickle.loads(path.read_bytes())  # an unpickler that is not restricted does run it
     assert mark.exists()
@@ -113,20 +112,20 @@ def test_other_files_are_refused(tmp_path, data):
     path = tmp_path / "weights.ckpt"
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"weights.ckpt: is no file of I3D's weights"):
-        weights.load(path, None)
+        i3d_weights.load(path, None)
 
 
 def test_another_file_than_the_pinned_one_is_refused(tmp_path):
     path = tmp_path / "weights.ckpt"
     path.write_bytes(b"hello")
     with pytest.raises(DataError, match=hashlib.sha256(b"hello").hexdigest()):
-        weights.load(path)
+        i3d_weights.load(path)
     with pytest.raises(DataError, match="No such file"):
-        weights.load(tmp_path / "elsewhere")
+        i3d_weights.load(tmp_path / "elsewhere")
 
 
 def test_missing_weights_say_how_to_get_them(monkeypatch):
-    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(i3d_weights.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DataError) as error:
-        weights.find()
+        i3d_weights.find()
     assert "vidgen[fvd]" in error.value.hint

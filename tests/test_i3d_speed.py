@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vidgen.metrics import features, weights
-from vidgen.models import i3d
+from vidgen.metrics import features, i3d, i3d_weights
 
 CLIPS = 2
 
@@ -41,7 +40,7 @@ def test_i3d_is_as_fast_as_its_convolutions(monkeypatch, capfd):
         calls.append((x.shape, kernel.shape, stride))
         return conv3d(x, kernel, stride)
 
-    params, net = weights.load(), i3d.I3D()
+    params, net = i3d_weights.load(), i3d.I3D()
     apply = lambda params, video: net.apply({"params": params}, video)  # noqa: E731
     video = jnp.zeros((CLIPS, 16, 224, 224, 3))
     with monkeypatch.context() as patch:

@@ -15,15 +15,17 @@ import pytest
 import yaml  # flax and orbax need it
 from test_end_to_end import TINY, length
 
-from vidgen import cli, heartbeat, launch
+from vidgen.cli import main
 from vidgen.errors import ConfigError
+from vidgen.run import heartbeat
+from vidgen.tools import launch
 
 ROOT = pathlib.Path(__file__).parents[1]
 SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), ROOT / "launch" / "slurm.sbatch"])
 # Process i runs program i, the last for the rest, at step 17 of a training.
 CHILD = """
 import os, pathlib, signal, sys, time
-from vidgen.heartbeat import Heartbeat
+from vidgen.run.heartbeat import Heartbeat
 number = int(os.environ["VIDGEN_PROCESS"])
 pathlib.Path(f"pid-{number}").write_text(str(os.getpid()))
 with Heartbeat.from_environment() as beat:
@@ -89,7 +91,7 @@ def wait_for(what, seconds=10.0):
 def apart(processes, *programs, **options):
     """A launcher in a process of its own."""
     options.update(command=child(*programs), processes=processes)
-    code = f"from vidgen.launch import launch; raise SystemExit(launch(**{options!r}))"
+    code = f"from vidgen.tools.launch import launch; raise SystemExit(launch(**{options!r}))"
     launcher = subprocess.Popen(
         [sys.executable, "-c", code],
         env={**os.environ, "TMPDIR": os.getcwd()},  # a killed one leaves its folder
@@ -297,12 +299,12 @@ def test_the_command_gives_what_stands_behind_the_dashes(monkeypatch, capfd):
     calls = []
     monkeypatch.setattr(launch, "launch", lambda *args, **more: calls.append((args, more)) or 85)
     line = "launch --processes=4 --max-restarts=2 --heartbeat=20 --devices=3 -- train --debug -- x"
-    assert cli.main(line.split()) == 85
+    assert main.main(line.split()) == 85
     command = [sys.executable, "-m", "vidgen", "train", "--debug", "--", "x"]
     assert calls == [((command, 4), {"max_restarts": 2, "heartbeat": 20.0, "devices": 3})]
     monkeypatch.undo()
     for wrong in ("launch --processes=2", "launch -- train", "launch --processes=2 train"):
-        assert cli.main(wrong.split()) == 2
+        assert main.main(wrong.split()) == 2
     assert "there is no command" in capfd.readouterr().err
 
 
@@ -349,7 +351,7 @@ def test_without_the_variable_there_is_no_heartbeat(monkeypatch, folder):
 
 def test_launcher_and_heartbeat_import_nothing_but_the_standard_library():
     code = (
-        "import sys; from vidgen import heartbeat, launch;"
+        "import sys; from vidgen.run import heartbeat; from vidgen.tools import launch;"
         "print({m.split('.')[0] for m in sys.modules if getattr(sys.modules[m], '__file__', 0)}"
         " - sys.stdlib_module_names)"
     )

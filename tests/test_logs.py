@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 
-from vidgen import logs
+from vidgen.run import logs
 
 
 def test_lines_beyond_the_step_of_a_restart_are_dropped(tmp_path):

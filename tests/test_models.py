@@ -16,7 +16,7 @@ from conftest import (
 
 from vidgen import keys, models
 from vidgen.errors import ConfigError
-from vidgen.models import generators
+from vidgen.models import residual
 
 SIZE, FRAMES, BATCH = 16, 8, 3
 
@@ -62,7 +62,7 @@ def noise(generator, frames, first_knot=0, batch=BATCH):
     part = lambda name: keys.per_clip(keys.named(keys.root(0), name), np.arange(batch))  # noqa: E731
     content = keys.normal(part("content"), (generator.content,))
     begin = jnp.full((batch,), first_knot - generator.context)
-    motion = keys.over_time(part("motion"), begin, generator.knots(frames), generator.motion)
+    motion = keys.over_time(part("motion"), begin, generator.keyframes(frames), generator.motion)
     return content, motion, keys.uniform(part("cycle"), (len(generator.periods),))
 
 
@@ -145,8 +145,8 @@ def test_a_window_has_exactly_the_motion_it_needs(generator, trained):
     content, motion, cycle = noise(generator, FRAMES)
     start = [generator.stride - 1] * BATCH
     plain = make(generator, trained, content, motion, cycle, start, FRAMES)
-    for knot in range(motion.shape[1]):
-        moved = motion.at[:, knot].add(1.0)
+    for keyframe in range(motion.shape[1]):
+        moved = motion.at[:, keyframe].add(1.0)
         assert not np.array_equal(
             plain, make(generator, trained, content, moved, cycle, start, FRAMES)
         )
@@ -176,7 +176,7 @@ def test_noise_and_label_matter(generator, trained):
 def test_turns_are_exact_however_late():
     cycle, rate = np.float32([[0.1, 0.75]]), np.float32([[0.3, 1 / 7]])
     start, frames = 2_000_000_000, 5
-    turns = generators._turns(cycle, rate, jnp.array([start]), jnp.arange(frames)[None])
+    turns = residual._turns(cycle, rate, jnp.array([start]), jnp.arange(frames)[None])
     at = [Fraction(float(c)) for c in cycle[0]]
     by = [Fraction(int(float(r) * 2**32), 2**32) for r in rate[0]]
     expected = [
@@ -190,7 +190,7 @@ def test_the_gradient_of_turns_is_that_of_a_window_at_the_beginning():
     cycle, rate = jnp.array([[0.2]]), jnp.array([[0.125]])
     within = jnp.arange(4)[None]
     for start in (0, 1000):
-        slopes = jax.jacobian(generators._turns, 1)(cycle, rate, jnp.array([start]), within)
+        slopes = jax.jacobian(residual._turns, 1)(cycle, rate, jnp.array([start]), within)
         slopes = slopes[0, :, 0, 0, 0]
         np.testing.assert_array_equal(slopes, [0, 1, 2, 3])
 

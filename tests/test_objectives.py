@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vidgen import objectives
+from vidgen.training import losses
 
 rng = np.random.default_rng(0)
 REAL, FAKE = rng.normal(size=5) * 3, rng.normal(size=5) * 3
@@ -42,15 +42,15 @@ PAPERS = {
 }
 
 
-@pytest.mark.parametrize("name", objectives.LOSSES)
+@pytest.mark.parametrize("name", losses.LOSSES)
 def test_losses_are_those_of_the_papers(name):
-    for ours, paper in zip(objectives.LOSSES[name], PAPERS[name], strict=True):
+    for ours, paper in zip(losses.LOSSES[name], PAPERS[name], strict=True):
         np.testing.assert_allclose(ours(jnp.array(REAL), jnp.array(FAKE)), paper(REAL, FAKE), 1e-5)
 
 
-@pytest.mark.parametrize("name", objectives.LOSSES)
+@pytest.mark.parametrize("name", losses.LOSSES)
 def test_losses_are_finite_for_extreme_logits(name):
-    for loss in objectives.LOSSES[name]:
+    for loss in losses.LOSSES[name]:
         for real, fake in ((1e4, -1e4), (-1e4, 1e4)):
             value, slope = jax.value_and_grad(
                 lambda r, f=fake, g=loss: g(jnp.array([r]), jnp.array([f]))
@@ -66,7 +66,7 @@ def test_penalties_are_squared_gradient_norms():
     def critic(video):  # logit = (w . x)^2 / 2, so its gradient is (w . x) w
         return 0.5 * jnp.sum(video * weight[None], axis=(1, 2, 3, 4)) ** 2
 
-    on_real, on_fake, r1, r2 = objectives.critic_with_penalties(
+    on_real, on_fake, r1, r2 = losses.critic_with_penalties(
         critic, jnp.array(real), jnp.array(fake)
     )
     for clips, logits, penalty in ((real, on_real, r1), (fake, on_fake, r2)):
@@ -82,7 +82,7 @@ def test_of_several_labels_the_first_is_penalized():
     def critic(v):
         return 0.5 * scales[None] * jnp.sum(v**2, axis=(1, 2, 3, 4))[:, None]
 
-    on_real, on_fake, r1, r2 = objectives.critic_with_penalties(critic, video, 2 * video)
+    on_real, on_fake, r1, r2 = losses.critic_with_penalties(critic, video, 2 * video)
     squares = np.sum(np.asarray(video) ** 2, axis=(1, 2, 3, 4))
     np.testing.assert_allclose(on_real, 0.5 * squares[:, None] * scales, rtol=1e-5)
     np.testing.assert_allclose(on_fake, 2 * squares[:, None] * scales, rtol=1e-5)
@@ -95,7 +95,7 @@ def test_penalties_can_be_differentiated_by_the_critics_parameters():
 
     def penalty(scale):  # gradient of scale * sum(x^2) / 2 is scale * x
         critic = lambda v: 0.5 * scale * jnp.sum(v**2, axis=(1, 2, 3, 4))  # noqa: E731
-        return jnp.sum(objectives.critic_with_penalties(critic, video, video)[2])
+        return jnp.sum(losses.critic_with_penalties(critic, video, video)[2])
 
     np.testing.assert_allclose(
         jax.grad(penalty)(3.0), 2 * 3.0 * np.sum(np.asarray(video) ** 2), rtol=1e-5
@@ -112,7 +112,7 @@ def test_differences_of_a_linear_critic_have_its_squared_weight_as_their_mean():
 
     real, fake = rng.normal(size=(2, draws, *shape))
     noise = rng.normal(size=(2, draws, *shape))
-    on_real, on_fake, r1, r2 = objectives.critic_with_differences(
+    on_real, on_fake, r1, r2 = losses.critic_with_differences(
         critic, *(jnp.array(x, jnp.float32) for x in (real, fake, *noise)), sigma=0.5
     )
     np.testing.assert_allclose(on_real, np.sum(real * weight, (1, 2, 3, 4)), atol=1e-5)
@@ -135,10 +135,10 @@ def test_differences_agree_with_the_gradients_penalties_in_the_mean():
         return jnp.stack([logit, 7 * logit], 1)  # the second label must not count
 
     real, fake = (jnp.array(0.5 * rng.normal(size=(1, *shape)), jnp.float32) for _ in range(2))
-    exact = objectives.critic_with_penalties(critic, real, fake)
+    exact = losses.critic_with_penalties(critic, real, fake)
     noise = jnp.array(rng.normal(size=(2, draws, *shape)), jnp.float32)
     many = lambda x: jnp.repeat(x, draws, 0)  # noqa: E731
-    found = objectives.critic_with_differences(critic, many(real), many(fake), *noise, sigma=0.01)
+    found = losses.critic_with_differences(critic, many(real), many(fake), *noise, sigma=0.01)
     for logits, expected in zip(found[:2], exact[:2], strict=True):
         np.testing.assert_allclose(logits, many(expected), rtol=1e-4, atol=1e-5)
     for penalty, expected in zip(found[2:], exact[2:], strict=True):
@@ -151,9 +151,7 @@ def test_differences_can_be_differentiated_by_the_critics_parameters():
 
     def penalty(scale):  # the rise along n of scale * sum(x) is scale * sum(n)
         critic = lambda v: scale * jnp.sum(v, axis=(1, 2, 3, 4))  # noqa: E731
-        return jnp.sum(
-            objectives.critic_with_differences(critic, video, video, noise, -noise, 1.0)[3]
-        )
+        return jnp.sum(losses.critic_with_differences(critic, video, video, noise, -noise, 1.0)[3])
 
     sums = np.sum(np.asarray(noise), axis=(1, 2, 3, 4))
     np.testing.assert_allclose(jax.grad(penalty)(3.0), 2 * 3.0 * np.sum(sums**2), rtol=1e-4)

@@ -3,7 +3,7 @@ import numpy as np
 import optax
 import pytest
 
-from vidgen import optimizers
+from vidgen.training import optimizers
 
 constant = lambda value: lambda step: jnp.asarray(value)  # noqa: E731
 

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 
-from vidgen import accumulate, parallel, runs, train
-from vidgen.checkpoint import digest
 from vidgen.errors import ConfigError
 from vidgen.models import layers
+from vidgen.run import artifacts, train
+from vidgen.runtime import placement
+from vidgen.runtime.checkpoint import digest
+from vidgen.training import averaging
 
 STEPS = 30
 
@@ -50,7 +52,7 @@ def settings(optimizer="sgd"):
 
 @functools.cache
 def clips():
-    stream = runs.open_clips(settings())[1]
+    stream = artifacts.open_clips(settings())[1]
     return [stream.take(8 * at, 8) for at in range(STEPS)]
 
 
@@ -60,7 +62,7 @@ def trained(mode, devices=1, steps=STEPS, interval=1, remat=(), **more):
     config.objective.penalty_interval = interval
     config.parallel.remat = remat
     experiment = train.build(config, classes=2)
-    placed = parallel.place(mode, batch_size=8, devices=jax.devices()[:devices], **more)
+    placed = placement.place(mode, batch_size=8, devices=jax.devices()[:devices], **more)
     abstract = placed.abstract(jax.eval_shape(experiment.init, 0))
     state = placed.init(experiment.init, 0)
     calls = more.get("dispatch", 1)
@@ -147,7 +149,7 @@ def test_the_state_is_never_stacked():
 
 
 def test_large_leaves_are_sharded_and_small_ones_whole():
-    placed = parallel.place("mesh", batch_size=8, fsdp=4)
+    placed = placement.place("mesh", batch_size=8, fsdp=4)
     shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, np.float32)  # noqa: E731
     tree = {
         "kernel": shape(3, 3, 64, 128), "bias": shape(128), "step": shape(),
@@ -164,7 +166,7 @@ def test_a_sharded_state_is_made_in_shards():
     config = settings("adam")
     config.generator.widths, config.generator.style = (64,), 256
     experiment = train.build(config, classes=2)
-    placed = parallel.place("mesh", batch_size=8, fsdp=8)
+    placed = placement.place("mesh", batch_size=8, fsdp=8)
     state = placed.init(experiment.init, 0)
     kernel = state.gen["layout"]["kernel"]
     assert kernel.addressable_shards[0].data.size == kernel.size // 8
@@ -189,7 +191,7 @@ def test_parts_of_a_batch_average_to_the_whole(how):
         seen.append(kept)
         return {"mean": batch["x"].mean(), "shape": batch["x"].shape[0] * 1.0}, batch["x"].sum()
 
-    run = functools.partial(accumulate.mean, function, batch, **{how: True, "parts": 3})
+    run = functools.partial(averaging.mean, function, batch, **{how: True, "parts": 3})
     result, kept = run()
     assert float(result["mean"]) == 5.5 and result["shape"] == 4.0
     if how == "loop":  # it is there to save the memory of what would be kept
@@ -201,7 +203,7 @@ def test_parts_of_a_batch_average_to_the_whole(how):
 
 
 def test_each_device_keeps_what_is_its_own():
-    mesh = parallel.place("mesh", batch_size=16).mesh
+    mesh = placement.place("mesh", batch_size=16).mesh
     batch = {"x": jax.numpy.arange(16.0)}
     factor = jax.numpy.full((3,), 2.0)
 
@@ -212,9 +214,9 @@ def test_each_device_keeps_what_is_its_own():
     def second(batch, kept):
         return jax.numpy.abs(kept["clips"] - batch["x"]).max() + kept["all"], None
 
-    result, kept = jax.jit(functools.partial(accumulate.mean, first, mesh=mesh))(batch)
+    result, kept = jax.jit(functools.partial(averaging.mean, first, mesh=mesh))(batch)
     assert result.tolist() == [15.0] * 3
-    result, _ = jax.jit(functools.partial(accumulate.mean, second, mesh=mesh))(batch, kept)
+    result, _ = jax.jit(functools.partial(averaging.mean, second, mesh=mesh))(batch, kept)
     assert float(result) == 15.0  # no clip met another, and sums of two average to this
 
 
@@ -234,23 +236,23 @@ def test_each_device_keeps_what_is_its_own():
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(arguments, match, hint):
     with pytest.raises(ConfigError, match=match) as error:
-        parallel.place(**arguments)
+        placement.place(**arguments)
     assert hint in error.value.hint
 
 
 TWO = """
 import sys; sys.path.insert(0, "tests")
 import conftest, jax
-from vidgen import parallel
-parallel.connect()
+from vidgen.runtime import placement
+placement.connect()
 import numpy as np, test_parallel as t
-from vidgen import train
-from vidgen.checkpoint import digest
+from vidgen.run import train
+from vidgen.runtime.checkpoint import digest
 mode, more = sys.argv[1], eval(sys.argv[2])
 t.layers.leaky_relu = t.smooth
 config = t.settings("adam" if "shards" in more else "sgd")
 experiment = train.build(config, classes=2)
-placed = parallel.place(mode, batch_size=8, **more)
+placed = placement.place(mode, batch_size=8, **more)
 assert placed.host == (jax.process_index(), 2) and placed.mesh.size == jax.device_count()
 state = placed.init(experiment.init, 0)
 rows = slice(4 * jax.process_index(), 4 * jax.process_index() + 4)
@@ -259,7 +261,7 @@ for batch in t.clips()[:5]:
     batch = {name: values[rows] for name, values in batch.items()}
     batches.append(placed.put({**batch, "stop": np.full(4, jax.process_index(), np.int32)}))
 step = placed.compile(experiment.step, state, batches[0])
-parallel.meet("first step")
+placement.meet("first step")
 for batch in batches:
     state, metrics = step(state, batch)
     assert float(metrics["stop"]) == 1.0

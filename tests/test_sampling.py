@@ -123,7 +123,7 @@ def test_streaming_takes_constant_memory():
 
 def test_a_trained_run_is_loaded_by_its_path(tmp_path):
     import vidgen
-    from vidgen import train
+    from vidgen.run import train
 
     config = tiny_config()
     train.train(config, tmp_path / "run")

@@ -2,7 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vidgen import keys, spectral
+from vidgen import keys
+from vidgen.training import spectral
 
 rng = np.random.default_rng(0)
 PARAMS = {

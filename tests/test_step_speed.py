@@ -15,7 +15,8 @@ import jax
 import numpy as np
 import pytest
 
-from vidgen import cli, runs, train
+from vidgen.cli import main
+from vidgen.run import artifacts, train
 
 BOTH = ("generator", "discriminator")
 VARIANTS = {
@@ -33,10 +34,10 @@ ROUNDS = 30
 
 def variant(name, values):
     """Returns a function that makes one call of a step, its steps, and its temporary bytes."""
-    config = cli.read_config([f"--config={pathlib.Path('configs/toy.py').absolute()}"], True)
+    config = main.read_config([f"--config={pathlib.Path('configs/toy.py').absolute()}"], True)
     config.parallel.update(values)
     experiment, placed = train.build(config, 2), train.placement(config)
-    batch = runs.open_clips(config)[1].take(0, config.training.batch_size)
+    batch = artifacts.open_clips(config)[1].take(0, config.training.batch_size)
     if placed.dispatch > 1:
         batch = {key: np.stack([x] * placed.dispatch) for key, x in batch.items()}
     batch, state = placed.put(batch), placed.init(experiment.init, 0)

@@ -137,7 +137,7 @@ def window(stride, content, motion, start, dtype="float32"):
     """Makes the window from `start` on out of a long stream of noise that begins at `-context`."""
     gen, _, apply = generator(stride, dtype)
     first = start // stride
-    own = motion[:, first : first + gen.knots(FRAMES)]
+    own = motion[:, first : first + gen.keyframes(FRAMES)]
     begin = np.full(CLIPS, start, np.int32)
     return np.asarray(apply(content, own, np.zeros((CLIPS, 0)), begin, np.arange(CLIPS)))
 
@@ -156,16 +156,16 @@ def test_windows_agree_bit_for_bit_wherever_they_begin(stride, dtype):
 @pytest.mark.parametrize("stride", [1, 3])
 def test_a_frame_knows_nothing_of_later_noise(stride):
     gen, _, _ = generator(stride)
-    content, motion = noise(gen, gen.knots(FRAMES))
+    content, motion = noise(gen, gen.keyframes(FRAMES))
     plain = window(stride, content, motion, 0)
-    for knot in range(motion.shape[1]):
+    for keyframe in range(motion.shape[1]):
         changed = motion.copy()
-        changed[:, knot] += 1
+        changed[:, keyframe] += 1
         same = (window(stride, content, changed, 0) == plain).all((0, 2, 3, 4))
-        # Knot k lies at frame (k - context) * stride; frames before the knot before it are done.
-        untouched = max((knot - gen.context - 1) * stride + 1, 0)
-        # And what lies `context` knots back is forgotten.
-        forgotten = (knot + 1) * stride
+        # Keyframe k lies at frame (k - context) * stride; frames before the keyframe before it are done.
+        untouched = max((keyframe - gen.context - 1) * stride + 1, 0)
+        # And what lies `context` keyframes back is forgotten.
+        forgotten = (keyframe + 1) * stride
         expected = [t < untouched or t >= forgotten for t in range(FRAMES)]
         np.testing.assert_array_equal(same, expected)
 
@@ -179,7 +179,7 @@ def test_context_grows_by_the_window_of_each_layer():
 
 def test_a_clip_of_one_frame_needs_no_second_knot():
     gen, _, _ = generator(1)
-    assert gen.knots(1) == gen.context + 1
+    assert gen.keyframes(1) == gen.context + 1
 
 
 @pytest.mark.parametrize("stride", [1, 4])
@@ -199,7 +199,7 @@ def test_samples_and_streams_agree_bit_for_bit(stride, start):
 
 def test_remat_changes_nothing_but_memory():
     gen, params, _ = generator()
-    content, motion = noise(gen, gen.knots(FRAMES))
+    content, motion = noise(gen, gen.keyframes(FRAMES))
     rest = (np.zeros((CLIPS, 0)), np.zeros(CLIPS, np.int32), np.arange(CLIPS))
     dis = models.build(
         models.DISCRIMINATORS, "transformer", **TINY_TRANSFORMER_DISCRIMINATOR, size=16, classes=2
@@ -228,7 +228,7 @@ def test_a_linear_output_is_what_the_others_bound(kind):
     tiny = {n: value for n, value in tiny.items() if n not in ("periods", "palette")}
     gens = [build(**tiny, palette=0, output=output) for output in ("linear", "tanh", "leaky")]
     params = noisy(sampling.abstract_params(gens[0]))
-    given = (*noise(gens[0], gens[0].knots(FRAMES)), np.zeros((CLIPS, 0)), np.zeros(CLIPS, int))
+    given = (*noise(gens[0], gens[0].keyframes(FRAMES)), np.zeros((CLIPS, 0)), np.zeros(CLIPS, int))
     free, bounded, leaky = (
         jax.jit(functools.partial(gen.apply, {"params": params}, frames=FRAMES))(*given)
         for gen in gens

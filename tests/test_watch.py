@@ -7,8 +7,9 @@ import pytest
 from conftest import tiny_config
 from test_features import sliding
 
-from vidgen import runs, sampling, train, watch
-from vidgen.checkpoint import Checkpoints, digest
+from vidgen import sampling
+from vidgen.run import artifacts, train, watch
+from vidgen.runtime.checkpoint import Checkpoints, digest
 
 GOOD_STEP = {
     "dis/accuracy": 0.8, "dis/real": 1.0, "dis/fake": 0.2, "dis/loss": 0.4, "dis/penalty": 0.1,
@@ -94,7 +95,7 @@ def watched(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         # The second of three looks finds the best samples, and something to complain of.
         found = iter([0.9, 0.3, 0.7])
-        figures = runs.figures
+        figures = artifacts.figures
 
         def told(sampler, clips):
             seen = figures(sampler, clips)
@@ -102,7 +103,7 @@ def watched(tmp_path_factory):
             return {**GOOD_LOOK, "distance": next(found), "motion": 0.0}
 
         monkeypatch.setattr(watch, "_EARLY", 1)
-        monkeypatch.setattr(runs, "figures", told)
+        monkeypatch.setattr(artifacts, "figures", told)
         train.train(config, workdir)
     return workdir
 
@@ -130,9 +131,9 @@ def test_the_best_checkpoint_stays_besides_the_newest(watched):
     assert (newest.step, kept.step) == (6, 4)
     assert digest(newest.params) != digest(kept.params)
     # A start of the run knows what it has kept.
-    again = runs.Best(watched, "distance")
+    again = artifacts.Best(watched, "distance")
     assert not again.improved({"distance": 0.31}) and again.improved({"distance": 0.29})
-    near = runs.Best(watched, "noise")
+    near = artifacts.Best(watched, "noise")
     assert near.improved({"noise": 1.0}) and not near.improved({"noise": 1.6})
 
 
@@ -140,5 +141,5 @@ def test_a_damaged_note_of_the_best_is_no_obstacle(tmp_path, caplog):
     (tmp_path / "best").mkdir()
     for text in ("", "{}", "[]", '{"distance": null}'):
         (tmp_path / "best" / "best.json").write_text(text)
-        assert runs.Best(tmp_path, "distance").improved({"distance": 9.0}), text
+        assert artifacts.Best(tmp_path, "distance").improved({"distance": 9.0}), text
     assert "holds no distance" in caplog.text

@@ -2,6 +2,6 @@
 
 import sys
 
-from vidgen.cli import main
+from vidgen.cli.main import main
 
 sys.exit(main())

@@ -13,8 +13,8 @@ import sys
 def child(config, workdir, output, sabotage):
     """Trains as `vidgen train` does; never returns."""
     from vidgen import config as configs
-    from vidgen import train
     from vidgen.errors import VidgenError
+    from vidgen.run import train
 
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
@@ -39,7 +39,7 @@ def child(config, workdir, output, sabotage):
 
 def forget_average():
     """Sabotage: the average is not saved; what takes its place are the generator's parameters."""
-    from vidgen.checkpoint import Checkpoints
+    from vidgen.runtime.checkpoint import Checkpoints
 
     save = Checkpoints.save
     Checkpoints.save = lambda self, step, items, meta: save(
@@ -49,7 +49,7 @@ def forget_average():
 
 def append_only():
     """Sabotage: what was logged beyond the checkpoint stays in metrics.jsonl."""
-    from vidgen import logs
+    from vidgen.run import logs
 
     logs._rewrite = lambda path, lines: None
 
@@ -59,7 +59,7 @@ def small_files():
     import resource
     import signal
 
-    from vidgen.checkpoint import Checkpoints
+    from vidgen.runtime.checkpoint import Checkpoints
 
     save = Checkpoints.save
 
@@ -87,7 +87,7 @@ def main():
     import tensorboardX
 
     import vidgen.methods.gan
-    from vidgen import train
+    from vidgen.run import train
 
     del av, PIL, tensorboardX, vidgen, train
     assert len(os.listdir("/proc/self/task")) == 1, "a fork would lose threads"

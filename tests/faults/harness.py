@@ -16,9 +16,11 @@ import jax.numpy as jnp
 import pytest
 from conftest import QUICK, tiny_config
 
-from vidgen import cli, parallel, runs, train
 from vidgen import config as configs
-from vidgen.checkpoint import Checkpoints, digest
+from vidgen.cli import main
+from vidgen.run import artifacts, train
+from vidgen.runtime import placement
+from vidgen.runtime.checkpoint import Checkpoints, digest
 
 ROOT = pathlib.Path(__file__).parents[2]
 BATCH = 2
@@ -55,10 +57,10 @@ def keep_programs(monkeypatch, kind=""):
 
     Runs into whose step something was patched name that as their kind.
     """
-    build, compiled, init = train.build, parallel.Placement.compile, parallel.Placement.init
+    build, compiled, init = train.build, placement.Placement.compile, placement.Placement.init
 
     def same(config):
-        free = tuple(name for name in runs.FREE if not name.startswith("parallel"))
+        free = tuple(name for name in artifacts.FREE if not name.startswith("parallel"))
         fields = configs.flatten(config).items()
         return str(sorted((n, v) for n, v in fields if not n.startswith(free)))
 
@@ -80,8 +82,8 @@ def keep_programs(monkeypatch, kind=""):
         return jax.tree.map(jnp.copy, _FIRST[key])
 
     monkeypatch.setattr(train, "build", kept_build)
-    monkeypatch.setattr(parallel.Placement, "compile", kept_compile)
-    monkeypatch.setattr(parallel.Placement, "init", kept_init)
+    monkeypatch.setattr(placement.Placement, "compile", kept_compile)
+    monkeypatch.setattr(placement.Placement, "init", kept_init)
 
 
 def trained(config, tmp_path_factory):
@@ -145,7 +147,7 @@ def check_same_run(workdir, whole, steps):
 def flags(config):
     """Returns the command line that asks for a config."""
     file = "configs/toy.py"
-    base = cli.read_config([f"--config={ROOT / file}"], True)
+    base = main.read_config([f"--config={ROOT / file}"], True)
     changed = configs.differences(base, config)
     return [f"--config={file}", *(f"--config.{name}={new}" for name, _, new in changed)]
 

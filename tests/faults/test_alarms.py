@@ -13,9 +13,10 @@ from conftest import tiny_config
 from harness import keep_programs, lines
 
 from vidgen import config as configs
-from vidgen import sampling, train
+from vidgen import sampling
 from vidgen.errors import DivergedError
-from vidgen.models import generators
+from vidgen.models import residual
+from vidgen.run import train
 
 STEPS, LOOK, BATCH = 200, 25, 8
 HEALTHY, SABOTAGED = range(200, 220), range(100, 108)  # seeds
@@ -65,18 +66,18 @@ def one_clip(made, monkeypatch):
 
 
 def motion_ignored(made, monkeypatch):
-    make = generators.ResidualGenerator.__call__
+    make = residual.ResidualGenerator.__call__
 
     def still(self, content, motion, *rest, **more):
         return make(self, content, jnp.zeros_like(motion), *rest, **more)
 
-    monkeypatch.setattr(generators.ResidualGenerator, "__call__", still)
+    monkeypatch.setattr(residual.ResidualGenerator, "__call__", still)
 
 
 def constant_output(made, monkeypatch):
-    make = generators.ResidualGenerator.__call__
+    make = residual.ResidualGenerator.__call__
     monkeypatch.setattr(
-        generators.ResidualGenerator, "__call__", lambda *all, **more: 0 * make(*all, **more)
+        residual.ResidualGenerator, "__call__", lambda *all, **more: 0 * make(*all, **more)
     )
 
 

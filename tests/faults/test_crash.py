@@ -14,9 +14,10 @@ import threading
 import pytest
 from harness import check_same_run, keep_programs, small_config
 
-from vidgen import checkpoint, logs, train
-from vidgen.checkpoint import Checkpoints
 from vidgen.errors import StorageError
+from vidgen.run import logs, train
+from vidgen.runtime import checkpoint
+from vidgen.runtime.checkpoint import Checkpoints
 
 STEPS = 8
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.link")

@@ -10,10 +10,12 @@ import pytest
 from conftest import unawaited
 from harness import check_same_run, keep_programs, parts, small_config, trained
 
-from vidgen import checkpoint, cli, train
 from vidgen import config as configs
-from vidgen.checkpoint import Checkpoints
+from vidgen.cli import main
 from vidgen.errors import StorageError
+from vidgen.run import train
+from vidgen.runtime import checkpoint
+from vidgen.runtime.checkpoint import Checkpoints
 
 PLACES = 200
 NEWEST = 8
@@ -135,20 +137,20 @@ def test_a_run_goes_on_from_the_checkpoint_before(run, whole, how, capfd, caplog
 
 @unawaited
 def test_verify_says_which_are_good(run, capfd):
-    assert cli.main(["checkpoint", "verify", str(run)]) == 0
+    assert main.main(["checkpoint", "verify", str(run)]) == 0
     out = capfd.readouterr().out.splitlines()
     assert [line.split()[-1] for line in out] == ["good"] * 3
     path = run / "checkpoints" / "6" / "meta" / "metadata"
     path.write_text(path.read_text().replace("disc", "dish"))
-    assert cli.main(["checkpoint", "verify", str(run)]) == 5
+    assert main.main(["checkpoint", "verify", str(run)]) == 5
     out = capfd.readouterr().out.splitlines()
     assert ["good" in line for line in out] == [True, False, True]
     assert "meta/metadata is not as it was saved" in out[1]
-    assert cli.main(["checkpoint", "verify", str(run), "--step=8"]) == 0
-    assert cli.main(["checkpoint", "verify", str(run), "--step=6"]) == 5
-    assert cli.main(["checkpoint", "verify", str(run), "--step=7"]) == 5
+    assert main.main(["checkpoint", "verify", str(run), "--step=8"]) == 0
+    assert main.main(["checkpoint", "verify", str(run), "--step=6"]) == 5
+    assert main.main(["checkpoint", "verify", str(run), "--step=7"]) == 5
     assert "4, 6, 8" in capfd.readouterr().err
-    assert cli.main(["checkpoint", "verify", str(run / "nothing")]) == 5
+    assert main.main(["checkpoint", "verify", str(run / "nothing")]) == 5
 
 
 def without_a_key(tree):

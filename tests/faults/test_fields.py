@@ -10,6 +10,7 @@ from conftest import tiny_config
 from harness import ROOT
 
 from vidgen import config as configs
+from vidgen.config import checks
 from vidgen.errors import ConfigError
 
 FIELDS = sorted(configs.flatten(tiny_config()))
@@ -61,7 +62,7 @@ def refused(change, name):
     try:
         configs.validate(config)
         if name.startswith(MODELS):  # these are checked where the models are built
-            from vidgen import train
+            from vidgen.run import train
 
             train.build(config, classes=2)
     except ConfigError as error:
@@ -78,7 +79,7 @@ def check_field(name):
     said = refused(wrong_type, name)
     assert f"config.{name}" in said, said
     config, last = at(tiny_config(), name)
-    if not isinstance(config[last], (bool, str, tuple)) or name in configs._CHOICES:
+    if not isinstance(config[last], (bool, str, tuple)) or name in checks._CHOICES:
         said = refused(out_of_range, name)
         assert f"config.{name.rpartition('.start')[0] or name}" in said, said
 
@@ -151,6 +152,6 @@ def test_a_sabotaged_check_is_seen(monkeypatch, sabotage):
         def nameless(*about):
             raise ConfigError("something is wrong")
 
-        monkeypatch.setattr(configs, "_check_type", nameless)
+        monkeypatch.setattr(checks, "_check_type", nameless)
     with pytest.raises(AssertionError):
         check_field("training.batch_size")

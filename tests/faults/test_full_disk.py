@@ -18,9 +18,10 @@ from harness import (
     trained,
 )
 
-from vidgen import checkpoint, train
-from vidgen.checkpoint import Checkpoints
 from vidgen.errors import StorageError
+from vidgen.run import train
+from vidgen.runtime import checkpoint
+from vidgen.runtime.checkpoint import Checkpoints
 
 STEPS = 8
 WRITES = ("open", "os.mkdir")

@@ -8,9 +8,9 @@ import time
 import pytest
 from harness import keep_programs, lines, small_config
 
-from vidgen import train
-from vidgen.checkpoint import Checkpoints
-from vidgen.data.clips import Clips
+from vidgen.data.stream import Clips
+from vidgen.run import train
+from vidgen.runtime.checkpoint import Checkpoints
 
 MEMORY = 24 << 20  # bytes; a planted leak of 8 KB a step is seven times that in 20,000 steps
 HANDLES = 3

@@ -9,12 +9,12 @@ import time
 import numpy as np
 import pytest
 
-from vidgen import video_io
 from vidgen.data import workers
-from vidgen.data.decode import Limits
+from vidgen.data.decoder import Limits
 from vidgen.data.pack import open_store
 from vidgen.data.workers import Worker
 from vidgen.errors import DataError
+from vidgen.video import files
 
 SECONDS = 10.0
 CLIPS = 6
@@ -31,7 +31,7 @@ def clips(tmp_path):
         name = f"clip-{n}.webp"
         made[name] = rng.integers(0, 256, (8, 16, 16, 3), np.uint8)
         (tmp_path / "clips").mkdir(exist_ok=True)
-        video_io.write_video(tmp_path / "clips" / name, made[name], fps=10)
+        files.write_video(tmp_path / "clips" / name, made[name], fps=10)
     return tmp_path / "clips", made
 
 

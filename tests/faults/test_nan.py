@@ -17,11 +17,14 @@ from harness import (
     small_config,
 )
 
-from vidgen import accumulate, augment, guard, objectives, optimizers, parallel, train
-from vidgen.data.clips import Clips
+from vidgen.data.stream import Clips
 from vidgen.errors import DivergedError, Preempted
 from vidgen.methods import gan
 from vidgen.models import layers
+from vidgen.run import train
+from vidgen.runtime import placement as parallel
+from vidgen.training import augment, averaging, nonfinite, optimizers
+from vidgen.training import losses as objectives
 
 # Where it is injected: what must be named first, as what the step computes first of it.
 PLACES = {
@@ -63,7 +66,7 @@ class Injection:
         self.at, self.poison, self.seen = {}, {}, {}
         self._code, self._calls = None, {}
         if sabotage:
-            monkeypatch.setattr(guard, "guarded", SABOTAGES[sabotage])
+            monkeypatch.setattr(nonfinite, "guarded", SABOTAGES[sabotage])
         keep_programs(monkeypatch, f"injected {sabotage}")
 
         def around(module, name, wrap):
@@ -72,7 +75,7 @@ class Injection:
         around(Clips, "take", self._mark)
         around(gan, "step", self._unmark)
         around(augment, "apply", self._data)
-        around(accumulate, "mean", self._gradients)
+        around(averaging, "mean", self._gradients)
         around(objectives, "critic_with_penalties", self._penalties)
         around(optimizers, "build", self._optimizers)
         around(optimizers, "ema_decay", self._average)

@@ -19,17 +19,19 @@ from harness import (
     trained,
 )
 
-from vidgen import parallel, runs, sampling, signals, train
-from vidgen.checkpoint import Checkpoints
-from vidgen.data.clips import Clips
+from vidgen import sampling
+from vidgen.data.stream import Clips
 from vidgen.errors import Preempted
+from vidgen.run import artifacts, signals, train
+from vidgen.runtime import placement
+from vidgen.runtime.checkpoint import Checkpoints
 
 STEPS = 8
 SECONDS = 5.0  # and one step, which takes none here
 # What runs when the signal comes: a function, which of its calls, and the steps done by then.
 PHASES = {
-    "opening the clips": (runs, "open_clips", 1, 0),
-    "compiling": (parallel.Placement, "compile", 1, 0),
+    "opening the clips": (artifacts, "open_clips", 1, 0),
+    "compiling": (placement.Placement, "compile", 1, 0),
     "training": (Clips, "take", 6, None),
     "sampling": (sampling.Sampler, "sample", 1, 4),
     "saving": (Checkpoints, "save", 2, 4),

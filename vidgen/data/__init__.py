@@ -12,11 +12,11 @@ The names below are loaded on first use, so that a training run on a pack import
 """
 
 _LAZY = {
-    "Clips": "vidgen.data.clips",
-    "Limits": "vidgen.data.decode",
+    "Clips": "vidgen.data.stream",
+    "Limits": "vidgen.data.decoder",
     "Pack": "vidgen.data.pack",
     "ToySource": "vidgen.data.toy",
-    "open_source": "vidgen.data.sources",
+    "open_source": "vidgen.data.listing",
     "open_store": "vidgen.data.pack",
     "write_pack": "vidgen.data.packing",
 }

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from vidgen.data.clips import windows
-from vidgen.data.decode import Limits
+from vidgen.data.decoder import Limits
+from vidgen.data.listing import Entry, is_toy, list_source, toy_source
 from vidgen.data.pack import Pack
-from vidgen.data.sources import Entry, is_toy, list_source, toy_source
+from vidgen.data.stream import windows
 from vidgen.data.workers import Worker, each, frame_rate, request
 from vidgen.errors import DataError
-from vidgen.frames import centre
-from vidgen.video_io import film_strips, write_png
+from vidgen.video.decoding import centre
+from vidgen.video.files import film_strips, write_png
 
 Path = str | os.PathLike[str]
 _SHOWN, _ROWS = 8, 32  # frames of a clip, and clips, on the contact sheet

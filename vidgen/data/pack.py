@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from vidgen.data.decode import Limits
-from vidgen.data.sources import is_toy, list_source, toy_source
+from vidgen.data.decoder import Limits
+from vidgen.data.listing import is_toy, list_source, toy_source
 from vidgen.data.toy import ToySource
 from vidgen.errors import ConfigError, DataError
 

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from vidgen.data.listing import Entry, Source
 from vidgen.data.pack import (
     FORMAT,
     Damaged,
@@ -27,11 +28,10 @@ from vidgen.data.pack import (
     pack_settings,
     warn_skipped,
 )
-from vidgen.data.sources import Entry, Source
 from vidgen.data.workers import Worker, each, frame_rate, request
 from vidgen.errors import DataError, StorageError
-from vidgen.frames import Unreadable
-from vidgen.video_io import storage
+from vidgen.video.decoding import Unreadable
+from vidgen.video.files import storage
 
 
 def write_pack(

@@ -90,7 +90,7 @@ def render(rule: Scene, times: np.ndarray, size: int) -> np.ndarray:
 
 
 class ToySource:
-    """Toy clips as a store: what `vidgen.data.clips.Clips` reads.
+    """Toy clips as a store: what `vidgen.data.stream.Clips` reads.
 
     Args:
       clips: How many different clips there are.

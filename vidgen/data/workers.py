@@ -27,9 +27,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 import vidgen
-from vidgen.data.decode import Limits
+from vidgen.data.decoder import Limits
 from vidgen.errors import DataError
-from vidgen.frames import Unreadable
+from vidgen.video.decoding import Unreadable
 
 RATE = 25.0  # frames per second of pictures and arrays, which carry no times
 
@@ -191,7 +191,7 @@ class Worker:
         search = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         # One thread each: the threads of OpenBLAS would take address space for nothing.
         quiet = {"PYTHONPATH": search, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "vidgen.data.decode", str(self.limits.memory())]
+        command = [sys.executable, "-m", "vidgen.data.decoder", str(self.limits.memory())]
         with tempfile.TemporaryFile() as complaints:
             process = subprocess.Popen(
                 command,

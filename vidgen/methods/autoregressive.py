@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from vidgen import accumulate, keys
+from vidgen import keys
 from vidgen.methods.gan import Schedule, pick_frames
+from vidgen.training import averaging
 
 # How far reconstructions are from frames, both in [-1, 1]: what is summed over values.
 DISTANCES = {"mse": jnp.square, "l1": jnp.abs}
@@ -91,7 +92,7 @@ def codes_step(
     revive: float,
     batch_size: int,
     pick: int = 0,
-    mean: Callable = accumulate.mean,
+    mean: Callable = averaging.mean,
 ) -> tuple[State, dict[str, jax.Array]]:
     """Updates the autoencoder by its gradient, and the codebook by a moving average.
 
@@ -235,7 +236,7 @@ def prior_step(
     gen: Any,
     prior_tx: optax.GradientTransformation,
     ema_decay: Schedule,
-    mean: Callable = accumulate.mean,
+    mean: Callable = averaging.mean,
 ) -> tuple[State, dict[str, jax.Array]]:
     """Updates the transformer and its average; the autoencoder stays as it is.
 

@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vidgen import accumulate, keys, objectives, spectral
+from vidgen import keys
 from vidgen.methods import gan
 from vidgen.methods.gan import Schedule, State, init
 from vidgen.models.normalization import groups
+from vidgen.training import averaging, losses, spectral
 
 __all__ = ["State", "init", "step"]
 
@@ -34,7 +35,7 @@ def step(
     loss: str,
     ema_decay: Schedule,
     play: bool = True,
-    mean: Callable = accumulate.mean,
+    mean: Callable = averaging.mean,
 ) -> tuple[State, dict[str, jax.Array]]:
     """Updates the discriminator, then the generator, then the average.
 
@@ -58,7 +59,7 @@ def step(
     """
     key = keys.at_step(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
     frames = batch["video"].shape[1]
-    dis_loss, gen_loss = objectives.LOSSES[loss]
+    dis_loss, gen_loss = losses.LOSSES[loss]
 
     def labels(batch):
         return batch["label"] if gen.classes else None
@@ -114,7 +115,7 @@ def step(
 
     def for_gen(batch, kept):
         fake, to_params, _ = kept or generate(batch)
-        on_real = judge(new.dis, real(batch), batch) if loss in objectives.PAIRED else jnp.zeros(())
+        on_real = judge(new.dis, real(batch), batch) if loss in losses.PAIRED else jnp.zeros(())
         value, slopes = jax.value_and_grad(
             lambda video: gen_loss(on_real, judge(new.dis, video, batch))
         )(fake)

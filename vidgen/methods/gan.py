@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from vidgen import accumulate, augment, keys, objectives, spectral
+from vidgen import keys
 from vidgen.models.normalization import with_stats
+from vidgen.training import augment, averaging, losses, spectral
 
 Schedule = optax.Schedule  # step -> value
 
@@ -82,7 +83,7 @@ def init(
 def draw(key: jax.Array, index: jax.Array, *, gen: Any, frames: int):
     """Draws the noise of training clips and where they begin, each from its clip's key.
 
-    Windows begin anywhere between two knots of motion, so that every boundary is judged.
+    Windows begin anywhere between two keyframes of motion, so that every boundary is judged.
 
     Args:
       key: Key of the step and purpose.
@@ -96,7 +97,7 @@ def draw(key: jax.Array, index: jax.Array, *, gen: Any, frames: int):
     clip_keys = keys.per_clip(key, index)
     part = lambda name: jax.vmap(keys.named, (0, None))(clip_keys, name)  # noqa: E731
     content = keys.normal(part("content"), (gen.content,))
-    motion = keys.normal(part("motion"), (gen.knots(frames), gen.motion))
+    motion = keys.normal(part("motion"), (gen.keyframes(frames), gen.motion))
     cycle = keys.uniform(part("cycle"), (len(gen.periods),))
     start = jax.vmap(lambda k: jax.random.randint(k, (), 0, gen.stride))(part("phase"))
     return content, motion, cycle, start
@@ -133,7 +134,7 @@ def step(
     sigma: float = 0.0,
     penalize: bool = True,
     play: bool = True,
-    mean: Callable = accumulate.mean,
+    mean: Callable = averaging.mean,
 ) -> tuple[State, dict[str, jax.Array]]:
     """Updates the discriminator, then the generator, then the average.
 
@@ -171,7 +172,7 @@ def step(
     """
     key = keys.at_step(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
     frames = batch["video"].shape[1]
-    dis_loss, gen_loss = objectives.LOSSES[loss]
+    dis_loss, gen_loss = losses.LOSSES[loss]
     probability = augment_p(state.step)
     if not gen.classes:
         mismatch = None
@@ -218,7 +219,7 @@ def step(
         del kept
         kept = generate(batch)
         real, fake = real_clips(batch), augmented(kept[0], batch, "augment fake")
-        twice = lambda x: None if x is None else objectives.interleave(x, x)  # noqa: E731
+        twice = lambda x: None if x is None else losses.interleave(x, x)  # noqa: E731
         label: Any = labels(batch)
         if mismatch is not None:
             wrong = wrong_labels(clip_keys(batch, "mismatch"), label, gen.classes)
@@ -233,13 +234,13 @@ def step(
                         keys.normal(clip_keys(batch, who), real.shape[1:])
                         for who in ("along real", "along fake")
                     )
-                    found = objectives.critic_with_differences(critic, real, fake, one, two, sigma)
+                    found = losses.critic_with_differences(critic, real, fake, one, two, sigma)
                 else:
-                    found = objectives.critic_with_penalties(critic, real, fake)
+                    found = losses.critic_with_penalties(critic, real, fake)
                 on_real, on_fake, p1, p2 = found
                 p1, p2 = jnp.mean(p1), jnp.mean(p2)
             else:
-                on_real, on_fake = objectives.apart(critic(objectives.interleave(real, fake)))
+                on_real, on_fake = losses.apart(critic(losses.interleave(real, fake)))
                 p1 = p2 = jnp.zeros(())
             total, metrics = jnp.zeros(()), {}
             if mismatch is not None:

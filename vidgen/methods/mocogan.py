@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vidgen import accumulate, keys, objectives
+from vidgen import keys
 from vidgen.errors import ConfigError
 from vidgen.methods import gan
 from vidgen.methods.gan import Schedule, State
 from vidgen.models.normalization import groups
+from vidgen.training import averaging, losses
 
 __all__ = ["State", "init", "step"]
 
@@ -70,7 +71,7 @@ def step(
     categories: float,
     infogan: float,
     ema_decay: Schedule,
-    mean: Callable = accumulate.mean,
+    mean: Callable = averaging.mean,
 ) -> tuple[State, dict[str, jax.Array]]:
     """Updates both discriminators, then the generator, then the average.
 
@@ -98,7 +99,7 @@ def step(
     """
     key = keys.at_step(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
     frames = batch["video"].shape[1]
-    dis_loss, gen_loss = objectives.LOSSES[loss]
+    dis_loss, gen_loss = losses.LOSSES[loss]
 
     def own(batch, purpose):
         return keys.per_clip(keys.named(key, purpose), batch["index"])
@@ -189,7 +190,7 @@ def step(
     (grads, dis_metrics, stats), kept = mean(for_dis, batch)
     new, norms = gan.with_discriminator(state, grads, dis_tx)
     dis_metrics |= norms
-    needs_real = loss in objectives.PAIRED
+    needs_real = loss in losses.PAIRED
 
     def for_gen(batch, kept):
         fake, to_params, _ = kept or generate(batch)

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from vidgen import accumulate, keys, objectives
+from vidgen import keys
 from vidgen.methods import gan
 from vidgen.methods.gan import Schedule
+from vidgen.training import averaging, losses
 
 
 @struct.dataclass
@@ -93,7 +94,7 @@ def step(
     r1: Schedule | None = None,
     r2: Schedule | None = None,
     pick: int = 0,
-    mean: Callable = accumulate.mean,
+    mean: Callable = averaging.mean,
 ) -> tuple[State, dict[str, jax.Array]]:
     """Updates the discriminator where there is one, then encoder and decoder, then the average.
 
@@ -129,8 +130,8 @@ def step(
     """
     key = keys.at_step(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
     frames, values = batch["video"].shape[1], batch["video"][0].size
-    likelihood = objectives.LIKELIHOODS[reconstruction]
-    dis_loss, gen_loss = objectives.LOSSES[loss]
+    likelihood = losses.LIKELIHOODS[reconstruction]
+    dis_loss, gen_loss = losses.LOSSES[loss]
 
     def about(batch):
         """Labels and picked frames, where there are any."""
@@ -154,11 +155,11 @@ def step(
 
         def run(params):
             of, how = gen.apply({"params": params}, whole, start, label, method="encode")
-            latents = [objectives.reparameterized(q, e) for q, e in ((of, content), (how, motion))]
+            latents = [losses.reparameterized(q, e) for q, e in ((of, content), (how, motion))]
             made = gen.apply(
                 {"params": params}, *latents, cycle, start, label, picked, frames=frames
             )
-            return made, objectives.gaussian_kl(*of) + objectives.gaussian_kl(*how)
+            return made, losses.gaussian_kl(*of) + losses.gaussian_kl(*how)
 
         return jax.vjp(run, state.gen)
 
@@ -169,11 +170,11 @@ def step(
         del kept
         kept = reconstruct(batch)
         real, (fake, _) = real_clips(batch), kept[0]
-        given = [None if x is None else objectives.interleave(x, x) for x in about(batch)]
+        given = [None if x is None else losses.interleave(x, x) for x in about(batch)]
 
         def judged(params):
             critic = lambda video: judge(params, video, given)  # noqa: E731
-            on_real, on_fake, p1, p2 = objectives.critic_with_penalties(critic, real, fake)
+            on_real, on_fake, p1, p2 = losses.critic_with_penalties(critic, real, fake)
             p1, p2 = jnp.mean(p1), jnp.mean(p2)
             value, penalty = dis_loss(on_real, on_fake), 0.5 * (r1_now * p1 + r2_now * p2)
             return value + penalty, {

@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vidgen.errors import ConfigError
-from vidgen.metrics.flow import flow
+from vidgen.metrics.optical_flow import flow
 
 _SIDE = 64  # of the frames that looks and motion are measured on
 _CELLS = 4  # motion is described in 4 x 4 fields of the frame
@@ -81,8 +81,8 @@ def build(name: str, weights: str | None = None) -> Network:
 
 
 def _i3d(weights: str | None) -> Network:
-    from vidgen.metrics import weights as files
-    from vidgen.models.i3d import I3D
+    from vidgen.metrics import i3d_weights as files
+    from vidgen.metrics.i3d import I3D
 
     def apply(params, video):
         # The protocol of the first FVD: frames stretched to 224x224 by bilinear interpolation

@@ -8,14 +8,13 @@ import difflib
 from typing import Any
 
 from vidgen.errors import ConfigError
-from vidgen.models.autoencoders import VariationalAutoencoder
-from vidgen.models.baselines import DynamicTexture, Lookup, Noise, Ppca
-from vidgen.models.codes import CodesGenerator
 from vidgen.models.dcgan import DcganDiscriminator, DcganGenerator
-from vidgen.models.discriminators import ResidualDiscriminator
-from vidgen.models.generators import ResidualGenerator
+from vidgen.models.fitted import DynamicTexture, Lookup, Noise, Ppca
 from vidgen.models.mocogan import MocoganDiscriminator, MocoganGenerator
-from vidgen.models.transformers import TransformerDiscriminator, TransformerGenerator
+from vidgen.models.residual import ResidualDiscriminator, ResidualGenerator
+from vidgen.models.transformer import TransformerDiscriminator, TransformerGenerator
+from vidgen.models.vae import VariationalAutoencoder
+from vidgen.models.vqvae import CodesGenerator
 
 GENERATORS = {
     "residual": ResidualGenerator,

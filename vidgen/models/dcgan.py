@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from vidgen.errors import ConfigError
-from vidgen.models import layers
+from vidgen.models import layers, protocol
 from vidgen.models.convolutions import (
     Convolution,
     TransposedConvolution,
@@ -20,7 +20,7 @@ from vidgen.models.convolutions import (
 from vidgen.models.normalization import BatchNorm
 
 
-class DcganGenerator(nn.Module):
+class DcganGenerator(protocol.GeneratorDefaults, nn.Module):
     """Makes whole clips from one latent vector: a dense layer, then layers that double them.
 
     Space doubles from 4x4 up to the size. Time doubles in the last layers, as often as the length
@@ -51,10 +51,11 @@ class DcganGenerator(nn.Module):
     norm_clips: int = 0
     dtype: str = "float32"
     motion = 1
-    periods = ()
-    stride = 1
-    context = 0
-    recurrent = False
+
+    @property
+    def whole_batch(self) -> bool:
+        """Whether a training step normalises by statistics of the whole batch."""
+        return self.norm and not self.norm_clips
 
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
@@ -67,7 +68,7 @@ class DcganGenerator(nn.Module):
         """How many frames its videos have at most."""
         return self.length
 
-    def knots(self, frames: int) -> int:
+    def keyframes(self, frames: int) -> int:
         """Returns how many steps of noise a window needs; they are not looked at."""
         return frames
 
@@ -116,7 +117,7 @@ class DcganGenerator(nn.Module):
         return images.reshape(b, -1, 2 * h, 2 * w, features)
 
 
-class DcganDiscriminator(nn.Module):
+class DcganDiscriminator(protocol.NetworkDefaults, nn.Module):
     """Judges images or clips by strided convolutions down to 4x4, mirroring the generator.
 
     Classes are laid beside the pixels, as maps of ones and zeros (Mirza and Osindero, "Conditional
@@ -139,6 +140,11 @@ class DcganDiscriminator(nn.Module):
     norm: bool = True
     norm_clips: int = 0
     dtype: str = "float32"
+
+    @property
+    def whole_batch(self) -> bool:
+        """Whether a training step normalises by statistics of the whole batch."""
+        return self.norm and not self.norm_clips
 
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""

@@ -59,24 +59,24 @@ def downsample(x: jax.Array) -> jax.Array:
     return x.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
 
-def between_knots(x: jax.Array, start: jax.Array, within: jax.Array, stride: int) -> jax.Array:
-    """Interpolates features of knots linearly to frames, wherever a window begins.
+def between_keyframes(x: jax.Array, start: jax.Array, within: jax.Array, stride: int) -> jax.Array:
+    """Interpolates features of keyframes linearly to frames, wherever a window begins.
 
     Args:
-      x: Features `[B, K, C]` from the last knot that is not after each window's first frame.
+      x: Features `[B, K, C]` from the last keyframe that is not after each window's first frame.
       start: First frame of each window, int32 `[B]`.
       within: Frames of the windows, int32 `[B or 1, T]`.
-      stride: Frames between knots.
+      stride: Frames between keyframes.
 
     Returns:
       `[B, T, C]`.
     """
     time = (start % stride)[:, None] + within
-    at = lambda knot: jnp.take_along_axis(x, knot[:, :, None], 1)  # noqa: E731
+    at = lambda keyframe: jnp.take_along_axis(x, keyframe[:, :, None], 1)  # noqa: E731
     left, part = time // stride, (time % stride) / stride
     if stride == 1:
         return at(left)
-    # A window that begins on a knot never reaches the last one.
+    # A window that begins on a keyframe never reaches the last one.
     right = jnp.minimum(left + 1, x.shape[1] - 1)
     part = part[:, :, None].astype(x.dtype)
     return at(left) * (1 - part) + at(right) * part

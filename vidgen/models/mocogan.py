@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from vidgen import keys
 from vidgen.errors import ConfigError
+from vidgen.models import protocol
 from vidgen.models.convolutions import (
     Convolution,
     TransposedConvolution,
@@ -27,7 +28,7 @@ from vidgen.models.layers import leaky_relu
 from vidgen.models.normalization import BatchNorm
 
 
-class MocoganGenerator(nn.Module):
+class MocoganGenerator(protocol.GeneratorDefaults, nn.Module):
     """Makes each frame from content, category and the state of a GRU over motion noise.
 
     A recurrence has no random access: what lies before a frame is run through, in constant memory,
@@ -50,10 +51,13 @@ class MocoganGenerator(nn.Module):
     features: int = 64
     norm_clips: int = 0
     dtype: str = "float32"
-    periods = ()
-    stride = 1
     context = 1  # the noise before the first frame is the state that the recurrence starts from
     recurrent = True
+
+    @property
+    def whole_batch(self) -> bool:
+        """Whether a training step normalises by statistics of the whole batch."""
+        return not self.norm_clips
 
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
@@ -63,7 +67,7 @@ class MocoganGenerator(nn.Module):
             if not getattr(self, name):
                 raise ConfigError(f"config.generator.{name} is 0", "at least 1")
 
-    def knots(self, frames: int) -> int:
+    def keyframes(self, frames: int) -> int:
         """Returns how many steps of noise a window needs."""
         return frames + 1
 
@@ -156,7 +160,7 @@ _recurrence.defvjp(
 )
 
 
-class MocoganDiscriminator(nn.Module):
+class MocoganDiscriminator(protocol.NetworkDefaults, nn.Module):
     """Judges frames, or whole clips and their categories.
 
     Attributes:
@@ -176,6 +180,11 @@ class MocoganDiscriminator(nn.Module):
     noise: float = 0.0
     norm_clips: int = 0
     dtype: str = "float32"
+
+    @property
+    def whole_batch(self) -> bool:
+        """Whether a training step normalises by statistics of the whole batch."""
+        return not self.norm_clips
 
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""

@@ -1,0 +1,469 @@
+"""The decoding process: files of strangers to RGB frames, within limits.
+
+`python -m vidgen.data.decoder BYTES` reads requests from its standard input and answers on its
+standard output, one file at a time, with at most BYTES of address space. A request is JSON, an
+answer is JSON headers each followed by raw frames; nothing is unpickled. `workers.py` is the other
+end.
+
+A request names a place (`ref`), which is one of
+
+    {"kind": "video", "path": P}                  a video file
+    {"kind": "frames", "path": DIR, "files": [...]}   numbered pictures
+    {"kind": "strip", "path": P}                  a row or column of square frames in one picture
+    {"kind": "array", "path": P, "key": K, "index": I}    .npy or .npz; I picks one clip of many
+
+and `"archive": "zip" | "tar"` beside `"member"` or `"files"` where P is an archive; in a tar
+`"places"` gives the offset and the bytes of each. This module imports neither JAX nor, before the
+first video, PyAV.
+"""
+
+import dataclasses
+import functools
+import io
+import json
+import lzma
+import math
+import os
+import signal
+import sys
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from vidgen.video.containers import missing
+from vidgen.video.decoding import Unreadable, converter, open_image, reason, resample, timed_frames
+
+_CHUNK = 1 << 20  # bytes of frames that travel together
+_HEADER = 10_000  # bytes of an .npy header, as NumPy bounds them, but before they are read
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What one file may cost; a file beyond any of these is refused, by name, with the field.
+
+    Attributes:
+      frames: Frames kept of a file.
+      pixels: Pixels of one frame, as stored and as resized.
+      bytes: Bytes of all its frames at the size kept, or of one member of an archive.
+      seconds: Seconds that decoding may take.
+    """
+
+    frames: int = 100_000
+    pixels: int = 50_000_000  # 8K video has 33 million
+    bytes: int = 4_000_000_000
+    seconds: float = 120.0
+
+    def memory(self) -> int:
+        """Returns the bytes of address space for a decoder under these limits.
+
+        One GiB for Python, NumPy and FFmpeg; 40 bytes for each pixel, since H.264 keeps up to 17
+        frames of 1.5 bytes and the frame being converted comes on top; one archive member.
+        """
+        return (1 << 30) + 40 * self.pixels + self.bytes
+
+
+# -------------------------------------------------------------------------------- one file
+
+
+def decode(request: dict[str, Any], info: dict[str, Any]) -> Iterator[tuple[float, np.ndarray]]:
+    """Yields `(seconds, uint8 [H, W, 3])` of the file that a request names.
+
+    Args:
+      request: `ref`, `fps`, `size`, `crop`, `background`, `start`, `end`, `rate`, `threads` and
+        `limits`, as `workers.request` makes it.
+      info: Filled with what is known of the file after the first frame.
+
+    Raises:
+      Unreadable, OSError, MemoryError, ValueError: The file is of no use; see `frames.reason`.
+    """
+    ref, limits = request["ref"], Limits(**request["limits"])
+    timed = _READERS[ref["kind"]](ref, request, limits, info)
+    if ref["kind"] != "video":
+        timed = _cut(timed, request["start"], request["end"])
+    convert = converter(
+        size=request["size"],
+        crop=request["crop"],
+        background=tuple(request["background"]),
+        max_pixels=limits.pixels,
+        info=info,
+    )
+    count = total = 0
+    for seconds, frame in resample(timed, request["fps"]):
+        array = convert(frame)
+        count, total = count + 1, total + array.nbytes
+        if count > limits.frames:
+            raise Unreadable(f"has more frames than data.limits.frames={limits.frames}")
+        if total > limits.bytes:
+            height, width = array.shape[:2]
+            raise Unreadable(
+                f"decodes to more than data.limits.bytes={limits.bytes} at {width}x{height}"
+            )
+        yield seconds, array
+    if count == 0:
+        wanted = request["start"] > 0 or request["end"] is not None
+        raise Unreadable("holds no frame" + (" in the wanted seconds" if wanted else ""))
+
+
+def _cut(
+    timed: Iterator[tuple[float, Any]], start: float, end: float | None
+) -> Iterator[tuple[float, Any]]:
+    for seconds, frame in timed:
+        if end is not None and seconds >= end:
+            return
+        if seconds >= start - 1e-6:
+            yield seconds, frame
+
+
+def _video(ref: dict, request: dict, limits: Limits, info: dict) -> Iterator[tuple[float, Any]]:
+    file = _open(ref, ref.get("member"), limits)
+    if isinstance(file, str):
+        with open(file, "rb") as opened:
+            size = os.fstat(opened.fileno()).st_size
+            lack = missing(opened, size)
+    else:
+        size = len(file.getbuffer())
+        lack = missing(file, size)
+        file.seek(0)
+    if size == 0:
+        raise Unreadable("is empty (0 bytes)")
+    if lack:
+        raise Unreadable(lack)
+    yield from timed_frames(
+        file,
+        start=request["start"],
+        end=request["end"],
+        threads=request["threads"],
+        max_pixels=limits.pixels,
+        info=info,
+    )
+
+
+def _pictures(ref: dict, request: dict, limits: Limits, info: dict) -> Iterator[tuple[float, Any]]:
+    first = None
+    for number, name in enumerate(ref["files"]):
+        try:
+            picture = _picture(ref, name, limits)
+        except (OSError, Unreadable, ValueError, SyntaxError) as error:
+            raise Unreadable(f"frame {_printable(name)}: {reason(error)}") from error
+        if first is None:
+            first = picture.size
+            width, height = picture.size
+            _describe(info, width, height, len(ref["files"]), "pictures", request["rate"])
+        elif picture.size != first:
+            raise Unreadable(
+                f"frame {_printable(name)} is {picture.width}x{picture.height}, "
+                f"the first one {first[0]}x{first[1]}"
+            )
+        yield number / request["rate"], picture
+
+
+def _strip(ref: dict, request: dict, limits: Limits, info: dict) -> Iterator[tuple[float, Any]]:
+    picture = _picture(ref, ref.get("member"), limits)
+    side, count = strip_shape(*picture.size)
+    if not count:
+        raise Unreadable(
+            f"is a picture of {picture.width}x{picture.height}: neither a video nor "
+            "a row or column of square frames"
+        )
+    _describe(info, side, side, count, "strip", request["rate"])
+    for n in range(count):
+        left, top = (n * side, 0) if picture.width > side else (0, n * side)
+        yield n / request["rate"], picture.crop((left, top, left + side, top + side))
+
+
+def strip_shape(width: int, height: int) -> tuple[int, int]:
+    """Returns the side and the number of the square frames in a picture; `(0, 0)` for no strip.
+
+    A picture is a strip if one side is a whole multiple, 4 or more, of the other.
+    """
+    side, length = min(width, height), max(width, height)
+    if not side or length % side or length // side < 4:
+        return 0, 0
+    return side, length // side
+
+
+def _picture(ref: dict, name: str | None, limits: Limits) -> Any:
+    from PIL import ImageOps
+
+    with open_image(_open(ref, name, limits), limits.pixels) as image:
+        return ImageOps.exif_transpose(image)  # a copy, loaded
+
+
+def _array(ref: dict, request: dict, limits: Limits, info: dict) -> Iterator[tuple[float, Any]]:
+    if ref["key"] is None:
+        file = _open(ref, ref.get("member"), limits)
+        array, rate = _npy(file, ref["index"], limits.bytes), 0.0
+    else:
+        found = os.stat(ref["path"])
+        place = json.dumps({**ref, "index": None})
+        array, rate = _npz(place, (found.st_mtime_ns, found.st_size), limits)
+        array = array if ref["index"] is None else array[ref["index"]]
+    if array.ndim == 3:
+        array = array[..., None]
+    frames, height, width, _ = array.shape
+    if height * width > limits.pixels:
+        raise Unreadable(f"{width}x{height} is more than data.limits.pixels={limits.pixels}")
+    rate = rate or request["rate"]
+    _describe(info, width, height, frames, "array", rate)
+    for n in range(frames):
+        yield n / rate, np.ascontiguousarray(array[n])
+
+
+def npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Reads `(shape, column order, dtype)` at the start of a .npy file, and stops behind it.
+
+    Raises:
+      Unreadable, ValueError: It is no such file.
+    """
+    version = np.lib.format.read_magic(file)
+    width = 2 if version == (1, 0) else 4
+    stated = file.read(width)
+    length = int.from_bytes(stated, "little")
+    if length > _HEADER:
+        raise Unreadable(f"its header claims {length} bytes; of an array of clips it has about 100")
+    head = io.BytesIO(stated + file.read(length))
+    try:
+        if width == 2:
+            return np.lib.format.read_array_header_1_0(head)
+        return np.lib.format.read_array_header_2_0(head)
+    except Exception as error:
+        # NumPy lets through what ast, tokenize and dtype raise, which is anything.
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise Unreadable(f"has no header that NumPy can read: {said[:80]}") from error
+
+
+def _npy(file: str | io.BytesIO, index: int | None, most: int) -> np.ndarray:
+    """Reads one clip; not by a memory map, which would count whole against the address space."""
+    with open(file, "rb") if isinstance(file, str) else file as opened:
+        shape, columns, dtype = npy_header(opened)
+        array_clips(shape, dtype)
+        if columns:
+            raise Unreadable("is stored in column order; save it with numpy.ascontiguousarray")
+        shape = shape if index is None else shape[1:]
+        size = math.prod(shape)
+        if size > most:
+            raise Unreadable(f"has {size} bytes in a clip, data.limits.bytes={most}")
+        opened.seek((index or 0) * size, os.SEEK_CUR)
+        data = opened.read(size)
+    if len(data) < size:
+        raise Unreadable("is cut off: its header declares more than the file holds")
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+@functools.lru_cache(maxsize=1)  # the clips of a file come one after another
+def _npz(place: str, stamp: tuple[int, int], limits: Limits) -> tuple[np.ndarray, float]:
+    """Returns an array of an .npz file, and the frame rate that it may hold as `fps`, or 0.
+
+    Args:
+      place: The `ref` of a request as JSON, without its index: it has to be hashable.
+      stamp: Time of change and bytes of the file, so that a rewritten one is read again.
+      limits: Bounds its bytes.
+    """
+    del stamp  # part of the cache key only
+    ref = json.loads(place)
+    key, most = ref["key"], limits.bytes
+    file = _open(ref, ref.get("member"), limits)
+    with zipfile.ZipFile(file) as archive:
+        size = archive.getinfo(f"{key}.npy").file_size
+        if size > most:
+            raise Unreadable(f"its array {key} has {size} bytes, data.limits.bytes={most}")
+    if not isinstance(file, str):
+        file.seek(0)
+    with np.load(file, allow_pickle=False) as arrays:
+        rate = float(arrays["fps"]) if "fps" in arrays else 0.0
+        if not 0 <= rate < math.inf:
+            raise Unreadable(f"its fps is {rate}")
+        return arrays[key], rate
+
+
+def array_clips(shape: tuple[int, ...], dtype: np.dtype) -> int | None:
+    """Returns how many clips an array holds: None for a single `[T, H, W]` or `[T, H, W, C]`.
+
+    A fourth axis of 1, 3 or 4 is taken for channels; otherwise `[N, T, H, W]` are grey clips.
+
+    Raises:
+      Unreadable: The shape or the type is not one of those of docs/data.md.
+    """
+    if dtype != np.uint8:
+        raise Unreadable(f"holds {dtype}; clips are uint8, 0 to 255")
+    channels = len(shape) >= 4 and shape[-1] in (1, 3, 4)
+    if all(axis > 0 for axis in shape):
+        if len(shape) == 3 or (len(shape) == 4 and channels):
+            return None
+        if len(shape) == 4 or (len(shape) == 5 and channels):
+            return shape[0]
+    raise Unreadable(
+        f"has shape {list(shape)}; clips are [T, H, W, C] or [T, H, W], or [N, ...] of them"
+    )
+
+
+def _describe(info: dict, width: int, height: int, frames: int, codec: str, rate: float) -> None:
+    info.update(
+        width=width,
+        height=height,
+        fps=rate,
+        frames=frames,
+        duration=frames / rate,
+        codec=codec,
+        pixel_format="",
+        pixel_aspect=1.0,
+        audio=False,
+        matrix=(1, 0, 0, 1),
+        interlaced=False,
+        alpha=False,
+    )
+
+
+def _printable(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+# -------------------------------------------------------------------------------- archives
+
+
+def _open(ref: dict, name: str | None, limits: Limits) -> str | io.BytesIO:
+    """Returns the path of a file, or the bytes of a member of an archive."""
+    if "archive" not in ref:
+        return ref["path"] if name is None else os.path.join(ref["path"], name)
+    if name is None:
+        raise Unreadable("names no member of its archive")
+    path, found = ref["path"], os.stat(ref["path"])
+    stamp = found.st_mtime_ns, found.st_size
+    if ref["archive"] == "zip":
+        archive = _zip(path, stamp)
+        size = archive.getinfo(name).file_size
+        _bound_member(size, limits)
+        with archive.open(name) as file:
+            data = file.read(size)
+    else:
+        offset, size = ref["places"][name]
+        _bound_member(size, limits)
+        stream = _tar(path, stamp)
+        stream.seek(offset)  # forward, as long as members are asked for in their order
+        data = stream.read(size)
+    if len(data) < size:
+        raise Unreadable("is cut off: its archive ends before it does")
+    return io.BytesIO(data)
+
+
+def _bound_member(size: int, limits: Limits) -> None:
+    if size > limits.bytes:
+        raise Unreadable(f"has {size} bytes in its archive, data.limits.bytes={limits.bytes}")
+
+
+@functools.lru_cache(maxsize=1)
+def _zip(path: str, stamp: tuple[int, int]) -> zipfile.ZipFile:
+    del stamp  # part of the cache key only
+    return zipfile.ZipFile(path)
+
+
+@functools.lru_cache(maxsize=1)
+def _tar(path: str, stamp: tuple[int, int]) -> Any:
+    """Returns the uncompressed bytes of a tar as a seekable file."""
+    del stamp
+    return tarfile.open(path).fileobj
+
+
+_READERS: dict[str, Callable[..., Iterator[tuple[float, Any]]]] = {
+    "video": _video,
+    "frames": _pictures,
+    "strip": _strip,
+    "array": _array,
+}
+
+# -------------------------------------------------------------------------------- the process
+
+
+def main() -> None:
+    """Serves requests until standard input closes."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # so that a library that prints cannot spoil the answers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    _bound_memory(int(sys.argv[1]))
+    _send(answers, {"ready": True})
+    while (request := _receive(sys.stdin.buffer)) is not None:
+        _alarm(request["limits"]["seconds"] + 10)
+        try:
+            if request["what"] == "look":
+                _send(answers, {"done": _look(request)})
+            else:
+                _serve(request, answers)
+        except (Exception, MemoryError) as error:
+            # The one place that catches everything: whatever a decoder raises on a strange file is
+            # this file's reason, and travels to the parent, which names the file.
+            _send(answers, {"error": _why(error)})
+        _alarm(0)
+
+
+def _alarm(seconds: float) -> None:
+    """Ends this process then, even inside C: a decoder may hang when the parent is gone."""
+    if hasattr(signal, "setitimer"):  # not on Windows
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, KeyError):
+        return f"has no member {error}"
+    archive = zipfile.BadZipFile | tarfile.TarError | zlib.error | lzma.LZMAError | EOFError
+    if isinstance(error, archive) and not getattr(error, "strerror", None):  # that is FFmpeg's
+        return f"damaged archive: {error}"
+    return reason(error)
+
+
+def _serve(request: dict[str, Any], answers: BinaryIO) -> None:
+    info: dict[str, Any] = {}
+    times: list[float] = []
+    held: list[np.ndarray] = []
+    for seconds, array in decode(request, info):
+        times.append(seconds)
+        held.append(array)
+        if len(held) * array.nbytes >= _CHUNK:
+            _send(answers, {"shape": array.shape, "frames": len(held)}, held)
+            held = []
+    if held:
+        _send(answers, {"shape": held[0].shape, "frames": len(held)}, held)
+    _send(answers, {"done": {**info, "times": times}})
+
+
+def _look(request: dict[str, Any]) -> dict[str, int]:
+    ref, limits = request["ref"], Limits(**request["limits"])
+    with open_image(_open(ref, ref.get("member"), limits), limits.pixels) as image:
+        return {
+            "frames": getattr(image, "n_frames", 1),
+            "width": image.width,
+            "height": image.height,
+        }
+
+
+def _bound_memory(most: int) -> None:
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard == resource.RLIM_INFINITY or most < hard:
+        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+
+
+def _receive(file: BinaryIO) -> dict[str, Any] | None:
+    head = file.read(4)
+    if len(head) < 4:
+        return None
+    return json.loads(file.read(int.from_bytes(head, "big")))
+
+
+def _send(file: BinaryIO, header: dict[str, Any], frames: list[np.ndarray] | None = None) -> None:
+    text = json.dumps(header).encode()
+    file.write(len(text).to_bytes(4, "big") + text)
+    for frame in frames or ():
+        file.write(np.ascontiguousarray(frame).data)
+    file.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,529 @@
+"""What can be trained on: folders, archives, arrays, strips and manifests, as one list of clips.
+
+    source = open_source("clips/")
+    len(source), source.classes                   # 56, ("bend", "wave")
+    source[0].frames                              # uint8 [T, H, W, 3]
+
+Listing reads names and, of pictures and arrays, headers; a file is decoded only when it is asked
+for. What is no clip is in `source.skipped`, with its reason. docs/data.md has the formats.
+"""
+
+import csv
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import os
+import stat
+import threading
+import zipfile
+from collections.abc import Callable, Iterable
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from vidgen.data import archives
+from vidgen.data.archives import ARRAYS, PICTURES, VIDEOS, Member, printable
+from vidgen.data.decoder import Limits, array_clips, npy_header, strip_shape
+from vidgen.data.toy import ToySource
+from vidgen.data.workers import Worker, frame_rate, request
+from vidgen.errors import ConfigError, DataError
+from vidgen.video.containers import starts_like_video
+from vidgen.video.decoding import Unreadable, reason
+
+UNLABELLED = "(none)"  # the class of a clip without a label where other clips have one
+_LABELS = 1 << 26  # bytes of the labels in an .npz: 64 characters each for 260,000 clips
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One clip that a source lists.
+
+    Attributes:
+      name: Its path below the root, printable whatever the bytes of the file's name.
+      ref: Where it is, for the decoder; see `decode.py`.
+      label: Name of its class, or None.
+      caption: Text from a manifest.
+      start: First second, from a manifest.
+      end: Seconds at which it stops, exclusive; None for the end of the file.
+      stamp: Bytes, and time of change (or a hash of all of its files), to notice others.
+    """
+
+    name: str
+    ref: dict[str, Any]
+    label: str | None = None
+    caption: str = ""
+    start: float = 0.0
+    end: float | None = None
+    stamp: tuple[int, int] = (0, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """A decoded clip.
+
+    Attributes:
+      frames: uint8 `[T, H, W, 3]`.
+      times: float64 `[T]`, seconds from the start of the file.
+      fps: Mean frames per second.
+      info: What else is known of the file: `codec`, `pixel_format`, `interlaced`, ...
+    """
+
+    frames: np.ndarray
+    times: np.ndarray
+    fps: float
+    info: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Clips as they lie on disk, in the order of their names.
+
+    Attributes:
+      root: The path that was opened.
+      entries: The clips.
+      classes: Names of the classes, sorted; empty where no clip has a label.
+      labels: int32 `[N]`, index into `classes`; 0 where there are none.
+      skipped: `(name, reason)` of what looked like a clip and is none.
+      ignored: Number of files that do not look like clips: texts, sound. Not hidden files.
+      fingerprint: Changes when a file is added, removed, renamed, relabelled or written.
+      limits: What decoding one file may cost.
+    """
+
+    root: str
+    entries: tuple[Entry, ...]
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    skipped: tuple[tuple[str, str], ...]
+    ignored: int
+    fingerprint: str
+    limits: Limits
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> Clip:
+        """Decodes a clip as stored, upright, in a bounded child process.
+
+        Raises:
+          DataError: It cannot be decoded; names the file and the reason.
+        """
+        entry = self.entries[index]
+        chunks: list[np.ndarray] = []
+        asked = request(entry.ref, self.limits, start=entry.start, end=entry.end)
+        with _LOCK:
+            worker = _worker(self.limits)
+            try:
+                info = worker.decode(asked, chunks.append)
+            except Unreadable as error:
+                raise DataError(f"{entry.name}: {error}") from error
+        times = np.array(info.pop("times"), np.float64)
+        return Clip(np.concatenate(chunks), times, frame_rate(times, info["fps"]), info)
+
+
+_LOCK = threading.Lock()
+_worker = functools.lru_cache(maxsize=1)(Worker)  # one decoding process serves all `source[i]`
+
+
+def open_source(
+    spec: str | os.PathLike[str], *, labels: str = "folder", limits: Limits | None = None
+) -> Source | ToySource:
+    """Opens whatever holds clips; see `list_source`, or "toy" for the built-in ones."""
+    if is_toy(spec):
+        return toy_source(os.fspath(spec))
+    return list_source(spec, labels=labels, limits=limits)
+
+
+def is_toy(spec: str | os.PathLike[str]) -> bool:
+    """Tells whether a path means the built-in toy clips."""
+    return isinstance(spec, str) and (spec == "toy" or spec.startswith("toy:"))
+
+
+def toy_source(spec: str, **defaults: int) -> ToySource:
+    """Returns the toy clips of "toy" or "toy:clips=65536,seed=0,frames=16,size=32".
+
+    Raises:
+      ConfigError: The text is not of this form.
+    """
+    options = dict(defaults)
+    for part in filter(None, spec.removeprefix("toy").removeprefix(":").split(",")):
+        name, _, value = part.partition("=")
+        if name not in ("clips", "seed", "frames", "size") or not value.isdecimal():
+            raise ConfigError(
+                f"data.path={spec!r}: {part!r} is not known", "write toy:clips=65536,seed=0"
+            )
+        options[name] = int(value)
+    return ToySource(**options)
+
+
+def list_source(
+    spec: str | os.PathLike[str], *, labels: str = "folder", limits: Limits | None = None
+) -> Source:
+    """Lists the clips of a path.
+
+    Args:
+      spec: A folder of video files, frame folders, strips or arrays, at any depth; a zip or tar of
+        one; a CSV manifest with the columns path, label, caption, start, end; or a single file.
+      labels: "folder": the first folder below the root, or the column of a manifest, names the
+        class; "none": no classes.
+      limits: What decoding one file may cost.
+
+    Raises:
+      ConfigError: `labels` is neither of the two.
+      DataError: The path does not exist, cannot be read, or holds nothing that looks like a clip.
+    """
+    if labels not in ("folder", "none"):
+        raise ConfigError(f"data.labels={labels!r} is not known", "choose 'folder' or 'none'")
+    limits = limits or Limits()
+    root = os.path.abspath(os.fspath(spec))
+    try:
+        kind = _kind(root)
+        with Worker(limits) as worker:
+            found = _Listing(worker)
+            if kind == "folder":
+                found.take(archives.walk(root, found.refuse), root, None)
+            elif kind == "csv":
+                _manifest(root, found)
+            elif kind in ("zip", "tar"):
+                opened = archives.zip_members if kind == "zip" else archives.tar_members
+                with opened(root, found.refuse) as members:
+                    found.take(members, root, kind)
+            else:
+                found.single(root, kind)
+    except (OSError, Unreadable, EOFError, *archives.DAMAGE) as error:
+        why = str(error) if isinstance(error, archives.DAMAGE) else reason(error)
+        raise DataError(f"{printable(root)}: {why}", "give data.path a folder of clips") from error
+    return _source(printable(root), found, labels, limits)
+
+
+def _kind(root: str) -> str:
+    """Returns folder, zip, tar, csv, or the suffix of a single file."""
+    mode = os.stat(root).st_mode
+    if stat.S_ISDIR(mode):
+        return "folder"
+    if not stat.S_ISREG(mode):
+        raise Unreadable(f"is neither a folder nor a file ({archives.file_type(mode)})")
+    suffix = archives.suffix(root)
+    if suffix == "csv":
+        return "csv"
+    if suffix in ARRAYS:  # .npz is a zip as well
+        return suffix
+    if archives.is_tar(root):  # first: one that ends with an .npz is a zip to is_zipfile
+        return "tar"
+    return "zip" if zipfile.is_zipfile(root) else suffix
+
+
+def _source(root: str, found: "_Listing", labels: str, limits: Limits) -> Source:
+    entries = sorted(found.entries, key=lambda entry: entry.name)
+    if labels == "none":
+        entries = [dataclasses.replace(entry, label=None) for entry in entries]
+    if not entries:
+        few = "; ".join(f"{name}: {why}" for name, why in found.skipped[:3])
+        raise DataError(
+            f"{root}: holds no clip"
+            + (f" ({few}{'; ...' if len(found.skipped) > 3 else ''})" if few else "")
+            + (f"; {found.ignored} files are no videos" if found.ignored else ""),
+            "docs/data.md lists the formats",
+        )
+    classes: tuple[str, ...] = ()
+    if any(entry.label for entry in entries):
+        classes = tuple(sorted({entry.label or UNLABELLED for entry in entries}))
+    index = {name: n for n, name in enumerate(classes)}
+    numbers = [index.get(entry.label or UNLABELLED, 0) for entry in entries]
+    known = [
+        (e.name, e.label, e.caption, e.start, e.end, e.stamp, e.ref.get("index")) for e in entries
+    ]
+    text = json.dumps([known, sorted(found.skipped)])
+    return Source(
+        root=root,
+        entries=tuple(entries),
+        classes=classes,
+        labels=np.array(numbers, np.int32),
+        skipped=tuple(sorted(found.skipped)),
+        ignored=found.ignored,
+        fingerprint=hashlib.sha256(text.encode()).hexdigest(),
+        limits=limits,
+    )
+
+
+# -------------------------------------------------------------------------------- listing
+
+
+class _Listing:
+    """Collects entries, and what is refused, while a root is listed."""
+
+    def __init__(self, worker: Worker):
+        self.worker = worker
+        self.entries: list[Entry] = []
+        self.skipped: list[tuple[str, str]] = []
+        self.ignored = 0
+
+    def refuse(self, name: str, why: str) -> None:
+        self.skipped.append((printable(name), why))
+
+    def add(self, name: str, ref: dict[str, Any], stamp: tuple[int, int], **more: Any) -> None:
+        self.entries.append(Entry(name=printable(name), ref=ref, stamp=stamp, **more))
+
+    def take(self, members: Iterable[Member], root: str, archive: str | None) -> None:
+        """Sorts the files of a folder or archive into clips, refusals and bystanders."""
+        folders: dict[str, list[Member]] = {}
+        for member in members:
+            folders.setdefault(os.path.dirname(member.name), []).append(member)
+        for folder, files in sorted(folders.items()):
+            self._take_folder(folder, files, functools.partial(_ref, root, archive))
+        self._name_classes(wrapped=archive is not None and self._one_folder())
+
+    def _one_folder(self) -> bool:
+        """Tells whether one folder wraps all clips, and is not itself their class.
+
+        It is their class if nothing below it tells them apart: no folder, no label of their own.
+        """
+        parts = [entry.name.split("/") for entry in self.entries]
+        return (
+            len({p[0] for p in parts}) == 1
+            and all(len(p) >= 2 for p in parts)
+            and (any(len(p) >= 3 for p in parts) or any(e.label for e in self.entries))
+        )
+
+    def _name_classes(self, wrapped: bool) -> None:
+        """Labels each clip that has no label of its own with the first folder in its name."""
+        for n, entry in enumerate(self.entries):
+            parts = entry.name.split("/")[wrapped:]
+            label = parts[0] if entry.label is None and len(parts) > 1 else entry.label
+            self.entries[n] = dataclasses.replace(entry, name="/".join(parts), label=label)
+
+    def _take_folder(self, folder: str, files: list[Member], ref: Callable[..., dict]) -> None:
+        kinds: dict[str, list[Member]] = {"video": [], "picture": [], "array": []}
+        for file in sorted(files, key=lambda member: natural(member.name)):
+            suffix = archives.suffix(file.name)
+            if suffix in VIDEOS:
+                kinds["video"].append(file)
+            elif suffix in PICTURES:
+                kinds["picture"].append(file)
+            elif suffix in ARRAYS:
+                kinds["array"].append(file)
+            elif suffix in archives.SOUNDS:
+                self.ignored += 1
+            else:
+                try:
+                    video = starts_like_video(file.head())
+                except (OSError, EOFError, *archives.DAMAGE) as error:
+                    self.refuse(file.name, reason(error))
+                    continue
+                if video:
+                    kinds["video"].append(file)
+                else:
+                    self.ignored += 1
+        for file in kinds["video"]:
+            self.add(file.name, ref("video", file), file.stamp)
+        for file in kinds["array"]:
+            self._arrays(file, archives.suffix(file.name), ref)
+        if kinds["picture"]:
+            self._pictures(folder, kinds["picture"], bool(kinds["video"]), ref)
+
+    def _pictures(
+        self, folder: str, files: list[Member], videos: bool, ref: Callable[..., dict]
+    ) -> None:
+        """Tells strips, animations and the frames of one clip apart, by the first good header."""
+        seen = None
+        for file in files[:4]:
+            try:
+                seen = self.worker.look(ref("strip", file))
+                break
+            except Unreadable as error:
+                why = str(error)
+        if seen is None:
+            self.refuse(files[0].name, why)
+            if len(files) > 1:
+                self.refuse(
+                    folder or ".", f"{len(files) - 1} more pictures beside an unreadable one"
+                )
+        elif seen["frames"] > 1:
+            for file in files:
+                self.add(file.name, ref("video", file), file.stamp)
+        elif strip_shape(seen["width"], seen["height"])[1]:
+            for file in files:
+                self.add(file.name, ref("strip", file), file.stamp)
+        elif len(files) == 1:
+            self.refuse(files[0].name, "is a single still picture, not a clip")
+        elif videos:
+            self.refuse(folder or ".", f"{len(files)} still pictures beside videos are no clip")
+        elif any(not any(c.isdigit() for c in os.path.basename(f.name)) for f in files):
+            self.refuse(folder or ".", f"{len(files)} still pictures that are not numbered frames")
+        else:
+            # Of every frame, so that one replaced by an older one, or two swapped, are noticed.
+            every = json.dumps([(f.name, f.stamp) for f in files]).encode()
+            stamp = sum(f.stamp[0] for f in files), int(hashlib.sha256(every).hexdigest()[:16], 16)
+            self.add(folder or ".", ref("frames", *files), stamp)
+
+    def _arrays(self, file: Member, suffix: str, ref: Callable[..., dict]) -> None:
+        try:
+            with file.open() as opened:
+                clips = list(_array_entries(opened, suffix, file.stamp[0]))
+        except (OSError, ValueError, EOFError, KeyError, Unreadable, *archives.DAMAGE) as error:
+            self.refuse(file.name, reason(error))
+            return
+        for key, index, label in clips:
+            more = {} if label is None else {"label": label}
+            place = ref("array", file) | {"key": key, "index": index}
+            name = file.name if index is None else f"{file.name}[{index}]"
+            self.add(name, place, file.stamp, **more)
+
+    def single(self, path: str, suffix: str, name: str | None = None, **more: Any) -> None:
+        """Takes one file, or one folder of numbered frames, that is named by itself."""
+        name = name or os.path.basename(path)
+        before = len(self.entries)
+        if os.path.isdir(path):
+            inner = _Listing(self.worker)
+            inner.take(archives.walk(path, inner.refuse), path, None)
+            if [entry.name for entry in inner.entries] != ["."]:
+                raise Unreadable("is a folder, but not one of numbered frames")
+            self.add(name, inner.entries[0].ref, inner.entries[0].stamp)
+        elif not os.path.isfile(path):
+            mode = os.stat(path).st_mode
+            raise Unreadable(f"is not a regular file ({archives.file_type(mode)})")
+        else:
+            member = archives.on_disk(path, name)
+            if suffix in ARRAYS:
+                self._arrays(member, suffix, lambda kind, _: {"kind": kind, "path": path})
+            else:
+                place = {"kind": "strip", "path": path}
+                still = suffix in PICTURES and suffix not in ("webp", "apng", "avif")
+                if not still or self.worker.look(place)["frames"] > 1:
+                    place["kind"] = "video"
+                self.add(name, place, member.stamp)
+        self.entries[before:] = [
+            dataclasses.replace(entry, **more) for entry in self.entries[before:]
+        ]
+
+
+def _ref(root: str, archive: str | None, kind: str, *files: Member) -> dict[str, Any]:
+    """Returns the place of files below a root, for the decoder."""
+    names = [file.name for file in files]
+    if archive is None and kind != "frames":
+        return {"kind": kind, "path": os.path.join(root, names[0])}
+    place: dict[str, Any] = {"kind": kind, "path": root}
+    place |= {"files": names} if kind == "frames" else {"member": names[0]}
+    if archive is not None:
+        place["archive"] = archive
+    if archive == "tar":
+        place["places"] = {file.name: file.place for file in files}
+    return place
+
+
+def _array_entries(
+    file: BinaryIO, suffix: str, size: int
+) -> Iterable[tuple[str | None, int | None, str | None]]:
+    """Yields `(key, index, label)` for each clip of an open .npy or .npz file of `size` bytes."""
+    if suffix == "npy":
+        shape, dtype = _stored(file, size)
+        count = array_clips(shape, dtype)
+        yield from ((None, n, None) for n in ([None] if count is None else range(count)))
+        return
+    with zipfile.ZipFile(file) as archive:
+        shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+        for info in archive.infolist():
+            with archive.open(info) as inner:
+                stored = _stored(inner, info.file_size)  # type: ignore[arg-type]
+                shapes[info.filename.removesuffix(".npy")] = stored
+        clips = {k: v for k, v in shapes.items() if len(v[0]) >= 3}
+        if not clips:
+            raise Unreadable(f"holds no clip among its arrays {sorted(shapes)}")
+        counts = {key: array_clips(*stored) for key, stored in clips.items()}
+        labels = None
+        for name in ("label", "labels"):
+            if name in shapes:
+                labels = _labels(archive, name, *shapes[name], counts)
+    for key, count in counts.items():
+        for n in range(count or 1):
+            yield key, (None if count is None else n), (labels[n] if labels else None)
+
+
+def _stored(file: BinaryIO, size: int) -> tuple[tuple[int, ...], np.dtype]:
+    """Returns shape and type of a .npy file of `size` bytes, which must be there.
+
+    A header of a hundred bytes may claim a million clips, each of which would be listed.
+    """
+    shape, _, dtype = npy_header(file)
+    claimed, held = math.prod(shape) * dtype.itemsize, size - file.tell()
+    if claimed > held:
+        raise Unreadable(f"is cut off: its header declares {claimed} bytes, it has {max(0, held)}")
+    return shape, dtype
+
+
+def _labels(
+    archive: zipfile.ZipFile,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    counts: dict[str, int | None],
+) -> list[str]:
+    """Reads the labels in an .npz file, once it is known that they are few enough."""
+    count = math.prod(shape)
+    for key, clips in counts.items():
+        if count != (clips or 1):
+            raise Unreadable(f"has {count} labels for {clips or 1} clips in {key}")
+    if count * dtype.itemsize > _LABELS:
+        raise Unreadable(f"its labels take {count * dtype.itemsize} bytes, more than {_LABELS}")
+    with archive.open(f"{name}.npy") as file:
+        values = np.lib.format.read_array(file, allow_pickle=False)  # type: ignore[arg-type]
+    return [str(value) for value in values.ravel()]
+
+
+def _manifest(path: str, found: _Listing) -> None:
+    """Reads a CSV file with a header line: path, and where wanted label, caption, start, end."""
+    root = os.path.dirname(path)
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        try:
+            reader = csv.DictReader(file, strict=True)
+            rows = [(reader.line_num, row) for row in reader]  # a row may be several lines
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise Unreadable(f"is no CSV in UTF-8: {error}") from error
+    if not rows or "path" not in rows[0][1]:
+        raise Unreadable("needs a header line with a column 'path', and at least one more line")
+    for line, row in rows:
+        name = (row["path"] or "").strip()
+        if "\0" in name:
+            raise Unreadable(f"line {line}: path={name!r} holds a zero byte")
+        start, end = (_seconds(row.get(field), field, line) for field in ("start", "end"))
+        if end is not None and end <= (start or 0):
+            raise Unreadable(f"line {line}: end={end} is not after start={start or 0}")
+        window = "" if start is None and end is None else f"@{start or 0:g}-{end or 'end'}"
+        try:
+            if not name:
+                raise Unreadable("has no path")
+            found.single(
+                os.path.join(root, name),
+                archives.suffix(name),
+                name + window,
+                label=(row.get("label") or "").strip() or None,
+                caption=(row.get("caption") or "").strip(),
+                start=start or 0.0,
+                end=end,
+            )
+        except (Unreadable, OSError) as error:
+            found.refuse(name + window, f"line {line}: {reason(error)}")
+
+
+def _seconds(text: str | None, field: str, line: int) -> float | None:
+    if text is None or not text.strip():
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise Unreadable(f"line {line}: {field}={text!r} is no number of seconds")
+    return value
+
+
+def natural(name: str) -> tuple[list[Any], str]:
+    """Returns a sorting key under which frame2 comes before frame10."""
+    key: list[Any] = [""]
+    for char in name:
+        digit = char.isascii() and char.isdigit()
+        if digit != isinstance(key[-1], int):
+            key.append(0 if digit else "")
+        key[-1] = key[-1] * 10 + int(char) if digit else key[-1] + char
+    return key, name

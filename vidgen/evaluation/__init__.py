@@ -1,0 +1,1 @@
+"""Measuring generated videos beside real ones."""

@@ -1,0 +1,1 @@
+"""Methods that are fitted at once instead of trained step by step."""

@@ -1,0 +1,14 @@
+"""A baseline that makes noise."""
+
+from typing import Any
+
+import numpy as np
+
+
+def fit(batch: dict[str, np.ndarray], *, generator: dict[str, Any], **shared: Any):
+    """Fits nothing; returns arguments and parameters of a `vidgen.models.fitted.Noise`."""
+    del batch, generator
+    arguments = {"kind": "noise", "size": shared["size"], "classes": shared["classes"]}
+    side = int(np.gcd(shared["size"], 16))
+    arguments["motion"] = side * side
+    return arguments, {"level": np.zeros(1, np.float32)}

@@ -1,0 +1,211 @@
+"""What a network is to everything that uses one, in types.
+
+The sampler, the methods and the estimator read nothing else of a network than what stands here. A
+network is a Linen module; `init` and `apply` are flax's. Its attributes are its arguments, JSON
+data, so that a checkpoint can build it again.
+
+The parameters of a generator must not depend on `frames`: a generator that was trained on windows
+of 16 frames is sampled by chunks of another length, with the same parameters.
+`check_parameters` refuses one that breaks this.
+"""
+
+import functools
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+
+from vidgen.errors import ConfigError
+
+Posterior = tuple[jax.Array, jax.Array]  # means and logarithms of variances
+
+
+class Network(Protocol):
+    """What generators and discriminators have in common.
+
+    Attributes:
+      size: Side of the frames in pixels.
+      classes: Number of classes; 0 for none.
+      whole_batch: Whether a training step normalises by statistics of the whole batch, so that its
+        clips have to be computed together.
+    """
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def classes(self) -> int: ...
+    @property
+    def whole_batch(self) -> bool: ...
+
+    def check(self) -> None:
+        """Raises ConfigError if the attributes do not fit each other."""
+        ...
+
+    def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Makes parameters; flax's."""
+        ...
+
+    def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
+        """Computes; flax's."""
+        ...
+
+
+@runtime_checkable
+class Generator(Network, Protocol):
+    """Makes video of noise: `(content, motion, cycle, start, label, pick, *, frames) -> video`.
+
+    `content` `[B, content]` is one draw for a video. `motion` `[B, keyframes(frames), motion]` is
+    one draw every `stride` frames (a keyframe of motion noise), from `context` keyframes before the
+    last one that is not after the window's first frame. `cycle` `[B, len(periods)]` is uniform in
+    [0, 1). `start` int32 `[B]` is the window's first frame, `label` int32 `[B]` or None, and `pick`
+    int32 `[B, P]` names the frames of the window to make (None for all). The result is float32
+    about [-1, 1], `[B, frames or P, size, size, 3]`.
+
+    Attributes:
+      content: Channels of the content noise.
+      motion: Channels of the motion noise.
+      periods: Frames of a turn of each cycle; empty for none.
+      stride: Frames between keyframes of motion noise.
+      context: Keyframes of motion noise that lie before the one that a window begins at.
+      limit: How many frames a video has at most; 0: there is no end.
+      recurrent: Whether it is a `RecurrentGenerator`, which has no random access.
+      encodes: Whether it is an `Encoder` of the noise of real clips.
+      sampling_options: Names of attributes that a trained run may be sampled with other values of,
+        such as a temperature; the command line and `vidgen.load` take them by these names.
+    """
+
+    @property
+    def content(self) -> int: ...
+    @property
+    def motion(self) -> int: ...
+    @property
+    def periods(self) -> tuple[int, ...]: ...
+    @property
+    def stride(self) -> int: ...
+    @property
+    def context(self) -> int: ...
+    @property
+    def limit(self) -> int: ...
+    @property
+    def recurrent(self) -> bool: ...
+    @property
+    def encodes(self) -> bool: ...
+    @property
+    def sampling_options(self) -> tuple[str, ...]: ...
+
+    def keyframes(self, frames: int) -> int:
+        """Returns how many keyframes of motion noise a window of `frames` needs, at any phase."""
+        ...
+
+
+class RecurrentGenerator(Generator, Protocol):
+    """A generator with a state from frame to frame; windows are reached by running up to them."""
+
+    def begin(self, content: jax.Array, motion: jax.Array, label: jax.Array | None) -> jax.Array:
+        """Makes the state before frame 0 of the noise in its context, `[B, context, motion]`."""
+        ...
+
+    def advance(
+        self, carry: jax.Array, content: jax.Array, motion: jax.Array, label: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Runs over motion `[B, T, motion]`; returns the last state and those of all frames."""
+        ...
+
+    def render(self, states: jax.Array, content: jax.Array, label: jax.Array | None) -> jax.Array:
+        """Makes the frames of states `[B, T, ...]`, float32 `[B, T, size, size, 3]`."""
+        ...
+
+
+class Encoder(Protocol):
+    """A generator that also tells from which noise a video may have come."""
+
+    def encode(
+        self,
+        video: jax.Array,
+        start: jax.Array,
+        label: jax.Array | None = None,
+        frames: int | None = None,
+    ) -> tuple[Posterior, Posterior]:
+        """Gives posteriors of content `[B, content]` and motion `[B, keyframes, motion]`."""
+        ...
+
+
+class Discriminator(Network, Protocol):
+    """Judges video: `(video, label, pick) -> logits`.
+
+    Video is float `[B, T, H, W, 3]` in [-1, 1]. For labels `[B]` logits are float32 `[B]`; for
+    `[B, K]` they are `[B, K]`, of each video as each of its candidates. Of `pick`, int32 `[B, T]`,
+    it may see the distances alone.
+
+    Attributes:
+      fold: Frames that it folds together; divides the frames of a clip.
+    """
+
+    @property
+    def fold(self) -> int: ...
+
+
+class NetworkDefaults:
+    """What most networks have: statistics of no batch."""
+
+    whole_batch: ClassVar[bool] = False
+
+
+class GeneratorDefaults(NetworkDefaults):
+    """What most generators have: noise for every frame, no cycles, no end, no state."""
+
+    periods = ()
+    stride = 1
+    context = 0
+    limit = 0
+    recurrent: ClassVar[bool] = False
+    encodes: ClassVar[bool] = False
+    sampling_options: ClassVar[tuple[str, ...]] = ()
+
+
+def example_noise(generator: Generator, frames: int) -> tuple[Any, ...]:
+    """Returns zeros in the shapes of what a generator takes for one video of `frames`."""
+    return (
+        jnp.zeros((1, generator.content)),
+        jnp.zeros((1, generator.keyframes(frames), generator.motion)),
+        jnp.zeros((1, len(generator.periods))),
+        jnp.zeros((1,), jnp.int32),
+        jnp.zeros((1,), jnp.int32) if generator.classes else None,
+    )
+
+
+def abstract_params(generator: Generator, frames: int | None = None) -> Any:
+    """Returns the shapes and types of a generator's parameters, without computing any.
+
+    Args:
+      generator: The module.
+      frames: Length of the window that it is made for; nothing may depend on it.
+    """
+    frames = frames or generator.stride
+    init = functools.partial(generator.init, frames=frames)
+    return jax.eval_shape(init, jax.random.key(0), *example_noise(generator, frames))["params"]
+
+
+def check_parameters(generator: Generator) -> None:
+    """Refuses a generator whose parameters depend on the length of the window.
+
+    Raises:
+      ConfigError: They do; it names the first that does.
+    """
+    lengths = (1, generator.limit) if generator.limit else (generator.stride, 3 * generator.stride)
+    one, other = (
+        {
+            jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+            for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_params(generator, n))
+        }
+        for n in lengths
+    )
+    if one != other:
+        name = min(n for n in one.keys() | other.keys() if one.get(n) != other.get(n))
+        raise ConfigError(
+            f"the parameters of {type(generator).__name__} depend on the length of the window: "
+            f"{name} is {one.get(name)} for {lengths[0]} frames, {other.get(name)} for "
+            f"{lengths[1]}",
+            "a generator is sampled by windows of other lengths than those it was trained on: make "
+            "its parameters without looking at frames",
+        )

@@ -1,0 +1,317 @@
+"""Generator and discriminator of 2D residual blocks on folded time, without normalisation."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vidgen.errors import ConfigError
+from vidgen.models import layers, protocol
+
+
+class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
+    """Makes video from one content vector and a stream of motion noise.
+
+    Motion noise arrives at keyframes every `stride` frames and passes through temporal convolutions
+    without padding; between keyframes the motion features are interpolated linearly. What repeats
+    (steps, waves), noise cannot keep in time: cycles turn at a rate that content chooses, from a
+    phase that is noise. Content, motion and cycles make a 4x4 map for each frame, which 2D residual
+    blocks enlarge; content alone modulates them,
+    so that what a clip looks like stays while its layout moves. The last features are interpolated
+    to full resolution, where a small network of pointwise layers lets each pixel mix the colours of
+    a palette that content chooses: an edge is where a smooth feature crosses a threshold, so it is
+    sharp wherever it lies, and an area keeps its colour wherever it moves. (Unfolding patches of
+    pixels from channels instead made grids of noise that did not go in the trials;
+    docs/benchmarks.md.)
+
+    Nothing depends on the length of the window or on its place in it, so windows agree where they
+    overlap.
+
+    Reference: Skorokhodov et al., "StyleGAN-V", 2022, for motion noise at a coarse rate and waves
+      of learnt period and phase; Brooks et al., "Generating long videos of dynamic scenes", 2022,
+      for temporal convolution over noise; Tulyakov et al., "MoCoGAN", 2018, for content and motion;
+      Chen et al., "Learning continuous image representation with local implicit image function",
+      2021, for pointwise layers over interpolated features; Perez et al., "FiLM", 2018.
+
+    Attributes:
+      size: Side of the frames in pixels; 4 times a power of two.
+      classes: Number of classes; 0 for none.
+      widths: Channels of each level, 4x4 first, each twice as large as the one before.
+      blocks: Residual blocks of each level.
+      head: Channels of the pointwise layers at full resolution.
+      head_layers: How many, before the colours.
+      palette: Colours that a clip mixes its pixels from; 0 for colours straight from the features.
+      output: Without a palette: "tanh" bounds the colours; "leaky" adds a slope of a twentieth, by
+        which what was saturated finds back; "linear" leaves bounds to the discriminator, for clips
+        whose background is black or white.
+      content: Channels of the content noise.
+      motion: Channels of the motion noise.
+      style: Channels of the content and motion features.
+      stride: Frames between keyframes of motion noise.
+      motion_layers: Temporal convolutions (3 taps) over the keyframes.
+      periods: Frames of a turn of each cycle, at least 4; content makes it up to twice as fast or
+        as slow. None for clips that do not repeat themselves.
+      remat: Compute the features of residual blocks and at full resolution again on the way back
+        instead of keeping them.
+      dtype: Type of the computation; parameters are float32.
+    """
+
+    size: int
+    classes: int = 0
+    widths: tuple[int, ...] = (128, 96, 64)
+    blocks: int = 1
+    head: int = 32
+    head_layers: int = 1
+    palette: int = 16
+    output: str = "tanh"
+    content: int = 64
+    motion: int = 32
+    style: int = 128
+    stride: int = 8
+    motion_layers: int = 1
+    periods: tuple[int, ...] = ()
+    remat: bool = False
+    dtype: str = "float32"
+
+    def check(self) -> None:
+        """Raises ConfigError if the attributes do not fit each other."""
+        last = 4 * 2 ** (len(self.widths) - 1)
+        if self.size % last:
+            raise ConfigError(
+                f"config.generator.widths has {len(self.widths)} levels, up to {last}x{last}, "
+                f"and config.data.size is {self.size}",
+                f"the size must be a multiple of {last}",
+            )
+        layers.check_output(self.output)
+        if not self.stride:
+            raise ConfigError("config.generator.stride is 0", "at least 1")
+        if self.periods and min(self.periods) < 4:
+            raise ConfigError(
+                f"config.generator.periods has {min(self.periods)}",
+                "at least 4 frames: at twice the rate, 2 for a turn",
+            )
+
+    def keyframes(self, frames: int) -> int:
+        """Returns how many steps of motion noise a window of `frames` needs, at any phase."""
+        return -(-(frames - 1 + self.stride - 1) // self.stride) + 1 + 2 * self.motion_layers
+
+    @property
+    def context(self) -> int:
+        """How many steps of motion noise lie before the keyframe that a window begins at."""
+        return self.motion_layers
+
+    @nn.compact
+    def __call__(
+        self,
+        content: jax.Array,
+        motion: jax.Array,
+        cycle: jax.Array,
+        start: jax.Array,
+        label: jax.Array | None = None,
+        pick: jax.Array | None = None,
+        *,
+        frames: int,
+    ) -> jax.Array:
+        """Makes a window of video.
+
+        Args:
+          content: Content noise `[B, content]`.
+          motion: Motion noise `[B, keyframes(frames), motion]`, from `context` steps before the last
+            keyframe that is not after the window's first frame.
+          cycle: Turn of each cycle in frame 0, uniform noise in [0, 1), `[B, len(periods)]`.
+          start: First frame of each window, int32 `[B]`, at least 0.
+          label: Classes, int32 `[B]`, where there are classes.
+          pick: Frames of the window to make, int32 `[B, P]` in [0, frames); all T by default.
+          frames: Length of the window, T.
+
+        Returns:
+          Video float32 `[B, T or P, size, size, 3]`; in [-1, 1], or about there unless "tanh".
+        """
+        act = layers.leaky_relu
+        residual = nn.remat(layers.Residual) if self.remat else layers.Residual
+        dense = lambda width, name: layers.dense(width, self.dtype, name)  # noqa: E731
+        content = content.astype(self.dtype)
+        if self.classes:
+            embedding = layers.embed(self.classes, self.content, self.dtype, "class")(label)
+            content = jnp.concatenate([content, embedding], -1)
+        content = act(dense(self.style, "content0")(content))
+        content = act(dense(self.style, "content1")(content))
+
+        move = motion.astype(self.dtype)
+        for layer in range(self.motion_layers):
+            taps = jnp.concatenate([move[:, :-2], move[:, 1:-1], move[:, 2:]], -1)
+            shift = dense(self.style, f"motion_content{layer}")(content)
+            move = act(dense(self.style, f"motion{layer}")(taps) + shift[:, None])
+        within = jnp.arange(frames)[None] if pick is None else pick
+        frames = within.shape[1]
+        move = layers.between_keyframes(move, start, within, self.stride)
+
+        b = content.shape[0]
+        every = jnp.broadcast_to(content[:, None], (b, frames, self.style))
+        layout = [every, move]
+        if self.periods:
+            bend = jnp.tanh(layers.dense(len(self.periods), "float32", "tempo", gain=0.01)(content))
+            rate = 2**bend / jnp.asarray(self.periods, jnp.float32)[None]
+            turn = 2 * jnp.pi * _turns(cycle, rate, start, within)
+            layout += [jnp.sin(turn).astype(self.dtype), jnp.cos(turn).astype(self.dtype)]
+        layout = jnp.concatenate(layout, -1).reshape(b * frames, -1)
+        layout = act(dense(self.style, "layout")(layout))
+        look = every.reshape(b * frames, -1)
+
+        x = dense(16 * self.widths[0], "first")(layout).reshape(-1, 4, 4, self.widths[0])
+        for level, width in enumerate(self.widths):
+            if level:  # narrower first: a quarter of the pixels to narrow, and less to enlarge
+                x = layers.dense(width, self.dtype, f"narrow{level}", gain=1.0)(x)
+                x = layers.resize(x, 2 * x.shape[1])
+            for block in range(self.blocks):
+                x = residual(width, self.dtype, name=f"level{level}_{block}")(x, look)
+        x = dense(self.head, "head")(act(x))
+        pixels = nn.remat(ResidualGenerator._pixels) if self.remat else ResidualGenerator._pixels
+        return pixels(self, x, look, content).reshape(b, frames, self.size, self.size, 3)
+
+    def _pixels(self, x: jax.Array, look: jax.Array, content: jax.Array) -> jax.Array:
+        """Makes the pixels of frames from their last features; `[N, H, W, head]` to float32."""
+        act = layers.leaky_relu
+        x = layers.resize(x, self.size)
+        for layer in range(self.head_layers):
+            x = act(layers.Film(self.dtype, name=f"head_film{layer}")(x, look))
+            x = layers.dense(self.head, self.dtype, f"head{layer}")(x)
+        if not self.palette:
+            x = layers.dense(3, self.dtype, "colours", gain=0.1)(act(x)).astype(jnp.float32)
+            return layers.OUTPUTS[self.output](x)
+        return layers.painted(act(x), content, self.palette, self.dtype)
+
+
+def _turns(cycle: jax.Array, rate: jax.Array, start: jax.Array, within: jax.Array) -> jax.Array:
+    """Returns where cycles stand in each frame of a window, in turns: `cycle + rate * time` mod 1.
+
+    In whole numbers of 2^-32 turns, which wrap: the digits of a float would run out in long videos.
+    The gradient by the rate is that of a window that begins at frame 0, wherever it begins: by the
+    whole time it would grow without bound, and the turn that the clip starts with is noise anyway.
+
+    Args:
+      cycle: Turns in frame 0, `[B, K]`, in [0, 1).
+      rate: Turns for a frame, `[B, K]`, in [0, 1/2].
+      start: First frame, int32 `[B]`.
+      within: Frames of the window, int32 `[B or 1, T]`.
+
+    Returns:
+      Float32 in [0, 1), `[B, T, K]`.
+    """
+    whole = lambda x: jax.lax.stop_gradient(x * 2.0**32).astype(jnp.uint32)  # noqa: E731
+    within = within[:, :, None]
+    time = (start[:, None, None] + within).astype(jnp.uint32)
+    turns = whole(cycle)[:, None] + whole(rate)[:, None] * time
+    # 24 bits are what a float32 holds exactly.
+    exact = (turns >> 8).astype(jnp.float32) * 2.0**-24
+    return exact + (rate - jax.lax.stop_gradient(rate))[:, None] * within
+
+
+class ResidualDiscriminator(protocol.NetworkDefaults, nn.Module):
+    """Judges a window of video: frames first, then all frames of a group together.
+
+    A narrow front sees each frame finely. Its features are folded down to the resolution of the
+    trunk, and there `fold` frames at a time into channels, which one matrix product mixes: from
+    then on 2D residual blocks see motion as they see shape, once for a group instead of once for a
+    frame. Between levels, neighbouring groups are mixed. What each frame shows by itself also goes
+    to the logit directly, averaged over the frames: shapes are learnt sooner there than behind the
+    trunk. The class enters by projection.
+
+    Reference: Huang et al., "The GAN is dead; long live the GAN!" (R3GAN), 2024, for residual
+      blocks without normalisation; Miyato and Koyama, "cGANs with Projection Discriminator", 2018.
+
+    Attributes:
+      classes: Number of classes; 0 for none.
+      size: Side of the frames in pixels.
+      patch: Side of the pixel patches that the front works on.
+      front: Channels of the front; at least 3 * patch^2, or it is blind to some patterns.
+      neck: Channels of a frame before frames are folded together.
+      frame_blocks: Residual blocks over each frame, at the trunk's first resolution.
+      fold: Frames folded together.
+      widths: Channels of each level of the trunk, finest first, each half as large, down to 4x4.
+      blocks: Residual blocks of each level.
+      features: Width of the last layer before the logit.
+      frame_features: Width of each frame's own features beside them; 0 for none.
+      remat: Compute the features of residual blocks again on the way back instead of keeping them.
+      dtype: Type of the computation; parameters are float32.
+    """
+
+    size: int
+    classes: int = 0
+    patch: int = 2
+    front: int = 24
+    neck: int = 48
+    frame_blocks: int = 1
+    fold: int = 8
+    widths: tuple[int, ...] = (96, 128)
+    blocks: int = 1
+    features: int = 256
+    frame_features: int = 128
+    remat: bool = False
+    dtype: str = "float32"
+
+    def check(self) -> None:
+        """Raises ConfigError if the attributes do not fit each other."""
+        trunk = 4 * 2 ** (len(self.widths) - 1)
+        folds = self.size / self.patch / trunk if self.patch else 0.0
+        if folds < 1 or folds != int(folds) or int(folds) & (int(folds) - 1):
+            raise ConfigError(
+                f"config.discriminator.widths has {len(self.widths)} levels, from {trunk}x{trunk}; "
+                f"{self.size}x{self.size} frames in patches of {self.patch} do not fold to that",
+                "size / patch must be 4 times 2 for each level after the first, or more twos",
+            )
+        if self.front < 3 * self.patch**2:
+            raise ConfigError(
+                f"config.discriminator.front is {self.front}",
+                f"at least {3 * self.patch**2}, the numbers of a patch, or it cannot see them all",
+            )
+
+    @nn.compact
+    def __call__(
+        self,
+        video: jax.Array,
+        label: jax.Array | None = None,
+        pick: jax.Array | None = None,
+    ) -> jax.Array:
+        """Judges videos.
+
+        Args:
+          video: In [-1, 1], `[B, T, H, W, C]`.
+          label: Classes, int32 `[B]`, where there are classes; or `[B, K]`: K candidates each.
+          pick: Numbers of the frames in the clip, rising, int32 `[B, T]`, where frames of a longer
+            window were picked. Only their distances are seen.
+
+        Returns:
+          Logits float32 `[B]`; or `[B, K]`, of the video as each of the candidates.
+        """
+        act = layers.leaky_relu
+        residual = nn.remat(layers.Residual) if self.remat else layers.Residual
+        dense = lambda width, name: layers.dense(width, self.dtype, name)  # noqa: E731
+        b, t, h, w, c = video.shape
+        x = layers.space_to_depth(video.astype(self.dtype).reshape(b * t, h, w, c), self.patch)
+        x = layers.dense(self.front, self.dtype, "embed", gain=1.0)(x)
+        x = act(x + layers.Conv3x3(self.front, self.dtype, name="front")(act(x)))
+        trunk = 4 * 2 ** (len(self.widths) - 1)
+        x = dense(self.neck, "neck")(layers.space_to_depth(x, x.shape[1] // trunk))
+        for block in range(self.frame_blocks):
+            x = residual(self.neck, self.dtype, name=f"frame{block}")(x)
+        x = frames = act(x)
+
+        groups = t // self.fold
+        x = x.reshape(b * groups, self.fold, trunk, trunk, self.neck)
+        x = x.transpose(0, 2, 3, 1, 4).reshape(b * groups, trunk, trunk, -1)
+        x = dense(self.widths[0], "fold")(x)
+        if pick is not None:
+            gaps = jnp.log1p((pick - pick[:, :1]).astype(self.dtype))
+            gaps = act(dense(self.features, "gaps")(gaps))
+            x = layers.Film(self.dtype, name="pick")(x, jnp.repeat(gaps, groups, 0))
+        for level, width in enumerate(self.widths):
+            if level:
+                x = layers.downsample(x)
+            for block in range(self.blocks):
+                x = residual(width, self.dtype, name=f"level{level}_{block}")(x)
+            x = layers.MixTime(groups, self.dtype, name=f"time{level}")(x)
+        x = act(dense(self.features, "last")(act(x).reshape(b, -1)))
+        if self.frame_features:
+            frames = act(dense(self.frame_features, "frame_last")(frames.reshape(b, t, -1)))
+            x = jnp.concatenate([x, frames.mean(1)], -1)
+        return layers.judged(x, label, self.classes)

@@ -1,0 +1,209 @@
+"""Autoencoders: generators that also tell from which noise a video may have come."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vidgen.errors import ConfigError
+from vidgen.models import layers, protocol
+from vidgen.models.residual import ResidualGenerator
+
+
+class VariationalAutoencoder(protocol.GeneratorDefaults, nn.Module):
+    """A `ResidualGenerator` as the decoder, and an encoder that gives the noise of real clips.
+
+    The prior is what the decoder takes: one content vector for a clip and motion noise at keyframes
+    every `stride` frames, all standard normal and independent. So a trained decoder is a generator
+    as any other: endless, and each frame a function of seed and time. The posterior is normal with
+    a diagonal covariance: content from the mean over time of what each frame shows, motion from the
+    frames about each keyframe.
+
+    Reference: Kingma and Welling, "Auto-encoding variational Bayes", 2014; Li and Mandt,
+      "Disentangled sequential autoencoder", 2018, for one content and a sequence of motion latents.
+
+    Attributes:
+      size: Side of the frames in pixels; 4 times a power of two.
+      classes: Number of classes; 0 for none.
+      widths: As all down to `dtype` of the decoder: see `ResidualGenerator`.
+      blocks: Likewise.
+      head: Likewise.
+      head_layers: Likewise.
+      palette: Likewise.
+      output: Likewise.
+      content: Likewise.
+      motion: Likewise.
+      style: Likewise.
+      stride: Likewise.
+      motion_layers: Likewise.
+      remat: Likewise.
+      dtype: Likewise; of the encoder, too.
+      encoder_widths: Channels of each level of the encoder, finest first, each half as large, down
+        to 4x4. What is finer still is folded into channels.
+      features: Channels of what the encoder keeps of a frame.
+      time_layers: Temporal convolutions (3 taps) over the frames' features.
+    """
+
+    size: int
+    classes: int = 0
+    widths: tuple[int, ...] = (128, 96, 64)
+    blocks: int = 1
+    head: int = 32
+    head_layers: int = 1
+    palette: int = 16
+    output: str = "tanh"
+    content: int = 64
+    motion: int = 32
+    style: int = 128
+    stride: int = 8
+    motion_layers: int = 1
+    remat: bool = False
+    dtype: str = "float32"
+    encoder_widths: tuple[int, ...] = (64, 96, 128)
+    features: int = 128
+    time_layers: int = 1
+    encodes = True
+
+    def check(self) -> None:
+        """Raises ConfigError if the attributes do not fit each other."""
+        self._generator().check()
+        first = 4 * 2 ** (len(self.encoder_widths) - 1)
+        if self.size % first:
+            raise ConfigError(
+                f"config.generator.encoder_widths has {len(self.encoder_widths)} levels, from "
+                f"{first}x{first}, and config.data.size is {self.size}",
+                f"the size must be a multiple of {first}",
+            )
+        for name in ("content", "motion", "features"):
+            if not getattr(self, name):
+                raise ConfigError(f"config.generator.{name} is 0", "at least 1")
+
+    def _generator(self) -> ResidualGenerator:
+        own = ("encoder_widths", "features", "time_layers", "parent", "name")
+        names = [name for name in self.__dataclass_fields__ if name not in own]
+        return ResidualGenerator(**{name: getattr(self, name) for name in names}, parent=None)
+
+    def keyframes(self, frames: int) -> int:
+        """Returns how many steps of motion noise a window of `frames` needs, at any phase."""
+        return self._generator().keyframes(frames)
+
+    @property
+    def context(self) -> int:
+        """How many steps of motion noise lie before the keyframe that a window begins at."""
+        return self._generator().context
+
+    def setup(self):
+        """Makes both networks."""
+        self.decoder = self._generator()
+        self.encoder = Encoder(
+            self.classes,
+            self.encoder_widths,
+            self.features,
+            self.time_layers,
+            self.content,
+            self.motion,
+            self.dtype,
+        )
+
+    def __call__(
+        self, content, motion, cycle, start, label=None, pick=None, *, frames: int
+    ) -> jax.Array:
+        """Makes a window of video; arguments and result as for `ResidualGenerator`."""
+        if self.is_initializing():  # whoever makes parameters makes those of both
+            self.encode(jnp.zeros((len(start), frames, self.size, self.size, 3)), start, label)
+        return self.decoder(content, motion, cycle, start, label, pick, frames=frames)
+
+    def encode(
+        self,
+        video: jax.Array,
+        start: jax.Array,
+        label: jax.Array | None = None,
+        frames: int | None = None,
+    ) -> tuple[protocol.Posterior, protocol.Posterior]:
+        """Gives the posterior of the noise that windows of video were made of.
+
+        Args:
+          video: In [-1, 1], `[B, T, size, size, 3]`.
+          start: First frame of each window, int32 `[B]`; only its place between keyframes is seen.
+          label: Classes, int32 `[B]`, where there are classes.
+          frames: Length of the window that keyframes are wanted for; T by default. Keyframes beyond the
+            video are extrapolated.
+
+        Returns:
+          Means and log variances of content, float32 `[B, content]`, and of motion, float32
+          `[B, keyframes(frames), motion]`.
+        """
+        count = self.keyframes(frames or video.shape[1])
+        times = (jnp.arange(count) - self.context)[None] * self.stride
+        times -= (start % self.stride)[:, None]
+        # What lies further out does not reach the video's frames.
+        reach = (self.context + 1) * self.stride
+        beyond = times - jnp.clip(times, 0, video.shape[1] - 1)
+        beyond = jnp.clip(beyond, -reach, reach) / self.stride
+        return self.encoder(video, times, beyond, label)
+
+
+class Encoder(nn.Module):
+    """Gives posteriors: frames by 2D convolutions, then time by matrix products.
+
+    Attributes: as of `VariationalAutoencoder`.
+    """
+
+    classes: int
+    widths: tuple[int, ...]
+    features: int
+    time_layers: int
+    content: int
+    motion: int
+    dtype: str
+
+    @nn.compact
+    def __call__(
+        self, video, times, beyond, label
+    ) -> tuple[protocol.Posterior, protocol.Posterior]:
+        """Gives the posteriors of content and motion.
+
+        Args:
+          video: In [-1, 1], `[B, T, H, W, C]`.
+          times: Frames of the keyframes, counted from the first of the window, int32 `[B, K]`.
+          beyond: How many strides each keyframe lies before (below 0) or after the video, `[B, K]`.
+          label: Classes, int32 `[B]`, where there are classes.
+
+        Returns:
+          Means and log variances of content, float32 `[B, content]`, and of motion, float32
+          `[B, K, motion]`.
+        """
+        act = layers.leaky_relu
+        dense = lambda width, name: layers.dense(width, self.dtype, name)  # noqa: E731
+        b, t, h, w, c = video.shape
+        x = video.astype(self.dtype).reshape(b * t, h, w, c)
+        x = layers.space_to_depth(x, h // (4 * 2 ** (len(self.widths) - 1)))
+        x = layers.dense(self.widths[0], self.dtype, "embed", gain=1.0)(x)
+        for level, width in enumerate(self.widths):
+            if level:
+                x = layers.downsample(x)
+            x = layers.Residual(width, self.dtype, name=f"level{level}")(x)
+        x = act(dense(self.features, "frame")(act(x).reshape(b, t, -1)))
+        for layer in range(self.time_layers):
+            before = jnp.concatenate([x[:, :1], x[:, :-1]], 1)
+            after = jnp.concatenate([x[:, 1:], x[:, -1:]], 1)
+            x = act(dense(self.features, f"time{layer}")(jnp.concatenate([before, x, after], -1)))
+
+        still = x.mean(1)
+        if self.classes:
+            embedding = layers.embed(self.classes, self.features, self.dtype, "class")(label)
+            still = jnp.concatenate([still, embedding], -1)
+        still = act(dense(self.features, "still")(still))
+
+        about = jnp.take_along_axis(x, jnp.clip(times, 0, t - 1)[:, :, None], 1)
+        beyond = beyond[:, :, None].astype(self.dtype)
+        # What moves evenly is extrapolated by a product of its speed and the distance.
+        move = act(
+            dense(self.features, "move")(jnp.concatenate([about, about * beyond, beyond], -1))
+        )
+        return self._posterior("content", still), self._posterior("motion", move)
+
+    def _posterior(self, name: str, x: jax.Array) -> protocol.Posterior:
+        """Makes means and log variances; in float32, and at first near the prior."""
+        width = 2 * getattr(self, name)
+        mean, log_variance = jnp.split(layers.dense(width, "float32", name, gain=0.1)(x), 2, -1)
+        return mean, log_variance

@@ -1,0 +1,1 @@
+"""What training steps are made of: losses, augmentation, optimizers, means over clips."""

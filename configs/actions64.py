@@ -6,7 +6,8 @@ Expected: 38 minutes on one CPU core (10.7 clips/s): people who bend, jump and w
 class says; outlines shimmer, clothes may change colour. A picture is in docs/benchmarks.md.
 """
 
-from vidgen.config import base, constant, cosine
+from vidgen.config import constant, cosine
+from vidgen.methods import base
 
 
 def get_config():

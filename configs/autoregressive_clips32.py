@@ -9,7 +9,8 @@ of their walls; arms are blurred. Sprites with faces and clothes, which some cha
 small sharp shapes.
 """
 
-from vidgen.config import base, cosine
+from vidgen.config import cosine
+from vidgen.methods import base
 
 
 def get_config():

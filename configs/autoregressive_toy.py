@@ -7,7 +7,8 @@ steps on one CPU core beside a test suite; of a run of a third of the clips (`co
 `kclips` 44; 252 s) 69 %. Objects have clear edges and move; over many frames they bend and change.
 """
 
-from vidgen.config import base, cosine
+from vidgen.config import cosine
+from vidgen.methods import base
 
 
 def get_config():

@@ -7,7 +7,8 @@ apart or the run stops with a NaN, raise config.objective.r1.start and r2.start;
 blurred, lower them. With fewer than about 2,000 clips, keep the augmentations on.
 """
 
-from vidgen.config import base, cosine
+from vidgen.config import cosine
+from vidgen.methods import base
 
 
 def get_config():

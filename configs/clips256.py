@@ -8,7 +8,8 @@ step takes was reckoned (docs/scaling.md); `--dry-run` says what it takes of you
 GPU add `--config.parallel.microbatches=8`.
 """
 
-from vidgen.config import base, cosine
+from vidgen.config import cosine
+from vidgen.methods import base
 
 
 def get_config():

@@ -7,7 +7,7 @@ Every second frame of people: `--config.data.stride=2`.
 Measured, five minutes of one CPU core: dark people and sprites in grain, with checkerboards.
 """
 
-from vidgen.config import base
+from vidgen.methods import base
 
 
 def get_config():

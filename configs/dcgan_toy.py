@@ -6,7 +6,7 @@ Measured: 670 s of steps on one CPU core. Coloured spots that move, with the che
 transposed convolutions; no clip passes the check of `vidgen evaluate RUN --metrics=toy`.
 """
 
-from vidgen.config import base
+from vidgen.methods import base
 
 
 def get_config():

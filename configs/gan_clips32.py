@@ -9,7 +9,8 @@ clean sprites that hardly move; bright streaks instead of shapes. Too short: con
 took 38 minutes.
 """
 
-from vidgen.config import base, cosine
+from vidgen.config import cosine
+from vidgen.methods import base
 
 
 def get_config():

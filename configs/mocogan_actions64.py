@@ -6,7 +6,7 @@ As published but for what stands in vidgen/methods/mocogan.py: batches of 10 ima
 become 12 and 3. 100,000 of its steps are 1,200 kclips. Not trained yet.
 """
 
-from vidgen.config import base
+from vidgen.methods import base
 
 
 def get_config():

@@ -8,7 +8,7 @@ Measured, five minutes of one CPU core: dark people in grainy noise who bend or 
 all seeds; bright spots of one colour.
 """
 
-from vidgen.config import base
+from vidgen.methods import base
 
 
 def get_config():

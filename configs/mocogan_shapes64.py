@@ -5,7 +5,7 @@
 As configs/mocogan_actions64.py is, and like that one not trained to its 100,000 steps.
 """
 
-from vidgen.config import base
+from vidgen.methods import base
 
 
 def get_config():

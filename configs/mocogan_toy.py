@@ -6,7 +6,7 @@ Measured: 660 s of steps on one CPU core. Coloured spots that move on dark groun
 rough for any clip to pass the check of `vidgen evaluate RUN --metrics=toy`.
 """
 
-from vidgen.config import base
+from vidgen.methods import base
 
 
 def get_config():

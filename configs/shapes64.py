@@ -6,7 +6,8 @@ Expected: 20 minutes on one CPU core (10.6 clips/s): small bright shapes of many
 on black, less far than the real ones. A picture is in docs/benchmarks.md.
 """
 
-from vidgen.config import base, cosine
+from vidgen.config import cosine
+from vidgen.methods import base
 
 
 def get_config():

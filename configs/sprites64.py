@@ -6,7 +6,8 @@ Expected: 39 minutes on one CPU core (8.9 clips/s): figures with hair, face, clo
 the backgrounds, which move little. A picture is in docs/benchmarks.md.
 """
 
-from vidgen.config import base, cosine
+from vidgen.config import cosine
+from vidgen.methods import base
 
 
 def get_config():

@@ -7,7 +7,8 @@ Expected: under five minutes on two CPU cores; 73 % of the clips pass the check 
 and what was tried.
 """
 
-from vidgen.config import base, cosine
+from vidgen.config import cosine
+from vidgen.methods import base
 
 
 def get_config():

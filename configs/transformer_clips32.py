@@ -10,7 +10,8 @@ move, in front of faint squares; shapes of flat colours, one or two in a frame.
 
 from ml_collections import ConfigDict
 
-from vidgen.config import base, cosine
+from vidgen.config import cosine
+from vidgen.methods import base
 
 
 def get_config():

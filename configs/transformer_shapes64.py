@@ -10,7 +10,8 @@ attend among the patches of a frame and among frames, where those have convoluti
 
 from ml_collections import ConfigDict
 
-from vidgen.config import base, cosine
+from vidgen.config import cosine
+from vidgen.methods import base
 
 
 def get_config():

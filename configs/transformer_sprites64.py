@@ -11,7 +11,8 @@ cycles: what repeats must come from motion noise.
 
 from ml_collections import ConfigDict
 
-from vidgen.config import base, cosine
+from vidgen.config import cosine
+from vidgen.methods import base
 
 
 def get_config():

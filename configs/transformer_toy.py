@@ -20,7 +20,8 @@ residual one did alike for 1,600 clips.
 
 from ml_collections import ConfigDict
 
-from vidgen.config import base, cosine
+from vidgen.config import cosine
+from vidgen.methods import base
 
 
 def get_config():

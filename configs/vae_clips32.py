@@ -8,7 +8,8 @@ Measured, six minutes of one CPU core: blurred people, upright or bent, that mov
 real ones; blurred sprites; shapes that can hardly be seen.
 """
 
-from vidgen.config import base, constant, cosine
+from vidgen.config import constant, cosine
+from vidgen.methods import base
 
 
 def get_config():

@@ -7,7 +7,8 @@ of `vidgen evaluate RUN --metrics=toy` (three discs for one square), and reconst
 of 23 dB (`vidgen reconstruct RUN toy:seed=5 --clips=64`).
 """
 
-from vidgen.config import base, constant, cosine
+from vidgen.config import constant, cosine
+from vidgen.methods import base
 
 
 def get_config():

@@ -118,11 +118,18 @@ UNAWAITED = [
 ]
 
 
+def network(role, kind, **arguments):
+    """Makes a generator or a discriminator of any method, by kind."""
+    from vidgen import methods, models
+
+    return models.network(role, methods.networks(role), kind, **arguments)
+
+
 def tiny_config():
     """Returns a config that trains in seconds: toy clips, two levels, a few channels."""
-    from vidgen import config as configs
+    from vidgen import methods
 
-    config = configs.base()
+    config = methods.base()
     config.data.update(path="toy:clips=512", frames=6, pick=4, size=16)
     config.generator.update(TINY_GENERATOR)
     config.discriminator.update(TINY_DISCRIMINATOR)

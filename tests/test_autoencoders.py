@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import network
 from PIL import Image
 from scipy import stats
 
 from vidgen import config as configs
-from vidgen import keys, models, sampling
+from vidgen import keys, methods, sampling
 from vidgen.cli import main
 from vidgen.errors import ConfigError
-from vidgen.methods import experiments, vae
+from vidgen.methods import vae
 from vidgen.run import artifacts
 from vidgen.runtime.checkpoint import Checkpoints
 from vidgen.sampling import latents
@@ -125,7 +126,7 @@ def test_the_bound_is_the_likelihood_at_the_exact_posterior_and_lower_at_others(
 
 @functools.cache
 def small(size=16, classes=2, **more):
-    return models.build(models.GENERATORS, "vae", size=size, classes=classes, **{**SMALL, **more})
+    return network("generator", "vae", size=size, classes=classes, **{**SMALL, **more})
 
 
 @functools.cache
@@ -177,7 +178,7 @@ def test_content_does_not_see_the_order_of_frames_but_motion_does():
 
 
 def tiny(beta=1.0, **objective):
-    config = configs.base("vae")
+    config = methods.base("vae")
     config.data.update(path="toy:clips=64,size=8", frames=4, size=8)
     config.generator.update(SMALL, widths=(8,), encoder_widths=(16,))  # quickly compiled
     config.discriminator.update(front=12, neck=8, fold=2, widths=(8,), features=8)
@@ -191,14 +192,14 @@ def tiny(beta=1.0, **objective):
 def started(adversarial):
     config = tiny(adversarial=adversarial)
     config.data.pick = 2 if adversarial else 0  # a discriminator has parameters for it
-    return jax.jit(experiments.build(config, 2).init, static_argnums=0)(0)
+    return jax.jit(methods.experiment(config, 2).init, static_argnums=0)(0)
 
 
 @functools.cache
 def stepped(pick=0, adversarial=0.0, **objective):
     config = tiny(adversarial=adversarial, **objective)
     config.data.pick = pick
-    experiment, state = experiments.build(config, 2), started(adversarial)
+    experiment, state = methods.experiment(config, 2), started(adversarial)
     batch = artifacts.open_clips(config)[1].take(0, 8)
     return experiment, batch, state, *jax.jit(experiment.step)(state, batch)
 
@@ -254,7 +255,7 @@ def test_reconstructions_are_judged_by_the_discriminator_that_has_just_learnt():
     _, batch, state, _, slow = stepped(pick=2, adversarial=0.5)
     config = tiny(adversarial=0.5)
     config.data.pick, config.optimizer.discriminator_rate = 2, 50.0
-    _, fast = jax.jit(experiments.build(config, 2).step)(state, batch)
+    _, fast = jax.jit(methods.experiment(config, 2).step)(state, batch)
     assert fast["dis/real"] == slow["dis/real"]  # which was judged before it learnt
     assert abs(fast["gen/adversarial"] - slow["gen/adversarial"]) > 1e-3
 
@@ -266,7 +267,7 @@ def trained():
     config.data.path = "toy:clips=8,size=8"
     config.optimizer.update(name="adam", learning_rate=configs.constant(5e-3))
     config.training.update(kclips=2.4)
-    experiment = experiments.build(config, 2)
+    experiment = methods.experiment(config, 2)
     store, clips = artifacts.open_clips(config)
     state, step = jax.jit(experiment.init, static_argnums=0)(0), jax.jit(experiment.step)
     batch = clips.take(0, 8)
@@ -343,7 +344,7 @@ def test_clips_that_cannot_be_encoded_are_named(clips, labels, says):
 
 
 def test_other_generators_say_that_they_cannot_encode():
-    generator = models.build(models.GENERATORS, "residual", size=16, widths=(8, 8))
+    generator = network("generator", "residual", size=16, widths=(8, 8))
     sampler = sampling.sampler(generator, {}, {"classes": (), "fps": 1.0}, 0)
     with pytest.raises(ConfigError, match="cannot encode"):
         sampler.encode(np.zeros((1, 6, 16, 16, 3), np.uint8))
@@ -395,7 +396,7 @@ def test_latents_without_a_middle_are_named():
 )
 def test_wrong_arguments_are_named(given, says):
     with pytest.raises(ConfigError) as error:
-        models.build(models.GENERATORS, "vae", size=16, **given)
+        network("generator", "vae", size=16, **given)
     assert says in error.value.hint
 
 
@@ -415,5 +416,5 @@ def test_what_the_method_cannot_take_is_named(section, field, value):
     config = tiny(adversarial=0.5)
     config[section][field] = value
     with pytest.raises(ConfigError, match=rf"config\.{section}\.{field}"):
-        configs.validate(config)
-        experiments.build(config, 2)
+        methods.validate(config)
+        methods.experiment(config, 2)

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 from conftest import tiny_config
 
-from vidgen import sampling
+from vidgen import methods, sampling
 from vidgen.cli import main
 from vidgen.errors import ConfigError
 from vidgen.evaluation import evaluate
@@ -21,10 +21,9 @@ METHODS = (*ENDLESS, "ppca")
 
 
 def config(method):
-    made = tiny_config()
-    made.method = method
+    made = methods.change(tiny_config(), method)
     made.data.update(path="toy:clips=64", frames=8, size=16)
-    made.training.update(kclips=0.064, batch_size=8)
+    made.training.kclips = 0.064
     return made
 
 
@@ -42,7 +41,7 @@ def test_a_fitted_run_is_a_run(fitted, tmp_path, capsys, method):
     workdir = fitted / method
     written = json.loads((workdir / "run.json").read_text())
     assert written["clips"] == 64 and written["config"]["method"] == method
-    assert (workdir / "samples" / "step-00000008.png").exists()
+    assert (workdir / "samples" / "step-00000064.png").exists()
     length = "--frames=20" if method in ENDLESS else "--frames=8"
     flags = [str(workdir), "--seeds=0:2", length, f"--out={tmp_path}", "--format=npz"]
     assert main.main(["sample", *flags]) == 0
@@ -89,7 +88,7 @@ def test_lookup_plays_training_clips_of_the_class_and_is_caught(fitted):
 
 def test_untrained_is_the_state_of_step_0(fitted):
     other = config("gan")
-    state = train.build(other, 2).init(other.seed)
+    state = methods.experiment(other, 2).init(other.seed)
     assert digest(sampling.load(fitted / "untrained").params) == digest(state.gen)
 
 
@@ -172,7 +171,7 @@ def test_ppca_is_the_gaussian_of_largest_likelihood(fitted):
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     rounding = np.trace(np.linalg.inv(whole)) / 127.5**2 / 12 / 2
     bits = (rounding - expected.mean()) / 12 / np.log(2) + np.log2(127.5)
-    np.testing.assert_allclose(ppca.figures(params, batch)["bits_per_dimension"], bits, rtol=1e-4)
+    np.testing.assert_allclose(ppca.scores(params, batch)["bits_per_dimension"], bits, rtol=1e-4)
     written = (fitted / "ppca" / "metrics.jsonl").read_text()
     assert 0 < json.loads(written.splitlines()[0])["bits_per_dimension"] < 8
 

@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import TINY_CODES_GENERATOR
+from conftest import TINY_CODES_GENERATOR, network
 
-from vidgen import config as configs
-from vidgen import keys, models, sampling
+from vidgen import keys, methods, sampling
 from vidgen.errors import ConfigError
-from vidgen.methods import autoregressive, experiments, gan
+from vidgen.methods import autoregressive, common
 from vidgen.models import autoregressive as priors
 from vidgen.models import vqvae as networks
 from vidgen.runtime import checkpoint
@@ -24,7 +23,7 @@ CLASSES, SIZE, BATCH = 3, 8, 4
 @functools.cache
 def generator(**more):
     arguments = {**TINY_CODES_GENERATOR, "size": SIZE, "classes": CLASSES, **more}
-    return models.build(models.GENERATORS, "codes", **arguments)
+    return network("generator", "codes", **arguments)
 
 
 @functools.cache
@@ -233,7 +232,7 @@ def test_the_losses_are_those_of_their_definitions():
     state, _, metrics = stepped("codes")
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key, impl="threefry2x32"), 0)
     own = keys.per_clip(keys.named(key, "pick"), batch()["index"])
-    at = np.asarray(gan.pick_frames(own, 5, 2))
+    at = np.asarray(common.pick_frames(own, 5, 2))
     video = np.take_along_axis(batch()["video"], at[:, :, None, None, None], 1) / np.float32(
         127.5
     ) - np.float32(1)
@@ -278,7 +277,7 @@ def test_the_codebook_is_a_moving_average_and_dead_codes_begin_anew():
     state, _, _ = stepped("codes")
     state = state.replace(counts=np.float32(old[0]), sums=np.float32(old[1]))
     given = (np.float32(x) for x in (*new, offered))
-    move = jax.jit(autoregressive.moved_book, static_argnums=(4, 5))
+    move = jax.jit(autoregressive.update_codebook, static_argnums=(4, 5))
     book, kept, totals, alive = move(state, *given, 0.75, 0.1)
     np.testing.assert_allclose(book, expected, rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(alive, ~dead)
@@ -318,21 +317,21 @@ def test_no_phase_moves_what_is_of_the_other():
 
 
 def test_the_phases_are_kinds_of_steps_with_schedules_of_their_own():
-    config = configs.base("autoregressive")
+    config = methods.base("autoregressive")
     config.data.path = "toy"
     config.generator.update(TINY_CODES_GENERATOR)
     config.objective.codes_kclips, config.training.kclips = 0.048, 0.16
-    experiment = experiments.build(config, 2)
+    experiment = methods.experiment(config, 2)
     assert [experiment.kind(at) for at in (0, 2, 3, 9)] == ["codes", "codes", "prior", "prior"]
     config.parallel.dispatch = 2
     with pytest.raises(ConfigError, match=r"config\.objective\.codes_kclips is 3 steps"):
-        experiments.build(config, 2)
+        methods.experiment(config, 2)
     config.parallel.dispatch, config.parallel.remat = 1, ("discriminator",)
     with pytest.raises(ConfigError, match=r"config\.parallel\.remat names 'discriminator'"):
-        experiments.build(config, 2)
+        methods.experiment(config, 2)
     config.parallel.remat, config.generator.window = (), 40
     with pytest.raises(ConfigError, match=r"config\.generator\.window is 40"):
-        experiments.build(config, 2)
+        methods.experiment(config, 2)
 
 
 @pytest.mark.parametrize(
@@ -349,9 +348,7 @@ def test_the_phases_are_kinds_of_steps_with_schedules_of_their_own():
 )
 def test_wrong_arguments_are_named(given, says):
     with pytest.raises(ConfigError) as error:
-        models.build(
-            models.GENERATORS, "codes", **{**TINY_CODES_GENERATOR, "size": 16, "patch": 2, **given}
-        )
+        network("generator", "codes", **{**TINY_CODES_GENERATOR, "size": 16, "patch": 2, **given})
     assert says in error.value.hint
 
 

@@ -5,43 +5,42 @@ import pytest
 from conftest import tiny_config
 
 from vidgen import config as configs
-from vidgen.config import checks
+from vidgen import methods
+from vidgen.config.fields import flat
 from vidgen.errors import ConfigError
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
 def test_the_tiny_config_is_valid():
-    configs.validate(tiny_config())
+    methods.validate(tiny_config())
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
 def test_every_config_file_is_valid_and_builds(path):
     from vidgen.cli import main
-    from vidgen.run import train
 
     config = main.read_config([f"--config={path}", "--config.data.path=somewhere"], True)
-    assert train.build(config, classes=4).total > 0
+    assert methods.experiment(config, classes=4).total > 0
 
 
 @pytest.mark.parametrize("pick, says", [(0, "data.frames is 6"), (2, "data.pick is 2")])
 def test_frames_that_do_not_fold_are_refused_by_name(pick, says):
-    from vidgen.run import train
 
     config = tiny_config()
     config.data.pick = pick
     with pytest.raises(ConfigError, match=says):
-        train.build(config, classes=2)
+        methods.experiment(config, classes=2)
 
 
 def test_the_names_that_a_config_takes_are_those_that_there_are():
     from vidgen.runtime import placement
     from vidgen.training import augment, losses
 
-    names = checks._CHOICES
-    assert set(names["objective.loss"]) == set(losses.LOSSES)
-    assert set(names["objective.augmentations"]) == set(augment.AUGMENTATIONS)
-    for mode in names["parallel.mode"]:
+    fields = dict(flat(methods.sections("gan")))
+    assert set(fields["objective.loss"].choices) == set(losses.LOSSES)
+    assert set(fields["objective.augmentations"].choices) == set(augment.AUGMENTATIONS)
+    for mode in fields["parallel.mode"].choices:
         placement.place(mode, batch_size=8)
 
 
@@ -50,23 +49,23 @@ def test_the_names_that_a_config_takes_are_those_that_there_are():
     [
         ("data.path", "", "data.path is empty"),
         ("data.frames", 0, "at least 1"),
-        ("data.frames", "8", "must be a int"),
+        ("data.frames", "8", "a whole number"),
         ("data.pick", -1, "at least 0"),
         ("data.pick", 7, "data.frames=6"),
         ("data.crop", "centre", "center"),
         ("data.fps", -1.0, "at least 0"),
-        ("data.background", (0, 0, 300), "0..255"),
+        ("data.background", (0, 0, 300), "0 to 255"),
         ("data.limits.seconds", 0.0, "at least 0.1"),
         ("objective.loss", "hinges", "did you mean hinge"),
         ("optimizer.name", "adma", "did you mean adam"),
         ("objective.augmentations", ("shift", "flp"), "did you mean flip"),
         ("optimizer.b1", 1.0, "[0, 1)"),
         ("optimizer.learning_rate.start", float("nan"), "finite"),
-        ("objective.r1.end", -1.0, "negative"),
-        ("objective.augment_p.start", 1.5, "probability"),
+        ("objective.r1.end", -1.0, "at least 0"),
+        ("objective.augment_p.start", 1.5, "0 to 1"),
         ("training.batch_size", 0, "at least 1"),
-        ("training.batch_size", 8.5, "must be a int"),
-        ("seed", True, "must be a int"),
+        ("training.batch_size", 8.5, "a whole number"),
+        ("seed", True, "a whole number"),
         ("parallel.mode", "tpu", "one of"),
     ],
 )
@@ -79,7 +78,7 @@ def test_a_wrong_value_is_refused_by_name(field, value, says):
     with part.ignore_type():
         part[name] = value
     with pytest.raises(ConfigError) as error:
-        configs.validate(config)
+        methods.validate(config)
     assert f"config.{field}" in str(error.value)
     assert says in f"{error.value} {error.value.hint}"
 
@@ -88,26 +87,26 @@ def test_unknown_and_missing_fields_are_named():
     config = tiny_config()
     config.training.batchsize = 3
     with pytest.raises(ConfigError, match=r"training\.batchsize") as error:
-        configs.validate(config)
+        methods.validate(config)
     assert "training.batch_size" in error.value.hint
     config = tiny_config()
     del config.data.frames
     with pytest.raises(ConfigError, match=r"config\.data\.frames is missing"):
-        configs.validate(config)
+        methods.validate(config)
 
 
 def test_stride_and_fps_exclude_each_other():
     config = tiny_config()
     config.data.update(fps=10.0, stride=2)
     with pytest.raises(ConfigError, match=r"data\.fps is 10.0 and config\.data\.stride is 2"):
-        configs.validate(config)
+        methods.validate(config)
 
 
 def test_json_and_back_is_the_same_config():
     config = tiny_config()
     again = configs.from_json(json.loads(json.dumps(configs.to_json(config))))
     assert list(configs.differences(config, again)) == []
-    configs.validate(again)
+    methods.validate(again)
     again.training.batch_size = 99
     assert list(configs.differences(config, again)) == [("training.batch_size", 8, 99)]
 

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import network
 from test_families import dcgan as config_of_dcgan
 
-from vidgen import config as configs
-from vidgen import keys, models, sampling
+from vidgen import keys, methods, sampling
 from vidgen.cli import main
 from vidgen.errors import ConfigError
-from vidgen.methods import dcgan, experiments, gan
+from vidgen.methods import common, dcgan
 from vidgen.models import convolutions
 from vidgen.models import dcgan as networks
 from vidgen.run import train
@@ -52,8 +52,8 @@ def test_a_transposed_convolution_that_doubles_time_undoes_the_strided_one(featu
 @pytest.mark.parametrize("length, doubled", [(1, 0), (6, 1), (8, 2)])
 def test_shapes_and_layers_of_images_and_clips(rise, length, doubled):
     shared = {"size": 16, "classes": 3, "length": length, "features": 4}
-    gen = models.build(models.GENERATORS, "dcgan", **shared, content=5, rise=rise)
-    dis = models.build(models.DISCRIMINATORS, "dcgan", **shared)
+    gen = network("generator", "dcgan", **shared, content=5, rise=rise)
+    dis = network("discriminator", "dcgan", **shared)
     noise = (normal(2, 5), None, None, None, jnp.array([0, 2]))
     init = functools.partial(gen.init_with_output, frames=length)
     video, variables = jax.jit(init)(jax.random.key(0), *noise)
@@ -90,16 +90,19 @@ def test_resizing_repeats_pixels_and_frames():
 @functools.cache
 def stepped(loss="non_saturating", play=True):
     shared = {"size": 8, "classes": 3, "length": 2, "features": 4}
-    gen = models.build(models.GENERATORS, "dcgan", **shared, content=5)
-    dis = models.build(models.DISCRIMINATORS, "dcgan", **shared)
-    given = {"gen": gen, "dis": dis, "gen_tx": optax.sgd(0.1), "dis_tx": optax.sgd(0.1)}
+    gen = network("generator", "dcgan", **shared, content=5)
+    dis = network("discriminator", "dcgan", **shared)
+    players = common.Players(gen, dis, optax.sgd(0.1), optax.sgd(0.1))
     batch = {
         "video": rng.integers(0, 256, (6, 2, 8, 8, 3), np.uint8),
         "index": np.arange(6, dtype=np.int32),
         "label": np.arange(6, dtype=np.int32) % 3,
     }
-    state = jax.jit(functools.partial(dcgan.init, **given, frames=2), static_argnums=0)(0)
-    step = functools.partial(dcgan.step, **given, loss=loss, play=play, ema_decay=lambda step: 0.25)
+    init = functools.partial(dcgan.init, players=players, frames=2)
+    state = jax.jit(init, static_argnums=0)(0)
+    step = functools.partial(
+        dcgan.step, players=players, loss=loss, play=play, ema_decay=lambda step: 0.25
+    )
     return gen, dis, batch, state, *jax.jit(step)(state, batch)
 
 
@@ -109,7 +112,7 @@ def test_the_losses_are_cross_entropies_of_clips_judged_apart():
 
     @jax.jit
     def generate(params):
-        noise = gan.draw(key, batch["index"], gen=gen, frames=2)
+        noise = common.draw(key, batch["index"], gen=gen, frames=2)
         return gen.apply({"params": params}, *noise, batch["label"], frames=2, mutable="stats")
 
     fake, _ = generate(state.gen)
@@ -161,7 +164,6 @@ def test_a_clip_ends(tmp_path):
 @pytest.mark.parametrize(
     "section, field, value, says",
     [
-        ("data", "pick", 2, "judged whole"),
         ("data", "size", 12, "8, 16, 32"),
         ("generator", "rise", "up", "transposed or resize"),
         ("generator", "features", 0, "at least 1"),
@@ -171,6 +173,6 @@ def test_what_it_cannot_take_is_named(section, field, value, says):
     config = config_of_dcgan()
     config[section][field] = value
     with pytest.raises(ConfigError) as error:
-        configs.validate(config)
-        experiments.build(config, 2)
+        methods.validate(config)
+        methods.experiment(config, 2)
     assert f"config.{section}.{field}" in str(error.value) and says in error.value.hint

@@ -15,7 +15,7 @@ import pytest
 from conftest import QUICK, TINY_DISCRIMINATOR, TINY_GENERATOR, tiny_config
 
 from vidgen import config as configs
-from vidgen import sampling
+from vidgen import methods, sampling
 from vidgen.errors import DataError, DivergedError
 from vidgen.run import artifacts, train
 from vidgen.runtime.checkpoint import Checkpoints, digest
@@ -71,7 +71,7 @@ def digests(workdir, step):
     found = {}
 
     def wanted(meta):
-        experiment = train.build(configs.from_json(meta["config"]), 2)
+        experiment = methods.experiment(configs.from_json(meta["config"]), 2)
         state = jax.eval_shape(experiment.init, 0)
         return {"train": state.replace(ema=None), "ema": state.ema}
 

@@ -13,9 +13,10 @@ from conftest import tiny_config
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from test_end_to_end import TINY, run
 
+from vidgen import methods
 from vidgen.cli import main
 from vidgen.errors import ConfigError
-from vidgen.methods import gan
+from vidgen.methods import common
 from vidgen.run import artifacts, train
 from vidgen.tools import estimate
 from vidgen.tools.estimate import Chip, Estimate, Exchange
@@ -41,7 +42,7 @@ def held(tree):
 @pytest.mark.thorough
 def test_the_parts_of_the_memory_are_what_a_true_state_and_batch_hold():
     config = settings()
-    experiment, placed = train.build(config, 2), train.placement(config)
+    experiment, placed = methods.experiment(config, 2), train.placement(config)
     state = placed.init(experiment.init, 0)
     _, clips = artifacts.open_clips(config)
     one = found()
@@ -71,7 +72,7 @@ def linear(monkeypatch):
     def init(seed):
         del seed
         w = jnp.zeros((PIXELS, WIDTH))
-        return gan.State(
+        return common.State(
             step=jnp.zeros(()), key=jnp.zeros(2), gen=w, dis=w, ema=w, gen_opt=w, dis_opt=w
         )
 

@@ -1,6 +1,7 @@
 """What every method that is trained must do; a new one is one more line."""
 
 import functools
+import re
 import shutil
 
 import jax
@@ -17,9 +18,10 @@ from conftest import (
 from ml_collections import ConfigDict
 
 from vidgen import config as configs
-from vidgen import sampling
+from vidgen import methods, sampling
+from vidgen.config import checks
+from vidgen.config.fields import FITTED, TRAINED, flat
 from vidgen.errors import ConfigError
-from vidgen.methods import experiments
 from vidgen.run import artifacts, train
 from vidgen.runtime import placement as parallel
 from vidgen.runtime.checkpoint import Checkpoints
@@ -46,7 +48,7 @@ def transformer():
 
 
 def mocogan():
-    config = configs.base("mocogan")
+    config = methods.base("mocogan")
     config.data.update(path="toy:clips=64", frames=8, size=16)
     config.generator.update(features=4, norm_clips=4)
     config.discriminator.update(features=4, norm_clips=4)
@@ -59,7 +61,7 @@ def mocogan():
 
 
 def dcgan():
-    config = configs.base("dcgan")
+    config = methods.base("dcgan")
     config.data.update(path="toy:clips=64", frames=4, size=8)
     config.generator.update(features=4, content=8, norm_clips=4)
     config.discriminator.update(features=4, norm_clips=4)
@@ -73,7 +75,7 @@ def dcgan():
 
 def vae():
     """The autoencoder with a discriminator."""
-    config, tiny = configs.base("vae"), tiny_config()
+    config, tiny = methods.base("vae"), tiny_config()
     for section in ("data", "training", "sampling"):
         config[section] = tiny[section]
     config.data.size = 8
@@ -86,7 +88,7 @@ def vae():
 
 def codes():
     """Codes; the checkpoint in the middle lies between the phases."""
-    config = configs.base("autoregressive")
+    config = methods.base("autoregressive")
     config.data.update(path="toy:clips=64", frames=5, size=8, pick=2)
     config.generator.update(TINY_CODES_GENERATOR)
     config.generator.update(patch=4, widths=(8,), layers=1, palette=2)
@@ -115,7 +117,7 @@ def family(request):
 
 def run(config, steps, mode="jit", devices=1, **more):
     """Trains without a loop; returns the state and each step's metrics."""
-    experiment = experiments.build(config, classes=2)
+    experiment = methods.experiment(config, classes=2)
     placed = parallel.place(mode, batch_size=8, devices=jax.devices()[:devices], **more)
     abstract = placed.abstract(jax.eval_shape(experiment.init, 0))
     state, programs, seen = placed.init(experiment.init, 0), {}, []
@@ -180,22 +182,74 @@ def test_a_run_is_sampled_by_its_path(family, tmp_path):
     np.testing.assert_array_equal(video[1:, -1:], sampler.sample([1], 1, frames - 1))
 
 
-def test_no_method_takes_a_field_of_another(family):
-    config = FAMILIES[family]()
-    configs.validate(config)
-    own = configs.flatten(config.objective)
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_no_method_takes_a_field_of_another(method):
+    """A field that nothing reads is refused: every field of all other methods, one by one."""
+    config = methods.base(method)
+    config.data.path = "toy"
+    methods.validate(config)
+    fields = dict(flat(methods.sections(method)))
     foreign = {
-        name: value
-        for method in configs.METHODS
-        for name, value in configs.flatten(configs.base(method).get("objective", {})).items()
-        if name not in own
+        name: field.default
+        for other in methods.METHODS
+        for name, field in flat(methods.sections(other))
+        if name not in fields and not name.startswith(checks.NETWORKS)
     }
     assert foreign
     for name, value in foreign.items():
-        config = FAMILIES[family]()
-        config.objective[name.partition(".")[0]] = {"start": value} if "." in name else value
-        with pytest.raises(ConfigError, match=rf"config\.objective\.{name.partition('.')[0]}"):
-            configs.validate(config)
+        config = methods.base(method)
+        config.data.path = "toy"
+        *path, last = name.split(".")
+        section = config
+        for part in path:
+            if part not in section:
+                section[part] = {}
+            section = section[part]
+        section[last] = value
+        with pytest.raises(ConfigError, match=f"there is no field config.{re.escape(name)}$"):
+            methods.validate(config)
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_every_field_of_a_method_is_read(method):
+    """Reading is noted while networks and steps are made of the config."""
+    config = methods.base(method)
+    config.data.path = "toy"
+    if "adversarial" in config.get("objective", {}):
+        config.objective.adversarial = 0.1  # so that there is a discriminator
+    if "mismatch" in config.get("objective", {}):
+        config.objective.mismatch.start = 0.1
+    shared = FITTED if methods.is_fitted(method) else TRAINED
+    own = {name for name, _ in flat(methods.load(method).FIELDS)} - {n for n, _ in flat(shared)}
+    read = set()
+    if methods.is_fitted(method):
+        read |= {name for name in own if name.startswith("generator.")}  # handed over whole
+    else:
+        methods.experiment(Reading(config, read), 2)
+    assert own and not own - read
+
+
+class Reading:
+    """A config that notes which of its fields are read."""
+
+    def __init__(self, config, read, prefix=""):
+        self._config, self._read, self._prefix = config, read, prefix
+
+    def __getitem__(self, name):
+        value, full = self._config[name], self._prefix + name
+        if isinstance(value, ConfigDict):
+            return Reading(value, self._read, f"{full}.")
+        self._read.add(full)
+        return value
+
+    __getattr__ = __getitem__
+
+    def __contains__(self, name):
+        return name in self._config
+
+    def to_dict(self):
+        self._read |= {self._prefix + name for name in configs.flatten(self._config)}
+        return self._config.to_dict()
 
 
 @pytest.mark.parametrize("role", ["generator", "discriminator"])
@@ -204,7 +258,7 @@ def test_no_method_takes_a_network_of_another(role):
         config = FAMILIES[family]()
         config[role].kind = other
         with pytest.raises(ConfigError, match=rf"config\.{role}\.kind is '{other}'") as error:
-            configs.validate(config)
+            methods.validate(config)
         assert "one of" in error.value.hint
 
 
@@ -212,15 +266,15 @@ def test_what_cannot_be_computed_again_is_named():
     config = mocogan()
     config.parallel.remat = ("discriminator",)
     with pytest.raises(ConfigError, match=r"config\.parallel\.remat names 'discriminator'"):
-        experiments.build(config, 2)
+        methods.experiment(config, 2)
 
 
 def test_the_generator_stays_while_the_discriminator_is_trained_alone():
     config = gan_with_options()
-    experiment = experiments.build(config, 2)
+    experiment = methods.experiment(config, 2)
     assert [experiment.kind(at) for at in range(4)] == ["dis", "whole", "dis", "whole"]
     config.objective.penalty_interval = 2
-    experiment = experiments.build(config, 2)
+    experiment = methods.experiment(config, 2)
     assert [experiment.kind(at) for at in range(4)] == ["dis", "bare", "dis", "bare"]
     init = jax.jit(experiment.init, static_argnums=0)(0)
     config.objective.penalty_interval = 1
@@ -234,7 +288,7 @@ def test_statistics_of_the_whole_batch_need_it_on_one_device():
     config = mocogan()
     config.generator.norm_clips = 0
     config.parallel.mode = "mesh"
-    experiment = experiments.build(config, 2)
+    experiment = methods.experiment(config, 2)
     with pytest.raises(ConfigError, match="8 parts") as error:
         train.placement(config, experiment.alone)
     assert "at most 1" in error.value.hint
@@ -246,7 +300,6 @@ def test_statistics_of_the_whole_batch_need_it_on_one_device():
     "section, field, value, says",
     [
         ("data", "frames", 6, "at least 7"),
-        ("data", "pick", 4, "judged whole"),
         ("objective", "loss", "bce", "one of"),
     ],
 )
@@ -254,6 +307,6 @@ def test_what_mocogan_cannot_take_is_named(section, field, value, says):
     config = mocogan()
     config[section][field] = value
     with pytest.raises(ConfigError) as error:
-        configs.validate(config)
-        experiments.build(config, 2)
+        methods.validate(config)
+        methods.experiment(config, 2)
     assert f"config.{section}.{field}" in str(error.value) and says in error.value.hint

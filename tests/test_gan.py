@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import TINY_DISCRIMINATOR, TINY_GENERATOR
+from conftest import TINY_DISCRIMINATOR, TINY_GENERATOR, network
 
-from vidgen import keys, models
-from vidgen.methods import gan
+from vidgen import keys
+from vidgen.methods import common, gan
 from vidgen.training import losses
 
 SIZE, FRAMES, BATCH, CLASSES = 8, 8, 4, 3
@@ -18,16 +18,14 @@ ONE = {"widths": (8,)}  # one level: most of the time goes into compiling
 
 
 @pytest.fixture(scope="module")
-def parts():
+def players():
     sizes = {"size": SIZE, "classes": CLASSES}
-    return {
-        "gen": models.build(models.GENERATORS, "residual", **{**TINY_GENERATOR, **ONE}, **sizes),
-        "dis": models.build(
-            models.DISCRIMINATORS, "residual", **{**TINY_DISCRIMINATOR, **ONE}, **sizes
-        ),
-        "gen_tx": optax.sgd(0.0),
-        "dis_tx": optax.sgd(0.1),
-    }
+    return common.Players(
+        gen=network("generator", "residual", **{**TINY_GENERATOR, **ONE}, **sizes),
+        dis=network("discriminator", "residual", **{**TINY_DISCRIMINATOR, **ONE}, **sizes),
+        gen_tx=optax.sgd(0.0),
+        dis_tx=optax.sgd(0.1),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -50,58 +48,58 @@ def test_wrong_labels_are_each_of_the_others_equally_often():
 
 
 def test_picked_frames_are_in_order_and_each_equally_often():
-    picked = np.asarray(gan.pick_frames(keys.per_clip(keys.root(0), np.arange(3000)), 5, 2))
+    picked = np.asarray(common.pick_frames(keys.per_clip(keys.root(0), np.arange(3000)), 5, 2))
     assert (picked[:, 0] < picked[:, 1]).all() and picked.min() == 0 and picked.max() == 4
     pairs = np.zeros((5, 5), int)
     np.add.at(pairs, tuple(picked.T), 1)
     assert pairs[np.triu_indices(5, 1)].min() > 230  # 300 expected, deviation 16
 
 
-def test_both_players_see_the_picked_frames_alone(parts, batch):
+def test_both_players_see_the_picked_frames_alone(players, batch):
     still = lambda step: 0.0  # noqa: E731
-    schedules = {"r1": still, "r2": still, "ema_decay": still, "augment_p": still}
-    init = functools.partial(gan.init, **parts, frames=FRAMES, pick=4)
+    objective = gan.Objective("hinge", still, still, still, still, pick=4)
+    init = functools.partial(gan.init, players=players, frames=FRAMES, pick=4)
     state = jax.jit(init, static_argnums=0)(0)
-    step = jax.jit(functools.partial(gan.step, **parts, loss="hinge", pick=4, **schedules))
+    step = jax.jit(functools.partial(gan.step, players=players, objective=objective))
     after, metrics = step(state, batch)
 
     key = keys.at_step(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
     clip_keys = keys.per_clip(keys.named(key, "pick"), batch["index"])
-    pick = jax.jit(gan.pick_frames, static_argnums=(1, 2))(clip_keys, FRAMES, 4)
+    pick = jax.jit(common.pick_frames, static_argnums=(1, 2))(clip_keys, FRAMES, 4)
     real = batch["video"].astype(np.float32) / 127.5 - 1
     label = jnp.asarray(batch["label"])
 
     @jax.jit
     def generate(params):
-        noise = gan.draw(keys.named(key, "noise"), batch["index"], gen=parts["gen"], frames=FRAMES)
-        return parts["gen"].apply({"params": params}, *noise, label, frames=FRAMES)
+        noise = common.draw(
+            keys.named(key, "noise"), batch["index"], gen=players.gen, frames=FRAMES
+        )
+        return players.gen.apply({"params": params}, *noise, label, frames=FRAMES)
 
     fake = generate(state.gen)
 
     @jax.jit
     def mean_logit(params, video):
         seen = jnp.take_along_axis(jnp.asarray(video), pick[:, :, None, None, None], 1)
-        return parts["dis"].apply({"params": params}, seen, label, pick).mean()
+        return players.dis.apply({"params": params}, seen, label, pick).mean()
 
     np.testing.assert_allclose(metrics["dis/real"], mean_logit(state.dis, real), rtol=1e-4)
     np.testing.assert_allclose(metrics["dis/fake"], mean_logit(state.dis, fake), rtol=1e-4)
     np.testing.assert_allclose(metrics["gen/loss"], -mean_logit(after.dis, fake), rtol=1e-4)
 
 
-def test_real_clips_with_a_wrong_label_count_as_fakes(parts, batch):
-    schedule = lambda step: 0.0  # noqa: E731
-    step = functools.partial(
-        gan.step,
-        **parts,
-        loss="rpgan",
-        r1=schedule,
-        r2=schedule,
-        ema_decay=schedule,
-        augment_p=schedule,
-    )
-    state = jax.jit(functools.partial(gan.init, **parts, frames=FRAMES), static_argnums=0)(0)
-    plain, _ = jax.jit(functools.partial(step, mismatch=None))(state, batch)
-    taught, metrics = jax.jit(functools.partial(step, mismatch=lambda step: 2.0))(state, batch)
+def test_real_clips_with_a_wrong_label_count_as_fakes(players, batch):
+    still = lambda step: 0.0  # noqa: E731
+
+    def stepped(mismatch):
+        objective = gan.Objective("rpgan", still, still, still, still, mismatch=mismatch)
+        step = functools.partial(gan.step, players=players, objective=objective)
+        return jax.jit(step)(state, batch)
+
+    init = functools.partial(gan.init, players=players, frames=FRAMES)
+    state = jax.jit(init, static_argnums=0)(0)
+    plain, _ = stepped(None)
+    taught, metrics = stepped(lambda step: 2.0)
 
     key = keys.at_step(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
     clip_keys = keys.per_clip(keys.named(key, "mismatch"), batch["index"])
@@ -110,7 +108,7 @@ def test_real_clips_with_a_wrong_label_count_as_fakes(parts, batch):
 
     @jax.jit
     def loss(params):
-        on = lambda label: parts["dis"].apply({"params": params}, real, label)  # noqa: E731
+        on = lambda label: players.dis.apply({"params": params}, real, label)  # noqa: E731
         return losses.LOSSES["rpgan"][0](on(jnp.asarray(batch["label"])), on(wrong))
 
     np.testing.assert_allclose(metrics["dis/mismatch"], loss(state.dis), rtol=1e-5)

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import network
 
-from vidgen import keys, models, sampling
+from vidgen import keys, sampling
 from vidgen.errors import ConfigError
-from vidgen.methods import gan, mocogan
+from vidgen.methods import common, mocogan
 
 CLASSES = 3
 FRAMES = 8
@@ -20,8 +21,8 @@ FRAMES = 8
 @functools.cache
 def players(size=16, **more):
     shared = {"kind": "mocogan", "size": size, "classes": CLASSES}
-    gen = models.build(models.GENERATORS, **shared, features=4, content=5, motion=6, **more)
-    dis = models.build(models.DISCRIMINATORS, **shared, features=4, noise=0.1, **more)
+    gen = network("generator", **shared, features=4, content=5, motion=6, **more)
+    dis = network("discriminator", **shared, features=4, noise=0.1, **more)
     return gen, dis
 
 
@@ -40,10 +41,10 @@ def test_the_networks_have_the_published_number_of_parameters():
     image = 16 * (3 * 64 + 64 * 128 + 128 * 256 + 256 * 1) + 2 * (128 + 256)
     video = 64 * (3 * 64 + 64 * 128 + 128 * 256 + 256 * 512 + 512 * (1 + CLASSES))
     video += 2 * (128 + 256 + 512)
-    gen = models.build(models.GENERATORS, "mocogan", size=64, classes=CLASSES)
-    dis = models.build(models.DISCRIMINATORS, "mocogan", size=64, classes=CLASSES)
+    gen = network("generator", "mocogan", size=64, classes=CLASSES)
+    dis = network("discriminator", "mocogan", size=64, classes=CLASSES)
     tx = optax.sgd(0.0)
-    init = functools.partial(mocogan.init, gen=gen, dis=dis, gen_tx=tx, dis_tx=tx, frames=16)
+    init = functools.partial(mocogan.init, players=common.Players(gen, dis, tx, tx), frames=16)
     state = jax.eval_shape(init, 0)
     assert (generator, image, video) == (3274260, 663296, 11155200)
     assert count(state.gen) == generator
@@ -119,7 +120,7 @@ def test_the_category_matters():
 def arguments(**more):
     gen, dis = players(**more)
     fixed = {"loss": "non_saturating", "clip_every": 2, "categories": 0.5, "infogan": 2.0}
-    return {"gen": gen, "dis": dis, "gen_tx": optax.sgd(0.1), "dis_tx": optax.sgd(0.1), **fixed}
+    return {"players": common.Players(gen, dis, optax.sgd(0.1), optax.sgd(0.1)), **fixed}
 
 
 @functools.cache
@@ -131,8 +132,7 @@ def stepped(**more):
         "label": np.arange(4, dtype=np.int32) % CLASSES,
     }
     given = {**arguments(), **more}
-    names = ("gen", "dis", "gen_tx", "dis_tx")
-    init = functools.partial(mocogan.init, **{n: given[n] for n in names}, frames=FRAMES)
+    init = functools.partial(mocogan.init, players=given["players"], frames=FRAMES)
     state = jax.jit(init, static_argnums=0)(0)
     step = functools.partial(mocogan.step, **given, ema_decay=lambda step: 0.25)
     return batch, state, *jax.jit(step)(state, batch)
@@ -164,7 +164,7 @@ def test_the_losses_are_the_published_ones():
 
     @jax.jit
     def generate(params):
-        noise = gan.draw(keys.named(key, "clips"), clips, gen=gen, frames=FRAMES)
+        noise = common.draw(keys.named(key, "clips"), clips, gen=gen, frames=FRAMES)
         return gen.apply({"params": params}, *noise, kind, frames=FRAMES, mutable="stats")
 
     fake, _ = generate(state.gen)
@@ -206,19 +206,19 @@ def test_what_does_not_divide_is_named():
 
 
 @pytest.mark.parametrize(
-    "registry, given, says",
+    "role, given, says",
     [
-        ("GENERATORS", {"size": 24}, "8, 16, 32"),
-        ("GENERATORS", {"size": 16, "motion": 0}, "at least 1"),
-        ("DISCRIMINATORS", {"size": 16, "image": "patches"}, "patch or whole"),
-        ("DISCRIMINATORS", {"size": 8}, "at least 16"),
-        ("DISCRIMINATORS", {"size": 16, "noise": -1.0}, "at least 0"),
-        ("DISCRIMINATORS", {"size": 16, "noise": "0.1"}, "a number"),
+        ("generator", {"size": 24}, "8, 16, 32"),
+        ("generator", {"size": 16, "motion": 0}, "at least 1"),
+        ("discriminator", {"size": 16, "image": "patches"}, "patch or whole"),
+        ("discriminator", {"size": 8}, "at least 16"),
+        ("discriminator", {"size": 16, "noise": -1.0}, "at least 0"),
+        ("discriminator", {"size": 16, "noise": "0.1"}, "a number"),
     ],
 )
-def test_wrong_arguments_are_named(registry, given, says):
+def test_wrong_arguments_are_named(role, given, says):
     with pytest.raises(ConfigError) as error:
-        models.build(getattr(models, registry), "mocogan", **given)
+        network(role, "mocogan", **given)
     assert says in error.value.hint
 
 

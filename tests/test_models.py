@@ -12,9 +12,10 @@ from conftest import (
     TINY_GENERATOR,
     TINY_TRANSFORMER_DISCRIMINATOR,
     TINY_TRANSFORMER_GENERATOR,
+    network,
 )
 
-from vidgen import keys, models
+from vidgen import keys
 from vidgen.errors import ConfigError
 from vidgen.models import residual
 
@@ -27,10 +28,10 @@ PLAIN = ["residual", "residual, bfloat16", "transformer", "transformer, bfloat16
 ALL = [*PLAIN, "residual, no classes", "transformer, no classes"]
 
 
-def build(registry, arguments, name):
+def build(role, arguments, name):
     kind, _, more = name.partition(", ")
-    return models.build(
-        registry,
+    return network(
+        role,
         kind,
         **arguments[kind],
         size=SIZE,
@@ -41,12 +42,12 @@ def build(registry, arguments, name):
 
 @pytest.fixture(params=ALL)
 def generator(request):
-    return build(models.GENERATORS, GENERATORS, request.param)
+    return build("generator", GENERATORS, request.param)
 
 
 @pytest.fixture(params=ALL)
 def discriminator(request):
-    return build(models.DISCRIMINATORS, DISCRIMINATORS, request.param)
+    return build("discriminator", DISCRIMINATORS, request.param)
 
 
 def randomized(params, seed=0):
@@ -270,37 +271,37 @@ def test_order_of_frames_and_label_matter(discriminator, judged):
 
 
 @pytest.mark.parametrize(
-    "registry, kind, arguments, says",
+    "role, kind, arguments, says",
     [
-        ("GENERATORS", "resnet", {}, "one of residual"),
-        ("GENERATORS", "residual", {"width": 3}, "widths"),
-        ("GENERATORS", "residual", {"widths": 64}, "tuple"),
-        ("GENERATORS", "residual", {"stride": 0}, "at least 1"),
-        ("GENERATORS", "residual", {"periods": (8, 3)}, "at least 4"),
-        ("GENERATORS", "residual", {"widths": ()}, "tuple"),
-        ("GENERATORS", "residual", {"widths": (8, 8, 8, 8)}, "multiple of 32"),
-        ("GENERATORS", "transformer", {"periods": (8,)}, "there is no field"),
-        ("GENERATORS", "transformer", {"patch": 0}, "at least 1"),
-        ("GENERATORS", "transformer", {"patch": 3}, "divide the size"),
-        ("GENERATORS", "transformer", {"grid": 3}, "size / patch"),
-        ("GENERATORS", "transformer", {"heads": 7}, "divide the width"),
-        ("GENERATORS", "transformer", {"unfold": 3}, "patch=4"),
-        ("GENERATORS", "transformer", {"window": 0}, "at least 1"),
-        ("GENERATORS", "transformer", {"stride": 0}, "at least 1"),
-        ("GENERATORS", "transformer", {"output": "relu"}, "one of tanh"),
-        ("DISCRIMINATORS", "transformer", {"patch": 1}, "2, 4, 8"),
-        ("DISCRIMINATORS", "transformer", {"patch": 6}, "2, 4, 8"),
-        ("DISCRIMINATORS", "transformer", {"front": 8}, "at least 12"),
-        ("DISCRIMINATORS", "transformer", {"heads": 5}, "divide the width"),
-        ("DISCRIMINATORS", "transformer", {"fold": 0}, "at least 1"),
-        ("DISCRIMINATORS", "residual", {"widths": (8, 8, 8)}, "size / patch"),
-        ("DISCRIMINATORS", "residual", {"front": 8}, "at least 12"),
-        ("DISCRIMINATORS", "residual", {"blocks": -1}, "at least 0"),
+        ("generator", "resnet", {}, "one of residual"),
+        ("generator", "residual", {"width": 3}, "widths"),
+        ("generator", "residual", {"widths": 64}, "tuple"),
+        ("generator", "residual", {"stride": 0}, "at least 1"),
+        ("generator", "residual", {"periods": (8, 3)}, "at least 4"),
+        ("generator", "residual", {"widths": ()}, "tuple"),
+        ("generator", "residual", {"widths": (8, 8, 8, 8)}, "multiple of 32"),
+        ("generator", "transformer", {"periods": (8,)}, "there is no field"),
+        ("generator", "transformer", {"patch": 0}, "at least 1"),
+        ("generator", "transformer", {"patch": 3}, "divide the size"),
+        ("generator", "transformer", {"grid": 3}, "size / patch"),
+        ("generator", "transformer", {"heads": 7}, "divide the width"),
+        ("generator", "transformer", {"unfold": 3}, "patch=4"),
+        ("generator", "transformer", {"window": 0}, "at least 1"),
+        ("generator", "transformer", {"stride": 0}, "at least 1"),
+        ("generator", "transformer", {"output": "relu"}, "one of tanh"),
+        ("discriminator", "transformer", {"patch": 1}, "2, 4, 8"),
+        ("discriminator", "transformer", {"patch": 6}, "2, 4, 8"),
+        ("discriminator", "transformer", {"front": 8}, "at least 12"),
+        ("discriminator", "transformer", {"heads": 5}, "divide the width"),
+        ("discriminator", "transformer", {"fold": 0}, "at least 1"),
+        ("discriminator", "residual", {"widths": (8, 8, 8)}, "size / patch"),
+        ("discriminator", "residual", {"front": 8}, "at least 12"),
+        ("discriminator", "residual", {"blocks": -1}, "at least 0"),
     ],
 )
-def test_wrong_arguments_are_named(registry, kind, arguments, says):
+def test_wrong_arguments_are_named(role, kind, arguments, says):
     with pytest.raises(ConfigError) as error:
-        models.build(getattr(models, registry), kind, size=16, **arguments)
+        network(role, kind, size=16, **arguments)
     text = f"{error.value} {error.value.hint}"
     assert says in text and next(iter(arguments), "kind") in text
 

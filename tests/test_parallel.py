@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 
+from vidgen import methods
 from vidgen.errors import ConfigError
 from vidgen.models import layers
-from vidgen.run import artifacts, train
+from vidgen.run import artifacts
 from vidgen.runtime import placement
 from vidgen.runtime.checkpoint import digest
 from vidgen.training import averaging
@@ -61,7 +62,7 @@ def trained(mode, devices=1, steps=STEPS, interval=1, remat=(), **more):
     config = settings("adam" if "shards" in more else "sgd")
     config.objective.penalty_interval = interval
     config.parallel.remat = remat
-    experiment = train.build(config, classes=2)
+    experiment = methods.experiment(config, classes=2)
     placed = placement.place(mode, batch_size=8, devices=jax.devices()[:devices], **more)
     abstract = placed.abstract(jax.eval_shape(experiment.init, 0))
     state = placed.init(experiment.init, 0)
@@ -165,7 +166,7 @@ def test_large_leaves_are_sharded_and_small_ones_whole():
 def test_a_sharded_state_is_made_in_shards():
     config = settings("adam")
     config.generator.widths, config.generator.style = (64,), 256
-    experiment = train.build(config, classes=2)
+    experiment = methods.experiment(config, classes=2)
     placed = placement.place("mesh", batch_size=8, fsdp=8)
     state = placed.init(experiment.init, 0)
     kernel = state.gen["layout"]["kernel"]
@@ -251,7 +252,7 @@ from vidgen.runtime.checkpoint import digest
 mode, more = sys.argv[1], eval(sys.argv[2])
 t.layers.leaky_relu = t.smooth
 config = t.settings("adam" if "shards" in more else "sgd")
-experiment = train.build(config, classes=2)
+experiment = methods.experiment(config, classes=2)
 placed = placement.place(mode, batch_size=8, **more)
 assert placed.host == (jax.process_index(), 2) and placed.mesh.size == jax.device_count()
 state = placed.init(experiment.init, 0)

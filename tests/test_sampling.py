@@ -6,17 +6,15 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from conftest import TINY_GENERATOR, tiny_config
+from conftest import TINY_GENERATOR, network, tiny_config
 
-from vidgen import models, sampling
+from vidgen import sampling
 from vidgen.errors import ConfigError, StorageError
 
 
 @functools.cache
 def make(batch=1, chunk=8, classes=("disc", "square")):
-    generator = models.build(
-        models.GENERATORS, "residual", **TINY_GENERATOR, size=16, classes=len(classes)
-    )
+    generator = network("generator", "residual", **TINY_GENERATOR, size=16, classes=len(classes))
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda x: (0.3 * rng.normal(size=x.shape)).astype(np.float32),

@@ -11,9 +11,10 @@ from conftest import (
     TINY_GENERATOR,
     TINY_TRANSFORMER_DISCRIMINATOR,
     TINY_TRANSFORMER_GENERATOR,
+    network,
 )
 
-from vidgen import models, sampling
+from vidgen import sampling
 from vidgen.models import layers
 from vidgen.models.attention import Attention, FeedForward
 
@@ -121,7 +122,7 @@ FRAMES, CLIPS = 8, 2
 def generator(stride=2, dtype="float32"):
     """Returns a tiny generator, its parameters and the compiled window."""
     arguments = {**TINY_TRANSFORMER_GENERATOR, "stride": stride, "dtype": dtype}
-    gen = models.build(models.GENERATORS, "transformer", **arguments, size=16, classes=2)
+    gen = network("generator", "transformer", **arguments, size=16, classes=2)
     # Half the noise of a trained one's: so every layer counts and colours do not saturate.
     params = noisy(sampling.abstract_params(gen), 0.4)
     return gen, params, jax.jit(functools.partial(gen.apply, {"params": params}, frames=FRAMES))
@@ -173,7 +174,7 @@ def test_a_frame_knows_nothing_of_later_noise(stride):
 def test_context_grows_by_the_window_of_each_layer():
     for depth, steps in ((1, 2), (2, 4), (3, 1)):
         arguments = {**TINY_TRANSFORMER_GENERATOR, "time_layers": depth, "window": steps}
-        gen = models.build(models.GENERATORS, "transformer", **arguments, size=16)
+        gen = network("generator", "transformer", **arguments, size=16)
         assert gen.context == depth * (steps - 1)
 
 
@@ -201,8 +202,8 @@ def test_remat_changes_nothing_but_memory():
     gen, params, _ = generator()
     content, motion = noise(gen, gen.keyframes(FRAMES))
     rest = (np.zeros((CLIPS, 0)), np.zeros(CLIPS, np.int32), np.arange(CLIPS))
-    dis = models.build(
-        models.DISCRIMINATORS, "transformer", **TINY_TRANSFORMER_DISCRIMINATOR, size=16, classes=2
+    dis = network(
+        "discriminator", "transformer", **TINY_TRANSFORMER_DISCRIMINATOR, size=16, classes=2
     )
     video = jnp.zeros((CLIPS, FRAMES, 16, 16, 3))
     judge = noisy(jax.eval_shape(dis.init, jax.random.key(0), video, rest[-1])["params"])
@@ -224,7 +225,7 @@ def test_remat_changes_nothing_but_memory():
 @pytest.mark.parametrize("kind", ["transformer", "residual"])
 def test_a_linear_output_is_what_the_others_bound(kind):
     tiny = {"transformer": TINY_TRANSFORMER_GENERATOR, "residual": TINY_GENERATOR}[kind]
-    build = functools.partial(models.build, models.GENERATORS, kind, size=8)
+    build = functools.partial(network, "generator", kind, size=8)
     tiny = {n: value for n, value in tiny.items() if n not in ("periods", "palette")}
     gens = [build(**tiny, palette=0, output=output) for output in ("linear", "tanh", "leaky")]
     params = noisy(sampling.abstract_params(gens[0]))
@@ -256,9 +257,7 @@ def test_magnitude_is_kept_through_every_layer_but_queries_and_keys():
 
 def test_tokens_of_several_frames_tell_their_order():
     """Frames that change places within one token change the logit."""
-    dis = models.build(
-        models.DISCRIMINATORS, "transformer", **TINY_TRANSFORMER_DISCRIMINATOR, size=16
-    )
+    dis = network("discriminator", "transformer", **TINY_TRANSFORMER_DISCRIMINATOR, size=16)
     video = np.random.default_rng(0).uniform(-1, 1, (CLIPS, 4, 16, 16, 3)).astype(np.float32)
     params = noisy(jax.eval_shape(dis.init, jax.random.key(0), video)["params"])
     judge = jax.jit(functools.partial(dis.apply, {"params": params}))

@@ -15,14 +15,17 @@ import numpy as np
 import optax
 import pytest
 
-from vidgen import keys, models, sampling
+from vidgen import keys, sampling
 from vidgen.methods import mocogan
 
 torch = pytest.importorskip("torch", reason="pip install vidgen[torch]")
 pytestmark = pytest.mark.benchmark
 
+from conftest import network  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
+
+from vidgen.methods import common
 
 SIZE, FRAMES, CLASSES, CLIPS, IMAGES = 64, 16, 3, 8, 32
 
@@ -97,16 +100,14 @@ class ImageDiscriminator(nn.Module):
 
 def networks(sigma):
     shared = {"size": SIZE, "classes": CLASSES}
-    gen = models.build(models.GENERATORS, "mocogan", **shared)
-    dis = models.build(models.DISCRIMINATORS, "mocogan", **shared, noise=sigma)
+    gen = network("generator", "mocogan", **shared)
+    dis = network("discriminator", "mocogan", **shared, noise=sigma)
     return gen, dis
 
 
 def parameters(gen, dis):
-    init = functools.partial(
-        mocogan.init, gen=gen, dis=dis, gen_tx=optax.identity(), dis_tx=optax.identity(),
-        frames=FRAMES,
-    )  # fmt: skip
+    players = common.Players(gen, dis, optax.identity(), optax.identity())
+    init = functools.partial(mocogan.init, players=players, frames=FRAMES)
     state = jax.jit(init, static_argnums=0)(0)
     return jax.device_get((state.gen, state.dis))
 
@@ -219,10 +220,11 @@ def torch_step():
 def our_step():
     gen, dis = networks(0.1)
     adam = optax.chain(optax.add_decayed_weights(1e-5), optax.adam(2e-4, 0.5, 0.999))
-    given = {"gen": gen, "dis": dis, "gen_tx": adam, "dis_tx": adam}
-    state = jax.jit(functools.partial(mocogan.init, **given, frames=FRAMES), static_argnums=0)(0)
+    players = common.Players(gen, dis, adam, adam)
+    init = functools.partial(mocogan.init, players=players, frames=FRAMES)
+    state = jax.jit(init, static_argnums=0)(0)
     step = functools.partial(
-        mocogan.step, **given, loss="non_saturating", clip_every=IMAGES // CLIPS, categories=1.0,
+        mocogan.step, players=players, loss="non_saturating", clip_every=IMAGES // CLIPS, categories=1.0,
         infogan=1.0, ema_decay=lambda step: 0.0,
     )  # fmt: skip
     rng = np.random.default_rng(0)

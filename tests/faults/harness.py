@@ -17,6 +17,7 @@ import pytest
 from conftest import QUICK, tiny_config
 
 from vidgen import config as configs
+from vidgen import methods
 from vidgen.cli import main
 from vidgen.run import artifacts, train
 from vidgen.runtime import placement
@@ -104,7 +105,7 @@ def items(workdir, step=None):
     """Restores `(step, {"train": ..., "ema": ...})` of a run's checkpoint as the product does."""
 
     def wanted(meta):
-        experiment = train.build(configs.from_json(meta["config"]), len(meta["classes"]))
+        experiment = methods.experiment(configs.from_json(meta["config"]), len(meta["classes"]))
         state = jax.eval_shape(experiment.init, 0)
         return {"train": state.replace(ema=None), "ema": state.ema}
 

@@ -11,6 +11,7 @@ from conftest import unawaited
 from harness import check_same_run, keep_programs, parts, small_config, trained
 
 from vidgen import config as configs
+from vidgen import methods
 from vidgen.cli import main
 from vidgen.errors import StorageError
 from vidgen.run import train
@@ -55,7 +56,7 @@ def run(whole, tmp_path, monkeypatch):
 
 
 def shapes(meta):
-    experiment = train.build(configs.from_json(meta["config"]), len(meta["classes"]))
+    experiment = methods.experiment(configs.from_json(meta["config"]), len(meta["classes"]))
     state = jax.eval_shape(experiment.init, 0)
     return {"train": state.replace(ema=None), "ema": state.ema}
 

@@ -9,7 +9,7 @@ import pathlib
 import sys
 from typing import Any
 
-from vidgen import __version__
+from vidgen import __version__, methods
 from vidgen.errors import ConfigError, StorageError
 
 
@@ -267,7 +267,6 @@ def compare(options: argparse.Namespace) -> None:
 
 def inspect(options: argparse.Namespace) -> None:
     """Prints what clips there are and what can be used, and writes a contact sheet."""
-    from vidgen import config as configs
     from vidgen.data import inspect
     from vidgen.run import logs
 
@@ -277,7 +276,7 @@ def inspect(options: argparse.Namespace) -> None:
             f"--sheet={options.sheet} would lie among the clips, and the next run take it for one",
             f"name a file outside {options.data}",
         )
-    data = (options.config or configs.base()).data
+    data = (options.config or methods.base()).data
     with logs.bar() as progress:
         report = inspect.inspect(
             options.data,

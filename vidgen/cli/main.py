@@ -12,7 +12,7 @@ import shlex
 import sys
 from typing import Any
 
-from vidgen import __version__
+from vidgen import __version__, methods
 from vidgen.cli import commands
 from vidgen.errors import ConfigError, VidgenError
 
@@ -101,9 +101,12 @@ def read_config(config_flags: list[str], required: bool, data: str | None = None
     config = _config_of_file(file)
     if data is not None:
         config.data.path = data
+    for name, value in overrides:  # the method first: it decides which fields there are
+        if name == "method" and value != config.method:
+            config = methods.change(config, value)
     for name, value in overrides:
         configs.override(config, name, value)
-    configs.validate(config)
+    methods.validate(config)
     return config
 
 

@@ -9,15 +9,11 @@ from vidgen.config.checks import (
     override,
     steps,
     to_json,
-    validate,
 )
-from vidgen.config.fields import KINDS, METHODS, base, constant, cosine
+from vidgen.config.fields import constant, cosine
 
 __all__ = [
-    "KINDS",
-    "METHODS",
     "Config",
-    "base",
     "constant",
     "cosine",
     "differences",
@@ -27,5 +23,4 @@ __all__ = [
     "override",
     "steps",
     "to_json",
-    "validate",
 ]

@@ -1,104 +1,37 @@
-"""The config of an experiment: every field with its default, its checks, and its conversions.
+"""Checks of a config against its fields, and conversions.
 
-A config file is a Python file with `get_config()` that starts from `base()` and changes what it
-must. The config stops at the rim of the program: below train, evaluate and sampling, functions take
-plain keyword arguments.
+The config stops at the rim of the program: below the methods' builders, functions take plain
+keyword arguments.
 """
 
 import ast
 import difflib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from vidgen.config.fields import KINDS, METHODS, base, constant, cosine
+from vidgen.config.fields import Field, Section, flat
 from vidgen.errors import ConfigError
-
-__all__ = ["base", "constant", "cosine", "validate"]
 
 # An ml_collections.ConfigDict; its fields are attributes that no type checker knows.
 Config = Any
 
-
-_CHOICES = {
-    "training.keep_best": ("", "distance", "content", "motion", "noise"),
-    "training.full_disk": ("stop", "continue"),
-    "method": tuple(METHODS),
-    "data.crop": ("center", "random"),
-    "data.labels": ("folder", "none"),
-    "data.short": ("skip", "loop"),
-    "optimizer.name": ("adam", "adamw", "rmsprop", "adadelta", "sgd"),
-    "objective.loss": ("rpgan", "non_saturating", "minimax", "hinge", "least_squares"),
-    "objective.reconstruction": ("mse", "l1", "cross_entropy"),
-    "objective.distance": ("mse", "l1"),
-    "objective.augmentations": (
-        "flip",
-        "shift",
-        "brightness",
-        "contrast",
-        "saturation",
-        "cutout",
-    ),
-    "parallel.mode": ("jit", "mesh", "pmap"),
-    "parallel.compute": ("float32", "bfloat16"),
-    "parallel.remat": ("generator", "discriminator"),
+_KINDS = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a float",
+    str: "text",
+    tuple: "a tuple",
 }
-_LEAST = {  # closed lower ends
-    "seed": 0,
-    "data.frames": 1,
-    "data.stride": 1,
-    "data.pick": 0,
-    "data.fps": 0,
-    "data.size": 8,
-    "data.workers": 1,
-    "data.limits.frames": 1,
-    "data.limits.pixels": 1,
-    "data.limits.bytes": 1,
-    "data.limits.seconds": 0.1,
-    "objective.penalty_interval": 1,
-    "objective.penalty_sigma": 0,
-    "objective.discriminator_steps": 1,
-    "objective.clip_every": 1,
-    "objective.categories": 0,
-    "objective.infogan": 0,
-    "objective.scale": 1e-3,
-    "objective.adversarial": 0,
-    "objective.codes_kclips": 0.001,
-    "objective.commitment": 0,
-    "objective.book_kclips": 0,
-    "objective.revive": 0,
-    "optimizer.warmup_kclips": 0,
-    "optimizer.weight_decay": 0,
-    "optimizer.l2": 0,
-    "optimizer.clip": 0,
-    "optimizer.b1": 0,
-    "optimizer.discriminator_rate": 0,
-    "parallel.data": 0,
-    "parallel.fsdp": 1,
-    "parallel.microbatches": 1,
-    "parallel.dispatch": 1,
-    "parallel.shards": 1,
-    "training.kclips": 0.001,
-    "training.batch_size": 1,
-    "training.ema_kclips": 0,
-    "training.ema_rampup": 0,
-    "training.log_kclips": 0,
-    "training.sample_kclips": 0,
-    "training.save_kclips": 0,
-    "training.watch_kclips": 0,
-    "training.keep": 1,
-    "sampling.frames": 1,
-    "sampling.clips": 1,
-    "sampling.fps": 0,
-}
+NETWORKS = ("generator.", "discriminator.")  # sections whose fields are those of a network's class
 
 
-def near(name: str, known: list[str]) -> str:
+def near(name: str, known: Iterable[str]) -> str:
     """Returns a hint with the known names nearest to a misspelt one, or with all of them."""
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
     return ("did you mean " if close else "one of ") + ", ".join(close or sorted(known)) + "?"
 
 
@@ -113,75 +46,74 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def validate(config: Config) -> None:
-    """Checks every field of a config for name, type, range and contradiction.
+def validate(config: Config, sections: Section) -> None:
+    """Checks every field of a config for name, type and range, and shared ones for contradictions.
 
-    The arguments of the generator and the discriminator are checked by `vidgen.models.build`.
+    Args:
+      config: A config.
+      sections: The fields that it may have. Of a network's arguments the kind alone is checked
+        here; the rest where the network is made.
 
     Raises:
       ConfigError: It names the field, the value, and what would do.
     """
-    if "method" not in config:
-        raise ConfigError("config.method is missing", "start from config.base(method)")
-    method = config.method
-    if method not in METHODS:
-        raise ConfigError(f"config.method is {method!r}", near(str(method), list(METHODS)))
-    known, given = flatten(base(method)), flatten(config)
-    models = ("generator.", "discriminator.")
+    known, given = dict(flat(sections)), flatten(config)
     for name in known:
-        if name not in given and not (name.startswith(models) and not name.endswith(".kind")):
+        if name not in given and not _of_network(name):
             raise ConfigError(
-                f"config.{name} is missing", f"start the config from config.base({method!r})"
+                f"config.{name} is missing",
+                f"start the config from vidgen.methods.base({config.get('method', 'gan')!r})",
             )
     for name, value in given.items():
-        if name.startswith(models) and not name.endswith(".kind"):
-            continue
-        if name not in known:
+        if name not in known and not _of_network(name):
             raise ConfigError(f"there is no field config.{name}", near(name, list(known)))
-        _check_type(name, value, known[name])
-        for one in value if isinstance(value, tuple) else (value,):
-            if name in _CHOICES and one not in _CHOICES[name]:
-                raise ConfigError(
-                    f"config.{name} is {value!r}", near(str(one), list(_CHOICES[name]))
-                )
-        if name in _LEAST and not value >= _LEAST[name]:
-            raise ConfigError(f"config.{name} is {value}", f"it must be at least {_LEAST[name]}")
-    for name in (n for n in given if n.startswith("objective.augment_p.") and "kclips" not in n):
-        if not 0 <= given[name] <= 1:
-            raise ConfigError(f"config.{name} is {given[name]}", "a probability is in [0, 1]")
-    for name in (n for n in given if n.startswith("optimizer.b") and "kclips" not in n):
-        if not 0 <= given[name] < 1:
-            raise ConfigError(f"config.{name} is {given[name]}", "it must be in [0, 1)")
-    for name, value in given.items():
-        schedule = name.rpartition(".")[0]
-        if f"{schedule}.kclips" in given and schedule != "training" and value < 0:
-            raise ConfigError(f"config.{name} is {value}", f"{schedule} may not be negative")
-    for number, role in enumerate(("generator", "discriminator")):
-        if role in config and method in KINDS and config[role].kind not in KINDS[method][number]:
-            raise ConfigError(
-                f"config.{role}.kind is {config[role].kind!r}, and config.method is {method!r}",
-                f"one of {', '.join(KINDS[method][number])}",
-            )
-    if not config.data.path:
+        if name in known and not _of_network(name):
+            check(name, value, known[name])
+    _check_contradictions(config)
+
+
+def _of_network(name: str) -> bool:
+    return name.startswith(NETWORKS) and not name.endswith(".kind")
+
+
+def check(name: str, value: Any, field: Field) -> None:
+    """Checks one value.
+
+    Raises:
+      ConfigError: It is of another type than the field, or out of its range.
+    """
+    check_type(name, value, field.default)
+    if field.length and len(value) != field.length:
+        raise ConfigError(f"config.{name} is {value}", f"{field.length} numbers, {field.range()}")
+    for item in value if isinstance(value, tuple) else (value,):
+        if field.choices and item not in field.choices:
+            raise ConfigError(f"config.{name} is {value!r}", near(str(item), field.choices))
+        if (
+            (field.least is not None and not item >= field.least)
+            or (field.most is not None and not item <= field.most)
+            or (field.below is not None and not item < field.below)
+        ):
+            raise ConfigError(f"config.{name} is {value}", f"it must be {field.range()}")
+
+
+def _check_contradictions(config: Config) -> None:
+    """Checks what shared fields say of each other."""
+    data = config.data
+    if not data.path:
         raise ConfigError(
             "config.data.path is empty", "name a folder of clips: --config.data.path=FOLDER"
         )
-    if config.data.fps and config.data.stride > 1:
+    if data.fps and data.stride > 1:
         raise ConfigError(
-            f"config.data.fps is {config.data.fps} and config.data.stride is {config.data.stride}",
+            f"config.data.fps is {data.fps} and config.data.stride is {data.stride}",
             "set one of them: a lower fps, or a stride",
         )
-    if config.parallel.dispatch > 1:
+    if data.get("pick", 0) > data.frames:
+        raise ConfigError(
+            f"config.data.pick is {data.pick}", f"a window has data.frames={data.frames}"
+        )
+    if "parallel" in config and config.parallel.dispatch > 1:
         _check_dispatch(config)
-    if config.data.pick > config.data.frames:
-        raise ConfigError(
-            f"config.data.pick is {config.data.pick}",
-            f"a window has data.frames={config.data.frames}",
-        )
-    if len(config.data.background) != 3 or not all(0 <= v <= 255 for v in config.data.background):
-        raise ConfigError(
-            f"config.data.background is {config.data.background}", "three numbers in 0..255"
-        )
 
 
 def _check_dispatch(config: Config) -> None:
@@ -229,26 +161,27 @@ def override(config: Config, name: str, text: str) -> None:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError) as error:
             raise ConfigError(
-                f"config.{name} is {text!r}", f"it must be a {type(like).__name__}, as {like!r}"
+                f"config.{name} is {text!r}", f"it must be {_KINDS[type(like)]}, such as {like!r}"
             ) from error
     if isinstance(like, tuple) and isinstance(value, list):
         value = tuple(value)
     if isinstance(like, float) and type(value) is int:
         value = float(value)
-    _check_type(name, value, like)
+    check_type(name, value, like)
     *path, last = name.split(".")
     for part in path:
         config = config[part]
     config[last] = value
 
 
-def _check_type(name: str, value: Any, like: Any) -> None:
+def check_type(name: str, value: Any, like: Any) -> None:
+    """Raises ConfigError unless a value is of the type of another; a whole number is a float."""
     if isinstance(like, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not type(like):
         raise ConfigError(
-            f"config.{name} is {value!r}, a {type(value).__name__}",
-            f"it must be a {type(like).__name__}, such as {like!r}",
+            f"config.{name} is {value!r}, {_KINDS.get(type(value), type(value).__name__)}",
+            f"it must be {_KINDS[type(like)]}, such as {like!r}",
         )
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"config.{name} is {value}", "it must be finite")

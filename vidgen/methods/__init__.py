@@ -1,7 +1,29 @@
-"""Methods of training a generator, a file each."""
+"""Methods of making a generator, a file each; a new one is its file and one line here.
+
+A method's file has
+
+- `FIELDS`: the sections of its config, each field with default, range and comment; exactly those
+  that it reads (`common.fields` joins its own with those that all trained methods share);
+- `GENERATORS` and, where it has one, `DISCRIMINATORS`: the networks that it can use, by kind;
+- where it is trained step by step: `experiment(config, classes) -> common.Experiment`, the last
+  place that sees a config;
+- where it is fitted at once: `fit(batch, *, generator, seed, size, classes)`, which returns
+  the generator's arguments and its parameters, and perhaps `scores(parameters, batch)`.
+"""
 
 import importlib
+import textwrap
+from types import ModuleType
 from typing import Any
+
+from vidgen import config as configs
+from vidgen import models
+from vidgen.config import checks
+from vidgen.config import fields as config_fields
+from vidgen.config.fields import Field, flat
+from vidgen.errors import ConfigError
+from vidgen.methods.common import Experiment
+from vidgen.models.protocol import Generator
 
 METHODS = {
     "gan": "vidgen.methods.gan",
@@ -17,6 +39,152 @@ METHODS = {
 }
 
 
-def module(name: str) -> Any:
-    """Returns the module of a method."""
-    return importlib.import_module(METHODS[name])
+def load(method: str) -> ModuleType:
+    """Returns the module of a method.
+
+    Raises:
+      ConfigError: There is no such method.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"config.method is {method!r}", configs.near(str(method), METHODS))
+    return importlib.import_module(METHODS[method])
+
+
+def is_fitted(method: str) -> bool:
+    """Tells whether a method is fitted at once instead of trained step by step."""
+    return "fit" in vars(load(method))
+
+
+def sections(method: str) -> dict[str, Any]:
+    """Returns all fields of a method's config: the seed, the method, and its sections."""
+    return {
+        "seed": Field(0, "everything random follows from it", least=0),
+        "method": Field(method, "a name in vidgen.methods.METHODS"),
+        **load(method).FIELDS,
+    }
+
+
+def base(method: str = "gan") -> Any:
+    """Returns the config that every experiment of a method starts from, a ConfigDict.
+
+    Args:
+      method: A name in `METHODS`. No method has a field that it does not read.
+
+    Raises:
+      ConfigError: There is no such method.
+    """
+    return config_fields.defaults(sections(method))
+
+
+def validate(config: configs.Config) -> None:
+    """Checks a config as a whole: every field, and that networks and steps can be made of it.
+
+    Raises:
+      ConfigError: It names the field, the value, and what would do.
+    """
+    if "method" not in config:
+        raise ConfigError("config.method is missing", "start from vidgen.methods.base(method)")
+    module = load(config.method)
+    checks.validate(config, sections(config.method))
+    if not is_fitted(config.method):
+        module.experiment(config, 2)
+    elif "generator" in config:
+        arguments = config.generator.to_dict()
+        models.checked("generator", module.GENERATORS, arguments.pop("kind"), arguments)
+
+
+def experiment(config: configs.Config, classes: int) -> Experiment:
+    """Builds the training of a config.
+
+    Args:
+      config: A config that `validate` took.
+      classes: Number of classes of the data; 1 or 0 for none.
+
+    Raises:
+      ConfigError: The networks cannot be made from their arguments, or the method is fitted at
+        once and has no steps.
+    """
+    if is_fitted(config.method):
+        raise ConfigError(
+            f"config.method is {config.method!r}, which is fitted at once and has no steps",
+            f"one of {', '.join(name for name in METHODS if not is_fitted(name))}",
+        )
+    return load(config.method).experiment(config, classes if classes > 1 else 0)
+
+
+def change(config: configs.Config, method: str) -> Any:
+    """Returns the config of another method on the same data.
+
+    Fields that both methods have keep their values. Arguments of a network do so where the other
+    method can use a network of that kind.
+
+    Raises:
+      ConfigError: There is no such method.
+    """
+    other, given = base(method), configs.flatten(config)
+    known = dict(flat(sections(method)))
+    for role in ("generator", "discriminator"):
+        kind = given.get(f"{role}.kind")
+        if kind is not None and role in other and kind in known[f"{role}.kind"].choices:
+            other[role] = config[role].copy_and_resolve_references()
+    for name, value in given.items():
+        if name in known and name != "method" and not name.startswith(checks.NETWORKS):
+            *path, last = name.split(".")
+            section = other
+            for part in path:
+                section = section[part]
+            section[last] = value
+    return other
+
+
+def generator(meta: dict[str, Any], **options: Any) -> Generator:
+    """Makes the generator of a run again.
+
+    Args:
+      meta: What is kept with its checkpoints (`run.artifacts.meta`).
+      **options: Other values of those of its attributes that `sampling_options` names.
+
+    Raises:
+      ConfigError: An option is out of range, or the generator has no such one.
+    """
+    arguments = meta["generator"]
+    kinds = networks("generator")
+    has = kinds[arguments["kind"]].sampling_options if arguments["kind"] in kinds else ()
+    for name in (name for name in options if name not in has):
+        raise ConfigError(
+            f"{name} is {options[name]!r}, and the run's generator is of kind "
+            f"{arguments['kind']!r}",
+            f"it can be sampled with {', '.join(has)}" if has else "leave it out",
+        )
+    return models.network("generator", kinds, **{**arguments, **options})
+
+
+def networks(role: str, *methods: str) -> dict[str, Any]:
+    """Returns the networks of some methods, or of all, by kind; `role` as in `models.network`."""
+    registry = f"{role.upper()}S"
+    found: dict[str, Any] = {}
+    for method in methods or METHODS:
+        found |= vars(load(method)).get(registry, {})
+    return found
+
+
+def free_fields(method: str) -> set[str]:
+    """Returns the fields that may change between the starts of a run."""
+    return {name for name, field in flat(sections(method)) if field.free}
+
+
+def describe(config: configs.Config) -> str:
+    """Returns all fields of a config as text: value, range and comment, a line or two each."""
+    known = dict(flat(sections(config.method)))
+    for role in ("generator", "discriminator"):
+        if role in config:  # those of its kind, which may be another than the default one
+            kinds = load(config.method).__dict__[f"{role.upper()}S"]
+            own = models.fields(kinds, config[role].kind)
+            known |= {f"{role}.{name}": field for name, field in own.items()}
+    lines = []
+    for name, value in configs.flatten(config).items():
+        field = known[name]
+        about = "; ".join(filter(None, (field.comment.rstrip("."), field.range())))
+        head = f"{name} = {value!r}"
+        lines += textwrap.wrap(f"{head:40s}  # {about}", 100, subsequent_indent=" " * 42 + "# ")
+    return "\n".join(lines)

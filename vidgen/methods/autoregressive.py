@@ -17,13 +17,48 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
-from vidgen import keys
-from vidgen.methods.gan import Schedule, pick_frames
-from vidgen.training import averaging
+from vidgen import config as configs
+from vidgen import keys, models
+from vidgen.config.fields import PICK, Field, constant
+from vidgen.errors import ConfigError
+from vidgen.methods import common
+from vidgen.methods.common import Batch, Metrics, Schedule
+from vidgen.models.protocol import example_noise
+from vidgen.models.vqvae import CodesGenerator
+from vidgen.training import averaging, nonfinite
 
 # How far reconstructions are from frames, both in [-1, 1]: what is summed over values.
 DISTANCES = {"mse": jnp.square, "l1": jnp.abs}
+
+
+GENERATORS = {"codes": CodesGenerator}
+FIELDS = common.fields(
+    {
+        "data": PICK,
+        "generator": models.fields(GENERATORS, "codes"),
+        "objective": {
+            "codes_kclips": Field(
+                500.0, "for the autoencoder; the rest of the training, for the prior", least=0.001
+            ),
+            "distance": Field("mse", "of reconstructions", choices=tuple(DISTANCES)),
+            "commitment": Field(
+                0.25, "weight of the square distance of features from their codes", least=0
+            ),
+            "book_kclips": Field(
+                1.0, "half-life of the averages that the codebook is made of", least=0
+            ),
+            "revive": Field(0.03, "share of the mean use below which a code begins anew", least=0),
+        },
+        "optimizer": {
+            "codes_learning_rate": Field(
+                constant(1e-3), "of the autoencoder; the other, of the transformer", least=0
+            ),
+        },
+    },
+    optimizer={"b1": 0.9, "b2": constant(0.99)},
+)
 
 
 @struct.dataclass
@@ -41,14 +76,14 @@ class State:
       sums: Moving average of the sum of the features that took it, `[K, F]`.
     """
 
-    step: jax.Array
-    key: jax.Array
-    gen: Any
-    ema: Any
-    codes_opt: Any
-    prior_opt: Any
-    counts: jax.Array
-    sums: jax.Array
+    step: Int[Array, ""]
+    key: UInt32[Array, "2"]
+    gen: PyTree
+    ema: PyTree
+    codes_opt: PyTree
+    prior_opt: PyTree
+    counts: Float[Array, " codes"]
+    sums: Float[Array, "codes feature"]
 
 
 def init(
@@ -63,11 +98,7 @@ def init(
     No code has been taken yet, so the first step makes the codebook of its clips.
     """
     key = keys.root(seed)
-    label = jnp.zeros((1,), jnp.int32) if gen.classes else None
-    content, motion, cycle = (jnp.zeros(n) for n in ((1, gen.content), (1, 1, gen.motion), (1, 0)))
-    start = jnp.zeros((1,), jnp.int32)
-    given = (content, motion, cycle, start, label)
-    params = gen.init(keys.named(key, "gen"), *given, frames=1)["params"]
+    params = gen.init(keys.named(key, "gen"), *example_noise(gen, 1), frames=1)["params"]
     return State(
         step=jnp.zeros((), jnp.int32),
         key=jax.random.key_data(key),
@@ -82,7 +113,7 @@ def init(
 
 def codes_step(
     state: State,
-    batch: dict[str, jax.Array],
+    batch: Batch,
     *,
     gen: Any,
     codes_tx: optax.GradientTransformation,
@@ -93,7 +124,7 @@ def codes_step(
     batch_size: int,
     pick: int = 0,
     mean: Callable = averaging.mean,
-) -> tuple[State, dict[str, jax.Array]]:
+) -> tuple[State, Metrics]:
     """Updates the autoencoder by its gradient, and the codebook by a moving average.
 
     Gradients go past the choice of the nearest code as if it were the identity. A vector of the
@@ -121,7 +152,7 @@ def codes_step(
     Reference: van den Oord et al., 2017, its appendix for moving averages; Dhariwal et al.,
       "Jukebox: a generative model for music", 2020, for codes that begin anew.
     """
-    key = keys.at_step(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
+    key = common.step_key(state)
     apart = DISTANCES[distance]
     book, count = state.gen["book"], gen.codes
     # For each code a clip of the batch, wherever it is computed, and a feature of that clip.
@@ -131,12 +162,10 @@ def codes_step(
 
     def of_clips(batch, kept):
         del kept
-        video = batch["video"]
+        video, at = batch["video"], None
         if pick:
-            own = keys.per_clip(keys.named(key, "pick"), batch["index"])
-            at = pick_frames(own, video.shape[1], pick)
-            video = jnp.take_along_axis(video, at[:, :, None, None, None], 1)
-        video = video.astype(jnp.float32) / 127.5 - 1
+            at = common.pick_frames(common.clip_keys(key, "pick", batch), video.shape[1], pick)
+        video = common.to_float(common.take_frames(video, at))
 
         def loss(trained: Any):
             run = functools.partial(gen.apply, {"params": state.gen | trained})
@@ -172,7 +201,7 @@ def codes_step(
     share = counts / jnp.sum(counts)
     perplexity = jnp.exp(-jnp.sum(jax.scipy.special.xlogy(share, share)))
 
-    book, counts, sums, alive = moved_book(state, counts, sums, offered, book_decay, revive)
+    book, counts, sums, alive = update_codebook(state, counts, sums, offered, book_decay, revive)
     trained: Any = optax.apply_updates(params, updates)
     params = state.gen | trained | {"book": book}
     metrics |= {
@@ -193,19 +222,26 @@ def codes_step(
     return new, metrics
 
 
-def straight_through(features: jax.Array, vectors: jax.Array) -> jax.Array:
+def straight_through(
+    features: Float[Array, "*shape"], vectors: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
     """Returns vectors whose gradient goes to the features that they stand for, unchanged."""
     return features + jax.lax.stop_gradient(vectors - features)
 
 
-def moved_book(
+def update_codebook(
     state: State,
-    counts: jax.Array,
-    sums: jax.Array,
-    offered: jax.Array,
+    counts: Float[Array, " codes"],
+    sums: Float[Array, "codes feature"],
+    offered: Float[Array, "codes feature"],
     decay: float,
     revive: float,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+) -> tuple[
+    Float[Array, "codes feature"],
+    Float[Array, " codes"],
+    Float[Array, "codes feature"],
+    Bool[Array, " codes"],
+]:
     """Moves a codebook on to the averages of the features that take its codes.
 
     Args:
@@ -231,13 +267,13 @@ def moved_book(
 
 def prior_step(
     state: State,
-    batch: dict[str, jax.Array],
+    batch: Batch,
     *,
     gen: Any,
     prior_tx: optax.GradientTransformation,
     ema_decay: Schedule,
     mean: Callable = averaging.mean,
-) -> tuple[State, dict[str, jax.Array]]:
+) -> tuple[State, Metrics]:
     """Updates the transformer and its average; the autoencoder stays as it is.
 
     Args:
@@ -254,21 +290,20 @@ def prior_step(
       code; `gen/bits_per_dimension`, the bits of a frame's codes over its values: what the codes
       cost, not a likelihood of pixels.
     """
-    key = keys.at_step(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
+    key = common.step_key(state)
     rest = {name: part for name, part in state.gen.items() if name != "prior"}
 
     def of_clips(batch, kept):
         del kept
         video = batch["video"]
-        own = keys.per_clip(keys.named(key, "window"), batch["index"])
+        each = common.clip_keys(key, "window", batch)
         spare = video.shape[1] - gen.window + 1
-        first = jax.vmap(lambda k: jax.random.randint(k, (), 0, spare))(own)
+        first = jax.vmap(lambda k: jax.random.randint(k, (), 0, spare))(each)
         at = first[:, None] + jnp.arange(gen.window)[None]
-        video = jnp.take_along_axis(video, at[:, :, None, None, None], 1)
-        video = video.astype(jnp.float32) / 127.5 - 1
+        video = common.to_float(common.take_frames(video, at))
         features = gen.apply({"params": state.gen}, video, method="encode")
         codes = gen.apply({"params": state.gen}, features, method="quantize")
-        label = batch["label"] if gen.classes else None
+        label = common.labels(gen, batch)
 
         def loss(prior):
             params = {"params": {**rest, "prior": prior}}
@@ -281,7 +316,7 @@ def prior_step(
     updates, prior_opt = prior_tx.update(grads, state.prior_opt, state.gen["prior"])
     prior = optax.apply_updates(state.gen["prior"], updates)
     decay = ema_decay(state.step)
-    ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state.ema["prior"], prior)
+    ema = common.update_average(state.ema["prior"], prior, decay)
     new = dataclasses.replace(
         state,
         step=state.step + 1,
@@ -303,3 +338,52 @@ def prior_step(
 def _frames_of(params: Any) -> Any:
     """Returns the parameters that the first phase trains by gradients."""
     return {name: params[name] for name in ("encoder", "decoder")}
+
+
+def experiment(config: configs.Config, classes: int) -> common.Experiment:
+    """Builds the training of a config; see `vidgen.methods.experiment`."""
+    for role in config.parallel.remat:
+        common.refuse_remat(config, role, GENERATORS)
+    arguments, gen = common.build_network("generator", GENERATORS, config, classes)
+    data, asked, total = config.data, config.objective, common.total_steps(config)
+    if gen.window > data.frames:
+        raise ConfigError(
+            f"config.generator.window is {gen.window}", f"at most data.frames={data.frames}"
+        )
+    # Each phase has its own optimizer, whose schedules count the steps of that phase.
+    border, batch_size = common.steps(config, asked.codes_kclips), config.training.batch_size
+    if border % config.parallel.dispatch:
+        raise ConfigError(
+            f"config.objective.codes_kclips is {border} steps",
+            f"set it to a multiple of config.parallel.dispatch={config.parallel.dispatch}",
+        )
+    txs = {
+        "codes_tx": common.optimizer(config, rate="codes_learning_rate", total=border),
+        "prior_tx": common.optimizer(config, total=max(total - border, 1)),
+    }
+    average = common.ema_decay(config)
+    codes = functools.partial(
+        codes_step,
+        gen=gen,
+        codes_tx=txs["codes_tx"],
+        distance=asked.distance,
+        commitment=asked.commitment,
+        book_decay=0.5 ** (batch_size / max(1000 * asked.book_kclips, 1e-6)),
+        revive=asked.revive,
+        batch_size=batch_size,
+        pick=data.pick,
+    )
+    prior = functools.partial(
+        prior_step,
+        gen=gen,
+        prior_tx=txs["prior_tx"],
+        ema_decay=lambda step: average(step - border),
+    )
+    return common.Experiment(
+        generator=arguments,
+        init=functools.partial(init, gen=gen, **txs),
+        steps={"prior": nonfinite.guarded(prior), "codes": nonfinite.guarded(codes)},
+        kind=lambda at: "codes" if at < border else "prior",
+        optimizers={},
+        total=total,
+    )

@@ -8,44 +8,59 @@ Reference: Goodfellow et al., "Generative adversarial networks", 2014; Radford, 
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from vidgen import keys
-from vidgen.methods import gan
-from vidgen.methods.gan import Schedule, State, init
+from vidgen import config as configs
+from vidgen import keys, models
+from vidgen.config.fields import Field, constant
+from vidgen.methods import common
+from vidgen.methods.common import Batch, Made, Metrics, Players, Schedule, State
+from vidgen.methods.gan import init
+from vidgen.models.dcgan import DcganDiscriminator, DcganGenerator
 from vidgen.models.normalization import groups
-from vidgen.training import averaging, losses, spectral
+from vidgen.training import averaging, losses, nonfinite, spectral
 
-__all__ = ["State", "init", "step"]
+__all__ = ["State", "experiment", "init", "step"]
+
+GENERATORS = {"dcgan": DcganGenerator}
+DISCRIMINATORS = {"dcgan": DcganDiscriminator}
+FIELDS = common.fields(
+    {
+        "generator": models.fields(GENERATORS, "dcgan"),
+        "discriminator": models.fields(DISCRIMINATORS, "dcgan"),
+        "objective": {
+            "loss": Field("non_saturating", "adversarial loss", choices=tuple(losses.LOSSES)),
+            "discriminator_steps": Field(
+                1, "updates of the discriminator for one of the generator", least=1
+            ),
+            "spectral": Field(False, "no singular value of the discriminator's kernels above one"),
+        },
+        "optimizer": common.TWO_OPTIMIZERS,
+    },
+    optimizer={"b1": 0.5, "b2": constant(0.999)},  # as published
+)
 
 
 def step(
     state: State,
-    batch: dict[str, jax.Array],
+    batch: Batch,
     *,
-    gen: Any,
-    dis: Any,
-    gen_tx: optax.GradientTransformation,
-    dis_tx: optax.GradientTransformation,
+    players: Players,
     loss: str,
     ema_decay: Schedule,
     play: bool = True,
     mean: Callable = averaging.mean,
-) -> tuple[State, dict[str, jax.Array]]:
+) -> tuple[State, Metrics]:
     """Updates the discriminator, then the generator, then the average.
 
     Args:
       state: The state; its buffers may be donated.
       batch: `video` uint8 `[B, T, H, W, C]`, `index` int32 `[B]`, `label` int32 `[B]`.
-      gen: A `DcganGenerator`.
-      dis: A `DcganDiscriminator`.
-      gen_tx: Optimizer of the generator.
-      dis_tx: Optimizer of the discriminator.
+      players: Networks and optimizers.
       loss: Name of a pair in `objectives.LOSSES`; "non_saturating" is binary cross-entropy.
       ema_decay: Share of the average that stays in one step, by step.
       play: Whether this step updates the generator; otherwise the discriminator alone.
@@ -57,26 +72,23 @@ def step(
     Raises:
       ConfigError: `norm_clips` does not divide the clips computed together.
     """
-    key = keys.at_step(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
+    key, gen, dis = common.step_key(state), players.gen, players.dis
     frames = batch["video"].shape[1]
     dis_loss, gen_loss = losses.LOSSES[loss]
 
-    def labels(batch):
-        return batch["label"] if gen.classes else None
-
     def generate(batch):
-        """Makes the clips that both players see, and the way back to the parameters."""
-        noise = gan.draw(keys.named(key, "noise"), batch["index"], gen=gen, frames=frames)
+        """Makes the clips that both players see."""
+        noise = common.draw(keys.named(key, "noise"), batch["index"], gen=gen, frames=frames)
         parts = groups(len(batch["index"]), gen.norm_clips)
 
         def run(params):
             video, found = gen.apply(
-                {"params": params}, *noise, labels(batch), frames=frames, parts=parts,
+                {"params": params}, *noise, common.labels(gen, batch), frames=frames, parts=parts,
                 mutable="stats",
             )  # fmt: skip
             return video, found.get("stats", {})
 
-        return jax.vjp(run, state.gen, has_aux=True)
+        return Made(*jax.vjp(run, state.gen, has_aux=True))
 
     # A state without vectors is one without spectral normalisation.
     vectors = None if state.vectors is None else spectral.step(state.dis, state.vectors)
@@ -85,17 +97,14 @@ def step(
         if vectors is not None:
             params = spectral.normalized(params, vectors)
         parts = groups(len(batch["index"]), dis.norm_clips)
-        return dis.apply({"params": params}, video, labels(batch), parts)
+        return dis.apply({"params": params}, video, common.labels(gen, batch), parts)
 
-    def real(batch):
-        return batch["video"].astype(jnp.float32) / 127.5 - 1
-
-    def for_dis(batch, kept):
+    def of_discriminator(batch, kept):
         del kept
-        kept = generate(batch)
+        made, real = generate(batch), common.to_float(batch["video"])
 
-        def loss(params):
-            on_real, on_fake = judge(params, real(batch), batch), judge(params, kept[0], batch)
+        def minimised(params):
+            on_real, on_fake = judge(params, real, batch), judge(params, made.video, batch)
             value = dis_loss(on_real, on_fake)
             return value, {
                 "dis/loss": value,
@@ -104,23 +113,51 @@ def step(
                 "dis/accuracy": jnp.mean(on_real > on_fake),
             }
 
-        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.dis)
-        return (grads, metrics, kept[2]), kept
+        (_, metrics), grads = jax.value_and_grad(minimised, has_aux=True)(state.dis)
+        return (grads, metrics, made.stats), made
 
-    (grads, metrics, stats), kept = mean(for_dis, batch)
-    new, norms = gan.with_discriminator(state, grads, dis_tx)
+    (grads, metrics, stats), kept = mean(of_discriminator, batch)
+    new, norms = common.update_discriminator(state, grads, players.dis_tx)
     new, metrics = dataclasses.replace(new, vectors=vectors), {**metrics, **norms}
     if not play:
         return new, metrics
 
-    def for_gen(batch, kept):
-        fake, to_params, _ = kept or generate(batch)
-        on_real = judge(new.dis, real(batch), batch) if loss in losses.PAIRED else jnp.zeros(())
+    def of_generator(batch, kept):
+        fake, pullback, _ = kept or generate(batch)
+        on_real = jnp.zeros(())
+        if loss in losses.PAIRED:
+            on_real = judge(new.dis, common.to_float(batch["video"]), batch)
         value, slopes = jax.value_and_grad(
             lambda video: gen_loss(on_real, judge(new.dis, video, batch))
         )(fake)
-        return (value, *to_params(slopes)), None
+        return (value, *pullback(slopes)), None
 
-    (value, grads), _ = mean(for_gen, batch, kept)
-    new, norms = gan.with_generator(new, grads, stats, gen_tx, ema_decay(state.step))
+    (value, grads), _ = mean(of_generator, batch, kept)
+    new, norms = common.update_generator(new, grads, stats, players.gen_tx, ema_decay(state.step))
     return new, {**metrics, "gen/loss": value, **norms}
+
+
+def experiment(config: configs.Config, classes: int) -> common.Experiment:
+    """Builds the training of a config; see `vidgen.methods.experiment`."""
+    frames, each = config.data.frames, config.objective.discriminator_steps
+    more = {"length": frames}
+    arguments, gen = common.build_network("generator", GENERATORS, config, classes, **more)
+    _, dis = common.build_network("discriminator", DISCRIMINATORS, config, classes, **more)
+    players = Players(gen, dis, **common.two_optimizers(config))
+    bound = functools.partial(
+        step, players=players, loss=config.objective.loss, ema_decay=common.ema_decay(config)
+    )
+    return common.Experiment(
+        generator=arguments,
+        init=functools.partial(
+            init, players=players, frames=frames, normalize=config.objective.spectral
+        ),
+        steps={
+            name: nonfinite.guarded(functools.partial(bound, play=name == "whole"))
+            for name in ("whole", "dis")
+        },
+        kind=lambda at: "dis" if (at + 1) % each else "whole",
+        optimizers={"gen": players.gen_tx, "dis": players.dis_tx},
+        total=common.total_steps(config),
+        alone=common.alone(config, gen, dis),
+    )

@@ -1,156 +1,89 @@
-"""The video GAN: `State`, `init`, `step`, `sample`; pure functions of arrays.
+"""The video GAN: relativistic pairing with zero-centred gradient penalties.
 
-Modules, optimizers and schedules come in as keyword arguments, bound with `functools.partial`;
-nothing here knows of config, files or devices.
+With s = softplus, for real clips x and generated ones G, paired by label:
+
+    L_D = E[s(D(G) - D(x))] + r1/2 E|dD(x)/dx|^2 + r2/2 E|dD(G)/dG|^2
+    L_G = E[s(D(x) - D(G))]
+
+Other losses go by name. What a step may have beside them (picked frames, augmentation, wrong labels
+as fakes, spectral normalisation, lazy penalties) is composed around the two losses.
+
+Reference: Huang et al., "The GAN is dead; long live the GAN!" (R3GAN), 2024; Reed et al.,
+  "Generative adversarial text to image synthesis", 2016, for wrong labels as fakes; Skorokhodov et
+  al., "StyleGAN-V", 2022, for picked frames.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
-from flax import struct
+from jaxtyping import Array, Float, Int, Key, PyTree
 
-from vidgen import keys
-from vidgen.models.normalization import with_stats
-from vidgen.training import augment, averaging, losses, spectral
+from vidgen import config as configs
+from vidgen import keys, models
+from vidgen.config.fields import PICK, Field, constant
+from vidgen.methods import common
+from vidgen.methods.common import Batch, Made, Metrics, Players, Schedule, State
+from vidgen.models.protocol import Discriminator, Generator
+from vidgen.models.residual import ResidualDiscriminator, ResidualGenerator
+from vidgen.models.transformer import TransformerDiscriminator, TransformerGenerator
+from vidgen.training import augment, averaging, losses, nonfinite, spectral
 
-Schedule = optax.Schedule  # step -> value
+__all__ = ["State", "experiment", "init", "step"]
+
+GENERATORS = {"residual": ResidualGenerator, "transformer": TransformerGenerator}
+DISCRIMINATORS = {"residual": ResidualDiscriminator, "transformer": TransformerDiscriminator}
+LOSS = Field("rpgan", "adversarial loss", choices=tuple(losses.LOSSES))
+DISCRIMINATOR = models.fields(DISCRIMINATORS, "residual", widths=(96, 128, 192))
+FIELDS = common.fields(
+    {
+        "data": PICK,
+        "generator": models.fields(GENERATORS, "residual", widths=(192, 128, 96), style=192),
+        "discriminator": DISCRIMINATOR,
+        "objective": {
+            "loss": LOSS,
+            "r1": Field(
+                constant(1.0), "weight of the penalty on real clips; sums over pixels", least=0
+            ),
+            "r2": Field(constant(1.0), "weight of the penalty on generated clips", least=0),
+            "penalty_interval": Field(1, "penalties every n-th step, n times as heavy", least=1),
+            "penalty_sigma": Field(
+                0.0, "penalties by finite differences of this length; 0: by gradients", least=0
+            ),
+            "discriminator_steps": Field(
+                1, "updates of the discriminator for one of the generator", least=1
+            ),
+            "spectral": Field(False, "no singular value of the discriminator's kernels above one"),
+            "mismatch": Field(
+                constant(0.0), "weight of real clips with a wrong label as fakes", least=0
+            ),
+            "augmentations": Field(
+                (), "augmentations of all clips", choices=tuple(augment.AUGMENTATIONS)
+            ),
+            "augment_p": Field(constant(0.0), "probability of each", least=0, most=1),
+        },
+        "optimizer": common.TWO_OPTIMIZERS,
+    }
+)
+
+Video = Float[Array, "batch time height width channel"]
+Critic = Callable[[Video], Float[Array, " batch *candidates"]]
 
 
-@struct.dataclass
-class State:
-    """Everything that changes in training, as arrays.
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What a step minimises and what it sees of clips.
 
     Attributes:
-      step: Updates made, int32 scalar.
-      key: Key of the run as raw data, uint32 `[2]`; never changes, all noise is folded from it.
-      gen: Parameters of the generator.
-      dis: Parameters of the discriminator.
-      ema: Exponential moving average of `gen`.
-      gen_opt: Optimizer state of the generator.
-      dis_opt: Optimizer state of the discriminator.
-      vectors: Singular vectors of the discriminator's kernels; None without spectral normalisation.
-    """
-
-    step: jax.Array
-    key: jax.Array
-    gen: Any
-    dis: Any
-    ema: Any
-    gen_opt: Any
-    dis_opt: Any
-    vectors: Any = None
-
-
-def init(
-    seed: int,
-    *,
-    gen: Any,
-    dis: Any,
-    gen_tx: optax.GradientTransformation,
-    dis_tx: optax.GradientTransformation,
-    frames: int,
-    pick: int = 0,
-    normalize: bool = False,
-) -> State:
-    """Makes the state of step 0: a pure function of the seed and the modules.
-
-    With `normalize`, it has the vectors of spectral normalisation.
-    """
-    key = keys.root(seed)
-    index = jnp.zeros((1,), jnp.int32)
-    label = index if gen.classes else None
-    noise = draw(keys.named(key, "init"), index, gen=gen, frames=frames)
-    gen_params = gen.init(keys.named(key, "gen"), *noise, label, frames=frames)["params"]
-    video = jnp.zeros((1, pick or frames, gen.size, gen.size, 3))
-    about = (label, jnp.arange(pick)[None]) if pick else (label,)
-    dis_params = dis.init(keys.named(key, "dis"), video, *about)["params"]
-    return State(
-        step=jnp.zeros((), jnp.int32),
-        key=jax.random.key_data(key),
-        gen=gen_params,
-        dis=dis_params,
-        ema=jax.tree.map(jnp.copy, gen_params),  # an alias could not be donated
-        gen_opt=gen_tx.init(gen_params),
-        dis_opt=dis_tx.init(dis_params),
-        vectors=spectral.init(keys.named(key, "vectors"), dis_params) if normalize else None,
-    )
-
-
-def draw(key: jax.Array, index: jax.Array, *, gen: Any, frames: int):
-    """Draws the noise of training clips and where they begin, each from its clip's key.
-
-    Windows begin anywhere between two keyframes of motion, so that every boundary is judged.
-
-    Args:
-      key: Key of the step and purpose.
-      index: Global numbers of the draws, int32 `[B]`.
-      gen: The generator, for the sizes of its noise.
-      frames: Length of the window.
-
-    Returns:
-      `(content, motion, cycle, start)` as the generator takes them.
-    """
-    clip_keys = keys.per_clip(key, index)
-    part = lambda name: jax.vmap(keys.named, (0, None))(clip_keys, name)  # noqa: E731
-    content = keys.normal(part("content"), (gen.content,))
-    motion = keys.normal(part("motion"), (gen.keyframes(frames), gen.motion))
-    cycle = keys.uniform(part("cycle"), (len(gen.periods),))
-    start = jax.vmap(lambda k: jax.random.randint(k, (), 0, gen.stride))(part("phase"))
-    return content, motion, cycle, start
-
-
-def pick_frames(clip_keys: jax.Array, frames: int, pick: int) -> jax.Array:
-    """Draws for each clip `pick` different frames of a window, in order; int32 `[B, pick]`."""
-    one = lambda key: jnp.sort(jax.random.permutation(key, frames)[:pick])  # noqa: E731
-    return jax.vmap(one)(clip_keys)
-
-
-def wrong_labels(clip_keys: jax.Array, label: jax.Array, classes: int) -> jax.Array:
-    """Draws for each clip one of the other classes, all equally likely; int32 `[B]`."""
-    by = jax.vmap(lambda k: jax.random.randint(k, (), 1, classes))(clip_keys)
-    return (label + by) % classes
-
-
-def step(
-    state: State,
-    batch: dict[str, jax.Array],
-    *,
-    gen: Any,
-    dis: Any,
-    gen_tx: optax.GradientTransformation,
-    dis_tx: optax.GradientTransformation,
-    loss: str,
-    r1: Schedule,
-    r2: Schedule,
-    ema_decay: Schedule,
-    augment_p: Schedule,
-    augmentations: tuple[str, ...] = (),
-    mismatch: Schedule | None = None,
-    pick: int = 0,
-    sigma: float = 0.0,
-    penalize: bool = True,
-    play: bool = True,
-    mean: Callable = averaging.mean,
-) -> tuple[State, dict[str, jax.Array]]:
-    """Updates the discriminator, then the generator, then the average.
-
-    Args:
-      state: The state; its buffers may be donated.
-      batch: `video` uint8 `[B, T, H, W, C]`, `index` int32 `[B]`, `label` int32 `[B]`.
-      gen: Generator module.
-      dis: Discriminator module.
-      gen_tx: Optimizer of the generator.
-      dis_tx: Optimizer of the discriminator.
-      loss: Name of a pair in `objectives.LOSSES`.
+      loss: Name of a pair in `losses.LOSSES`.
       r1: Weight of the gradient penalty on real clips, by step.
       r2: Weight of the gradient penalty on generated clips, by step.
       ema_decay: Share of the average that stays in one step, by step.
       augment_p: Probability of each augmentation, by step.
-      augmentations: Names out of `augment.AUGMENTATIONS`.
+      augmentations: Names in `augment.AUGMENTATIONS`.
       mismatch: Weight of the loss of real clips with a wrong label as fakes, by step; None, or no
         classes: without it. It teaches the discriminator classes from the start, before the
         generator is good enough for a wrong class to be what gives it away; kept up to the end it
@@ -158,154 +91,312 @@ def step(
       pick: Frames drawn from each window, real and generated alike; 0 for all. Fewer frames of
         more clips show more contents in the same time.
       sigma: Length of the finite differences that estimate the penalties; 0: by their gradients.
+    """
+
+    loss: str
+    r1: Schedule
+    r2: Schedule
+    ema_decay: Schedule
+    augment_p: Schedule
+    augmentations: tuple[str, ...] = ()
+    mismatch: Schedule | None = None
+    pick: int = 0
+    sigma: float = 0.0
+
+
+class Judgement(NamedTuple):
+    """What a discriminator says of pairs of real and generated clips.
+
+    Attributes:
+      real: Logits of real clips; of K candidate labels each where wrong ones are judged.
+      fake: Logits of generated clips, likewise.
+      penalty_real: Squared norms of the logits' gradients by the pixels of real clips; one zero
+        for all where there are no penalties.
+      penalty_fake: Likewise of generated clips.
+    """
+
+    real: Float[Array, " batch *candidates"]
+    fake: Float[Array, " batch *candidates"]
+    penalty_real: Float[Array, "*batch"]
+    penalty_fake: Float[Array, "*batch"]
+
+
+def discriminator_loss(
+    judgement: Judgement, loss: str, r1: float, r2: float, mismatch: float
+) -> tuple[Float[Array, ""], Metrics]:
+    """Returns the discriminator's loss and what it is made of.
+
+    Args:
+      judgement: Of clips; with logits `[B, 2]` the second is of a wrong label.
+      loss: Name of a pair in `losses.LOSSES`.
+      r1: Weight of the penalty on real clips.
+      r2: Weight of the penalty on generated clips.
+      mismatch: Weight of real clips with a wrong label as fakes.
+    """
+    of_pairs, _ = losses.LOSSES[loss]
+    real, fake, *penalties = judgement
+    p1, p2 = (jnp.mean(penalty) for penalty in penalties)
+    total, metrics = jnp.zeros(()), {}
+    if real.ndim == 2:
+        real, wrong, fake = real[:, 0], real[:, 1], fake[:, 0]
+        metrics["dis/mismatch"] = of_pairs(real, wrong)
+        total += mismatch * metrics["dis/mismatch"]
+    adversarial = of_pairs(real, fake)
+    penalty = 0.5 * (r1 * p1 + r2 * p2)
+    total += adversarial + penalty
+    return total, {
+        **metrics,
+        "dis/loss": adversarial,
+        "dis/r1": p1,
+        "dis/r2": p2,
+        "dis/penalty": penalty,
+        "dis/real": jnp.mean(real),
+        "dis/fake": jnp.mean(fake),
+        "dis/accuracy": jnp.mean(real > fake),
+    }
+
+
+def generator_loss(
+    real: Float[Array, " batch"], fake: Float[Array, " batch"], loss: str
+) -> Float[Array, ""]:
+    """Returns the generator's loss, of the logits of real and of generated clips."""
+    _, of_pairs = losses.LOSSES[loss]
+    return of_pairs(real, fake)
+
+
+def step(
+    state: State,
+    batch: Batch,
+    *,
+    players: Players,
+    objective: Objective,
+    penalize: bool = True,
+    play: bool = True,
+    mean: Callable = averaging.mean,
+) -> tuple[State, Metrics]:
+    """Updates the discriminator, then the generator, then the average.
+
+    Args:
+      state: The state; its buffers may be donated.
+      batch: `video` uint8 `[B, T, H, W, C]`, `index` int32 `[B]`, `label` int32 `[B]`.
+      players: Networks and optimizers.
+      objective: What is minimised.
       penalize: Whether this step computes the penalties (lazy regularisation skips some).
       play: Whether this step updates the generator; otherwise the discriminator alone.
-      mean: How functions of clips are averaged over the batch: `accumulate.mean`, with the
+      mean: How functions of clips are averaged over the batch: `averaging.mean`, with the
         arguments that devices and memory ask for bound to it.
 
     Returns:
       The new state, and scalar metrics named `dis/...` and `gen/...`.
-
-    Reference: Huang et al., "The GAN is dead; long live the GAN!", 2024; Reed et al., "Generative
-      adversarial text to image synthesis", 2016, for mismatched labels; Skorokhodov et al.,
-      "StyleGAN-V", 2022, for picked frames.
     """
-    key = keys.at_step(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
-    frames = batch["video"].shape[1]
-    dis_loss, gen_loss = losses.LOSSES[loss]
-    probability = augment_p(state.step)
-    if not gen.classes:
-        mismatch = None
-
-    def labels(batch):
-        return batch["label"] if gen.classes else None
-
-    def clip_keys(batch, purpose):
-        return keys.per_clip(keys.named(key, purpose), batch["index"])
-
-    def picked(batch):
-        return pick_frames(clip_keys(batch, "pick"), frames, pick) if pick else None
-
-    def augmented(video, batch, purpose):
-        return augment.apply(video, clip_keys(batch, purpose), probability, augmentations)
-
-    def real_clips(batch):
-        video, at = batch["video"], picked(batch)
-        if at is not None:
-            video = jnp.take_along_axis(video, at[:, :, None, None, None], 1)
-        return augmented(video.astype(jnp.float32) / 127.5 - 1, batch, "augment real")
-
-    def generate(batch):
-        """Makes the clips that both players see, and the way back to the parameters."""
-        noise = draw(keys.named(key, "noise"), batch["index"], gen=gen, frames=frames)
-        about = (labels(batch), picked(batch))
-
-        def run(params):
-            given = (*noise, *about)
-            video, found = gen.apply({"params": params}, *given, frames=frames, mutable="stats")
-            return video, found.get("stats", {})
-
-        return jax.vjp(run, state.gen, has_aux=True)
-
+    key, gen, loss = common.step_key(state), players.gen, objective.loss
+    weight = lambda schedule: schedule(state.step)  # noqa: E731
+    mismatch = objective.mismatch if gen.classes else None
     # A state without vectors is one without spectral normalisation.
     vectors = None if state.vectors is None else spectral.step(state.dis, state.vectors)
+    generate = functools.partial(_generate, state.gen, key=key, gen=gen, pick=objective.pick)
+    seen = functools.partial(_seen, key=key, objective=objective, now=weight(objective.augment_p))
+    judged = functools.partial(_judged, dis=players.dis, vectors=vectors)
+    evaluate = functools.partial(_evaluate, key=key, sigma=objective.sigma, penalize=penalize)
 
-    def judge(params, *given):
-        if vectors is not None:
-            params = spectral.normalized(params, vectors)
-        return dis.apply({"params": params}, *given)
-
-    def for_dis(batch, kept):
+    def of_discriminator(batch, kept):
         del kept
-        kept = generate(batch)
-        real, fake = real_clips(batch), augmented(kept[0], batch, "augment fake")
-        twice = lambda x: None if x is None else losses.interleave(x, x)  # noqa: E731
-        label: Any = labels(batch)
+        made = generate(batch)
+        real = seen(_real_frames(batch, key, objective.pick), batch, "augment real")
+        fake = seen(made.video, batch, "augment fake")
+        label, at = _condition(batch, key, gen, objective.pick)
         if mismatch is not None:
-            wrong = wrong_labels(clip_keys(batch, "mismatch"), label, gen.classes)
-            label = jnp.stack([label, wrong], -1)
-        about = (twice(label), twice(picked(batch)))
+            each = common.clip_keys(key, "mismatch", batch)
+            label = jnp.stack([batch["label"], wrong_labels(each, batch["label"], gen.classes)], -1)
+        condition = [None if x is None else losses.interleave(x, x) for x in (label, at)]
 
-        def loss(params):
-            critic = lambda video: judge(params, video, *about)  # noqa: E731
-            if penalize:
-                if sigma:
-                    one, two = (
-                        keys.normal(clip_keys(batch, who), real.shape[1:])
-                        for who in ("along real", "along fake")
-                    )
-                    found = losses.critic_with_differences(critic, real, fake, one, two, sigma)
-                else:
-                    found = losses.critic_with_penalties(critic, real, fake)
-                on_real, on_fake, p1, p2 = found
-                p1, p2 = jnp.mean(p1), jnp.mean(p2)
-            else:
-                on_real, on_fake = losses.apart(critic(losses.interleave(real, fake)))
-                p1 = p2 = jnp.zeros(())
-            total, metrics = jnp.zeros(()), {}
-            if mismatch is not None:
-                on_real, as_wrong, on_fake = on_real[:, 0], on_real[:, 1], on_fake[:, 0]
-                metrics["dis/mismatch"] = dis_loss(on_real, as_wrong)
-                total += mismatch(state.step) * metrics["dis/mismatch"]
-            adversarial = dis_loss(on_real, on_fake)
-            penalty = 0.5 * (r1(state.step) * p1 + r2(state.step) * p2)
-            total += adversarial + penalty
-            return total, {
-                **metrics,
-                "dis/loss": adversarial,
-                "dis/r1": p1,
-                "dis/r2": p2,
-                "dis/penalty": penalty,
-                "dis/real": jnp.mean(on_real),
-                "dis/fake": jnp.mean(on_fake),
-                "dis/accuracy": jnp.mean(on_real > on_fake),
-            }
+        def minimised(params):
+            critic = lambda video: judged(params, video, *condition)  # noqa: E731
+            weights = weight(objective.r1), weight(objective.r2), weight(mismatch or _nothing)
+            return discriminator_loss(evaluate(critic, real, fake, batch), loss, *weights)
 
-        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.dis)
-        return (grads, metrics, kept[2]), kept
+        (_, metrics), grads = jax.value_and_grad(minimised, has_aux=True)(state.dis)
+        return (grads, metrics, made.stats), made
 
-    (grads, dis_metrics, stats), kept = mean(for_dis, batch)
-    new, norms = with_discriminator(state, grads, dis_tx)
+    (grads, dis_metrics, stats), kept = mean(of_discriminator, batch)
+    new, norms = common.update_discriminator(state, grads, players.dis_tx)
     new, dis_metrics = dataclasses.replace(new, vectors=vectors), {**dis_metrics, **norms}
     if not play:
         return new, dis_metrics
 
-    def for_gen(batch, kept):
-        fake, to_params, _ = kept or generate(batch)
-        real, about = real_clips(batch), (labels(batch), picked(batch))
-        critic = lambda video: judge(new.dis, video, *about)  # noqa: E731
+    def of_generator(batch, kept):
+        fake, pullback, _ = kept or generate(batch)
+        real = seen(_real_frames(batch, key, objective.pick), batch, "augment real")
+        condition = _condition(batch, key, gen, objective.pick)
+        critic = lambda video: judged(new.dis, video, *condition)  # noqa: E731
         value, slopes = jax.value_and_grad(
-            lambda video: gen_loss(critic(real), critic(augmented(video, batch, "augment gen")))
+            lambda video: generator_loss(
+                critic(real), critic(seen(video, batch, "augment gen")), loss
+            )
         )(fake)
-        return (value, *to_params(slopes)), None
+        return (value, *pullback(slopes)), None
 
-    (value, grads), _ = mean(for_gen, batch, kept)
-    new, norms = with_generator(new, grads, stats, gen_tx, ema_decay(state.step))
+    (value, grads), _ = mean(of_generator, batch, kept)
+    decay = weight(objective.ema_decay)
+    new, norms = common.update_generator(new, grads, stats, players.gen_tx, decay)
     return new, {**dis_metrics, "gen/loss": value, **norms}
 
 
-def with_discriminator(
-    state: Any, grads: Any, dis_tx: optax.GradientTransformation
-) -> tuple[Any, dict[str, jax.Array]]:
-    """Returns the state of the next step with the discriminator updated, and norms as metrics."""
-    updates, opt = dis_tx.update(grads, state.dis_opt, state.dis)
-    params = optax.apply_updates(state.dis, updates)
-    new = dataclasses.replace(state, step=state.step + 1, dis=params, dis_opt=opt)
-    return new, {"dis/grad": optax.tree.norm(grads), "dis/norm": optax.tree.norm(params)}
+def _nothing(step: Int[Array, ""]) -> float:
+    del step
+    return 0.0
 
 
-def with_generator(
-    state: Any, grads: Any, stats: Any, gen_tx: optax.GradientTransformation, decay: Any
-) -> tuple[Any, dict[str, jax.Array]]:
-    """Returns the state with the generator, its statistics and average updated, and norms.
+def _condition(
+    batch: Batch, key: Key[Array, ""], gen: Generator, pick: int
+) -> tuple[Int[Array, " batch"] | None, Int[Array, "batch picked"] | None]:
+    """Returns the labels of clips and the frames that are picked of each, where there are any."""
+    frames = batch["video"].shape[1]
+    at = common.pick_frames(common.clip_keys(key, "pick", batch), frames, pick) if pick else None
+    return common.labels(gen, batch), at
 
-    Norms see what is not finite anywhere, in the average too, which no loss reads.
+
+def _generate(
+    params: PyTree, batch: Batch, *, key: Key[Array, ""], gen: Generator, pick: int
+) -> Made:
+    """Makes the clips that both players see."""
+    frames = batch["video"].shape[1]
+    noise = common.draw(keys.named(key, "noise"), batch["index"], gen=gen, frames=frames)
+    condition = _condition(batch, key, gen, pick)
+
+    def run(params):
+        given = (*noise, *condition)
+        video, found = gen.apply({"params": params}, *given, frames=frames, mutable="stats")
+        return video, found.get("stats", {})
+
+    return Made(*jax.vjp(run, params, has_aux=True))
+
+
+def _real_frames(batch: Batch, key: Key[Array, ""], pick: int) -> Video:
+    """Returns the picked frames of real clips, in [-1, 1]."""
+    frames = batch["video"].shape[1]
+    at = common.pick_frames(common.clip_keys(key, "pick", batch), frames, pick) if pick else None
+    return common.to_float(common.take_frames(batch["video"], at))
+
+
+def _seen(
+    video: Video,
+    batch: Batch,
+    purpose: str,
+    *,
+    key: Key[Array, ""],
+    objective: Objective,
+    now: Float[Array, ""] | float,
+) -> Video:
+    """Augments clips as the discriminator sees them."""
+    return augment.apply(video, common.clip_keys(key, purpose, batch), now, objective.augmentations)
+
+
+def _judged(
+    params: PyTree,
+    video: Video,
+    *condition: Array | None,
+    dis: Discriminator,
+    vectors: PyTree,
+) -> Float[Array, " batch *candidates"]:
+    """Returns the logits of clips, by normalised kernels where there are vectors."""
+    if vectors is not None:
+        params = spectral.normalized(params, vectors)
+    return dis.apply({"params": params}, video, *condition)
+
+
+def _evaluate(
+    critic: Critic,
+    real: Video,
+    fake: Video,
+    batch: Batch,
+    *,
+    key: Key[Array, ""],
+    sigma: float,
+    penalize: bool,
+) -> Judgement:
+    """Judges pairs of clips: with penalties by gradients or by finite differences, or without."""
+    if not penalize:
+        both = losses.apart(critic(losses.interleave(real, fake)))
+        return Judgement(*both, jnp.zeros(()), jnp.zeros(()))
+    if not sigma:
+        return Judgement(*losses.critic_with_penalties(critic, real, fake))
+    along_real, along_fake = (
+        keys.normal(common.clip_keys(key, purpose, batch), real.shape[1:])
+        for purpose in ("along real", "along fake")
+    )
+    return Judgement(
+        *losses.critic_with_differences(critic, real, fake, along_real, along_fake, sigma)
+    )
+
+
+def wrong_labels(
+    each: Key[Array, " batch"], label: Int[Array, " batch"], classes: int
+) -> Int[Array, " batch"]:
+    """Draws for each clip one of the other classes, all equally likely."""
+    by = jax.vmap(lambda k: jax.random.randint(k, (), 1, classes))(each)
+    return (label + by) % classes
+
+
+def init(
+    seed: int, *, players: Players, frames: int, pick: int = 0, normalize: bool = False
+) -> State:
+    """Makes the state of step 0: a pure function of the seed and the networks.
+
+    Args:
+      seed: The run's.
+      players: Networks and optimizers.
+      frames: Length of a window.
+      pick: Frames of it that the discriminator sees; 0 for all.
+      normalize: Whether it has the vectors of spectral normalisation.
     """
-    updates, opt = gen_tx.update(grads, state.gen_opt, state.gen)
-    params = with_stats(optax.apply_updates(state.gen, updates), state.gen, stats)
-    ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state.ema, params)
-    return dataclasses.replace(state, gen=params, ema=ema, gen_opt=opt), {
-        "gen/grad": optax.tree.norm(grads),
-        "gen/norm": optax.tree.norm(params),
-        "gen/ema": optax.tree.norm(ema),
+    key, dis = keys.root(seed), players.dis
+    gen = common.init_generator(key, players.gen, frames)
+    label = jnp.zeros((1,), jnp.int32) if players.gen.classes else None
+    video = jnp.zeros((1, pick or frames, players.gen.size, players.gen.size, 3))
+    condition = (label, jnp.arange(pick)[None]) if pick else (label,)
+    params = dis.init(keys.named(key, "dis"), video, *condition)["params"]
+    vectors = spectral.init(keys.named(key, "vectors"), params) if normalize else None
+    return common.init_players(key, gen, params, players, vectors)
+
+
+def experiment(config: configs.Config, classes: int) -> common.Experiment:
+    """Builds the training of a config; see `vidgen.methods.experiment`."""
+    arguments, gen = common.build_network("generator", GENERATORS, config, classes)
+    _, dis = common.build_network("discriminator", DISCRIMINATORS, config, classes)
+    common.check_fold(config, dis)
+    players = Players(gen, dis, **common.two_optimizers(config))
+    data, asked = config.data, config.objective
+    schedule = functools.partial(common.schedule, config)
+    interval, each = asked.penalty_interval, asked.discriminator_steps
+    objective = Objective(
+        loss=asked.loss,
+        r1=common.optimizers.times(interval, schedule(asked.r1)),
+        r2=common.optimizers.times(interval, schedule(asked.r2)),
+        ema_decay=common.ema_decay(config),
+        augment_p=schedule(asked.augment_p),
+        augmentations=tuple(asked.augmentations),
+        mismatch=schedule(asked.mismatch) if asked.mismatch.start or asked.mismatch.end else None,
+        pick=data.pick,
+        sigma=asked.penalty_sigma,
+    )
+    bound = functools.partial(step, players=players, objective=objective)
+    kinds = {
+        name: {"penalize": "bare" not in name, "play": "dis" not in name}
+        for name in ("whole", "bare", "dis", "bare dis")
     }
+
+    def kind(at: int) -> str:
+        words = ["" if at % interval == 0 else "bare", "" if (at + 1) % each == 0 else "dis"]
+        return " ".join(filter(None, words)) or "whole"
+
+    return common.Experiment(
+        generator=arguments,
+        init=functools.partial(
+            init, players=players, frames=data.frames, pick=data.pick, normalize=asked.spectral
+        ),
+        steps={n: nonfinite.guarded(functools.partial(bound, **how)) for n, how in kinds.items()},
+        kind=kind,
+        optimizers={"gen": players.gen_tx, "dis": players.dis_tx},
+        total=common.total_steps(config),
+    )

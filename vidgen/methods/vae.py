@@ -8,6 +8,7 @@ Reference: Kingma and Welling, "Auto-encoding variational Bayes", 2014; Larsen e
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,11 +16,53 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jaxtyping import Array, Int, PyTree, UInt32
 
-from vidgen import keys
-from vidgen.methods import gan
-from vidgen.methods.gan import Schedule
-from vidgen.training import averaging, losses
+from vidgen import config as configs
+from vidgen import keys, models
+from vidgen.config.fields import PICK, Field, constant
+from vidgen.methods import common, gan
+from vidgen.methods.common import Batch, Metrics, Schedule
+from vidgen.models.vae import VariationalAutoencoder
+from vidgen.training import averaging, losses, nonfinite
+
+GENERATORS = {"vae": VariationalAutoencoder}
+DISCRIMINATORS = gan.DISCRIMINATORS
+FIELDS = common.fields(
+    {
+        "data": PICK,
+        "generator": models.fields(
+            GENERATORS,
+            "vae",
+            widths=(192, 128, 96),
+            style=192,
+            encoder_widths=(96, 128, 192),
+            features=192,
+        ),
+        "discriminator": gan.DISCRIMINATOR,
+        "objective": {
+            "reconstruction": Field(
+                "mse", "likelihood of clips about what is made", choices=tuple(losses.LIKELIHOODS)
+            ),
+            "scale": Field(
+                0.1, "of the noise that mse and l1 assume, for values in [-1, 1]", least=1e-3
+            ),
+            "beta": Field(
+                constant(1.0), "weight of the KL divergence; 1: the evidence lower bound", least=0
+            ),
+            "adversarial": Field(
+                0.0, "weight of a discriminator's loss; 0: there is none", least=0
+            ),
+            "loss": Field("non_saturating", "adversarial loss", choices=tuple(losses.LOSSES)),
+            "r1": Field(
+                constant(1.0), "weight of the penalty on real clips; sums over pixels", least=0
+            ),
+            "r2": Field(constant(1.0), "weight of the penalty on reconstructed clips", least=0),
+        },
+        "optimizer": common.TWO_OPTIMIZERS,
+    },
+    optimizer={"b1": 0.9, "b2": constant(0.999)},
+)
 
 
 @struct.dataclass
@@ -36,13 +79,13 @@ class State:
       dis_opt: Its optimizer's state; None without.
     """
 
-    step: jax.Array
-    key: jax.Array
-    gen: Any
-    ema: Any
-    gen_opt: Any
-    dis: Any = None
-    dis_opt: Any = None
+    step: Int[Array, ""]
+    key: UInt32[Array, "2"]
+    gen: PyTree
+    ema: PyTree
+    gen_opt: PyTree
+    dis: PyTree = None
+    dis_opt: PyTree = None
 
 
 def init(
@@ -57,12 +100,9 @@ def init(
 ) -> State:
     """Makes the state of step 0: a pure function of the seed and the modules."""
     key = keys.root(seed)
-    index = jnp.zeros((1,), jnp.int32)
-    label = index if gen.classes else None
-    noise = gan.draw(keys.named(key, "init"), index, gen=gen, frames=frames)
-    params = gen.init(keys.named(key, "gen"), *noise, label, frames=frames)["params"]
-    judge = None
+    params, judge = common.init_generator(key, gen, frames), None
     if dis is not None:
+        label = jnp.zeros((1,), jnp.int32) if gen.classes else None
         video = jnp.zeros((1, pick or frames, gen.size, gen.size, 3))
         picked = jnp.arange(pick)[None] if pick else None
         judge = dis.init(keys.named(key, "dis"), video, label, picked)["params"]
@@ -79,7 +119,7 @@ def init(
 
 def step(
     state: State,
-    batch: dict[str, jax.Array],
+    batch: Batch,
     *,
     gen: Any,
     gen_tx: optax.GradientTransformation,
@@ -95,7 +135,7 @@ def step(
     r2: Schedule | None = None,
     pick: int = 0,
     mean: Callable = averaging.mean,
-) -> tuple[State, dict[str, jax.Array]]:
+) -> tuple[State, Metrics]:
     """Updates the discriminator where there is one, then encoder and decoder, then the average.
 
     What is minimised is `(beta * KL - log likelihood) / n`, for each clip of n values: at beta 1
@@ -128,30 +168,28 @@ def step(
       nats a value; `gen/error`, the root of the mean squared error of values in [-1, 1]; `gen/...`
       and `dis/...` as of the GAN.
     """
-    key = keys.at_step(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
+    key = common.step_key(state)
     frames, values = batch["video"].shape[1], batch["video"][0].size
     likelihood = losses.LIKELIHOODS[reconstruction]
     dis_loss, gen_loss = losses.LOSSES[loss]
 
-    def about(batch):
-        """Labels and picked frames, where there are any."""
-        own = keys.per_clip(keys.named(key, "pick"), batch["index"])
-        picked = gan.pick_frames(own, frames, pick) if pick else None
-        return batch["label"] if gen.classes else None, picked
+    def condition(batch):
+        """Returns labels and picked frames, where there are any."""
+        at = None
+        if pick:
+            at = common.pick_frames(common.clip_keys(key, "pick", batch), frames, pick)
+        return common.labels(gen, batch), at
 
     def real_clips(batch):
-        video, (_, at) = batch["video"], about(batch)
-        if at is not None:
-            video = jnp.take_along_axis(video, at[:, :, None, None, None], 1)
-        return video.astype(jnp.float32) / 127.5 - 1
+        return common.to_float(common.take_frames(batch["video"], condition(batch)[1]))
 
     def reconstruct(batch):
-        """Makes reconstructions and the KL of each clip, and the way back to the parameters."""
+        """Makes reconstructions and the KL of each clip, and the pullback to the parameters."""
         # Noise of the prior, where the windows begin, too.
-        own = keys.named(key, "posterior")
-        content, motion, cycle, start = gan.draw(own, batch["index"], gen=gen, frames=frames)
-        label, picked = about(batch)
-        whole = batch["video"].astype(jnp.float32) / 127.5 - 1
+        noise = common.draw(keys.named(key, "posterior"), batch["index"], gen=gen, frames=frames)
+        content, motion, cycle, start = noise
+        label, picked = condition(batch)
+        whole = common.to_float(batch["video"])
 
         def run(params):
             of, how = gen.apply({"params": params}, whole, start, label, method="encode")
@@ -163,14 +201,14 @@ def step(
 
         return jax.vjp(run, state.gen)
 
-    def judge(params, video, about):
-        return dis.apply({"params": params}, video, *about)
+    def judge(params, video, condition):
+        return dis.apply({"params": params}, video, *condition)
 
-    def for_dis(batch, kept):
+    def of_discriminator(batch, kept):
         del kept
         kept = reconstruct(batch)
         real, (fake, _) = real_clips(batch), kept[0]
-        given = [None if x is None else losses.interleave(x, x) for x in about(batch)]
+        given = [None if x is None else losses.interleave(x, x) for x in condition(batch)]
 
         def judged(params):
             critic = lambda video: judge(params, video, given)  # noqa: E731
@@ -193,13 +231,13 @@ def step(
     metrics, kept, new = {}, None, dataclasses.replace(state, step=state.step + 1)
     if dis is not None:
         r1_now, r2_now = (0.0 if r is None else r(state.step) for r in (r1, r2))
-        (grads, metrics), kept = mean(for_dis, batch)
-        new, norms = gan.with_discriminator(state, grads, dis_tx)
+        (grads, metrics), kept = mean(of_discriminator, batch)
+        new, norms = common.update_discriminator(state, grads, dis_tx)
         metrics |= norms
     weight = beta(state.step)
 
-    def for_gen(batch, kept):
-        made, to_params = kept or reconstruct(batch)
+    def of_generator(batch, kept):
+        made, pullback = kept or reconstruct(batch)
         real = real_clips(batch)
 
         def bounded(made):
@@ -213,15 +251,50 @@ def step(
                 "gen/error": jnp.mean((video - real) ** 2),
             }
             if dis is not None:
-                on_real, on_fake = (judge(new.dis, x, about(batch)) for x in (real, video))
+                on_real, on_fake = (judge(new.dis, x, condition(batch)) for x in (real, video))
                 metrics["gen/adversarial"] = gen_loss(on_real, on_fake)
                 total += adversarial * metrics["gen/adversarial"]
             return total, {"gen/loss": total, **metrics}
 
         (_, metrics), slopes = jax.value_and_grad(bounded, has_aux=True)(made)
-        return (metrics, *to_params(slopes)), None
+        return (metrics, *pullback(slopes)), None
 
-    (gen_metrics, grads), _ = mean(for_gen, batch, kept)
+    (gen_metrics, grads), _ = mean(of_generator, batch, kept)
     gen_metrics["gen/error"] = jnp.sqrt(gen_metrics["gen/error"])
-    new, norms = gan.with_generator(new, grads, {}, gen_tx, ema_decay(state.step))
+    new, norms = common.update_generator(new, grads, {}, gen_tx, ema_decay(state.step))
     return new, {**metrics, **gen_metrics, **norms}
+
+
+def experiment(config: configs.Config, classes: int) -> common.Experiment:
+    """Builds the training of a config; see `vidgen.methods.experiment`."""
+    asked, pick = config.objective, config.data.pick
+    schedule = functools.partial(common.schedule, config)
+    arguments, gen = common.build_network("generator", GENERATORS, config, classes)
+    players: dict[str, Any] = {"gen": gen, "gen_tx": common.optimizer(config)}
+    judge: dict[str, Any] = {}
+    optimizers = {"gen": players["gen_tx"]}
+    if asked.adversarial:
+        _, dis = common.build_network("discriminator", DISCRIMINATORS, config, classes)
+        common.check_fold(config, dis)
+        optimizers["dis"] = common.two_optimizers(config)["dis_tx"]
+        players |= {"dis": dis, "dis_tx": optimizers["dis"]}
+        judge = {name: schedule(asked[name]) for name in ("r1", "r2")}
+        judge |= {"adversarial": asked.adversarial, "loss": asked.loss}
+    bound = functools.partial(
+        step,
+        **players,
+        **judge,
+        reconstruction=asked.reconstruction,
+        scale=asked.scale,
+        beta=schedule(asked.beta),
+        pick=pick,
+        ema_decay=common.ema_decay(config),
+    )
+    return common.Experiment(
+        generator=arguments,
+        init=functools.partial(init, **players, frames=config.data.frames, pick=pick),
+        steps={"whole": nonfinite.guarded(bound)},
+        kind=lambda at: "whole",
+        optimizers=optimizers,
+        total=common.total_steps(config),
+    )

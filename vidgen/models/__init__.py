@@ -1,84 +1,109 @@
-"""Models, as maths only: arrays in, arrays out; no I/O, no config, no devices.
+"""Networks, as maths only: arrays in, arrays out; no I/O, no config, no devices.
 
-`build(registry, kind, **arguments)` makes a Linen module by name; a new model is one more entry.
+A family of networks is a file. Which of them a method can use stands in the method's file, by kind:
+`network(role, kinds, kind, **arguments)` makes one.
 """
 
 import dataclasses
 import difflib
+import inspect
+import re
+from collections.abc import Mapping
 from typing import Any
 
+from vidgen.config.fields import Field
 from vidgen.errors import ConfigError
-from vidgen.models.dcgan import DcganDiscriminator, DcganGenerator
-from vidgen.models.fitted import DynamicTexture, Lookup, Noise, Ppca
-from vidgen.models.mocogan import MocoganDiscriminator, MocoganGenerator
-from vidgen.models.residual import ResidualDiscriminator, ResidualGenerator
-from vidgen.models.transformer import TransformerDiscriminator, TransformerGenerator
-from vidgen.models.vae import VariationalAutoencoder
-from vidgen.models.vqvae import CodesGenerator
 
-GENERATORS = {
-    "residual": ResidualGenerator,
-    "transformer": TransformerGenerator,
-    "mocogan": MocoganGenerator,
-    "dcgan": DcganGenerator,
-    "vae": VariationalAutoencoder,
-    "codes": CodesGenerator,
-    "dynamic_texture": DynamicTexture,
-    "lookup": Lookup,
-    "noise": Noise,
-    "ppca": Ppca,
-}
-DISCRIMINATORS = {
-    "residual": ResidualDiscriminator,
-    "transformer": TransformerDiscriminator,
-    "mocogan": MocoganDiscriminator,
-    "dcgan": DcganDiscriminator,
-}
+Kinds = Mapping[str, Any]  # classes of Linen modules by name
+
+_FLAX = ("parent", "name")
+_GIVEN = ("size", "classes", "length", "clips", "dtype", "remat", *_FLAX)  # not by a section
 
 
-def build(registry: dict[str, Any], kind: str, **arguments) -> Any:
-    """Makes a module by name and checks its arguments.
+def network(role: str, kinds: Kinds, kind: str, **arguments: Any) -> Any:
+    """Makes a network by name and checks that its arguments fit each other.
 
     Args:
-      registry: `GENERATORS` or `DISCRIMINATORS`.
-      kind: A name in the registry.
-      **arguments: The module's attributes.
+      role: "generator" or "discriminator": its section of the config, for messages.
+      kinds: Networks by name.
+      kind: A name among them.
+      **arguments: The network's attributes.
 
     Raises:
       ConfigError: The kind or an argument is unknown, or an argument is of the wrong type or out
         of range.
     """
-    role = "generator" if registry is GENERATORS else "discriminator"
-    if kind not in registry:
-        raise ConfigError(f"config.{role}.kind is {kind!r}", f"one of {', '.join(registry)}")
-    module = registry[kind]
-    fields = {f.name: f for f in dataclasses.fields(module) if f.name not in ("parent", "name")}
-    for name, value in arguments.items():
-        if name not in fields:
-            close = difflib.get_close_matches(name, list(fields), n=3) or sorted(fields)
-            raise ConfigError(
-                f"there is no field config.{role}.{name} for kind {kind!r}", ", ".join(close) + "?"
-            )
-        like: Any = 0 if fields[name].default is dataclasses.MISSING else fields[name].default
-        if isinstance(value, list):  # as JSON has it
-            value = arguments[name] = tuple(value)
-        if isinstance(like, tuple):
-            good = isinstance(value, tuple) and all(_whole(v, least=1) for v in value)
-            good = good and (value or not like)  # what may be empty is so by default
-            want = "a tuple of positive whole numbers"
-        elif _whole(like):
-            good, want = _whole(value), "a whole number, at least 0"
-        elif isinstance(like, float):
-            good = isinstance(value, (int, float)) and not isinstance(value, bool)
-            want = "a number"
-        else:
-            continue
-        if not good:
-            raise ConfigError(f"config.{role}.{name} is {value!r}", f"it must be {want}")
-    made = module(**arguments)
+    arguments = checked(role, kinds, kind, arguments)
+    made = kinds[kind](**arguments)
     made.check()
     return made
 
 
+def checked(role: str, kinds: Kinds, kind: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a network's arguments, sequences as tuples; each for itself was checked.
+
+    Raises:
+      ConfigError: The kind or an argument is unknown, or an argument is of the wrong type.
+    """
+    if kind not in kinds:
+        raise ConfigError(f"config.{role}.kind is {kind!r}", f"one of {', '.join(kinds)}")
+    module = kinds[kind]
+    known = {f.name: f.default for f in dataclasses.fields(module) if f.name not in _FLAX}
+    good = {}
+    for name, value in arguments.items():
+        if name not in known:
+            close = difflib.get_close_matches(name, list(known), n=3) or sorted(known)
+            raise ConfigError(
+                f"there is no field config.{role}.{name} for kind {kind!r}", ", ".join(close) + "?"
+            )
+        good[name] = value = tuple(value) if isinstance(value, list) else value  # as JSON has it
+        like: Any = 0 if known[name] is dataclasses.MISSING else known[name]
+        if isinstance(like, tuple):
+            fits = isinstance(value, tuple) and all(_whole(v, least=1) for v in value)
+            fits = fits and (value or not like)  # what may be empty is so by default
+            want = "a tuple of positive whole numbers"
+        elif _whole(like):
+            fits, want = _whole(value), "a whole number, at least 0"
+        elif isinstance(like, float):
+            fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+            want = "a number"
+        else:
+            continue
+        if not fits:
+            raise ConfigError(f"config.{role}.{name} is {value!r}", f"it must be {want}")
+    return good
+
+
 def _whole(value: Any, least: int = 0) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def fields(kinds: Kinds, kind: str, **defaults: Any) -> dict[str, Field]:
+    """Returns the fields of a network's section of a config: its kind and its attributes.
+
+    Comments are those of the class: what its docstring says of its attributes.
+
+    Args:
+      kinds: Networks by name that the section may have.
+      kind: The default one, whose attributes these are.
+      **defaults: Other defaults than those of the class; None leaves a field out.
+
+    Raises:
+      KeyError: The class has no such attribute.
+    """
+    comments = attributes(kinds[kind])
+    known = {f.name: f.default for f in dataclasses.fields(kinds[kind]) if f.name not in _GIVEN}
+    if unknown := defaults.keys() - known.keys():
+        raise KeyError(f"{kinds[kind].__name__} has no {', '.join(sorted(unknown))}")
+    chosen = {name: value for name, value in (known | defaults).items() if value is not None}
+    named = Field(kind, "network; the other fields are its arguments", choices=tuple(kinds))
+    return {"kind": named} | {
+        name: Field(value, comments.get(name, "")) for name, value in chosen.items()
+    }
+
+
+def attributes(module: type) -> dict[str, str]:
+    """Returns what a class's docstring says of each of its attributes, in one line."""
+    _, _, text = (inspect.getdoc(module) or "").partition("\nAttributes:\n")
+    items = re.findall(r"^  (\w+): (.*(?:\n    .*)*)", text, re.MULTILINE)
+    return {name: " ".join(comment.split()) for name, comment in items}

@@ -10,7 +10,7 @@ of 16 frames is sampled by chunks of another length, with the same parameters.
 """
 
 import functools
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -148,7 +148,7 @@ class Discriminator(Network, Protocol):
 class NetworkDefaults:
     """What most networks have: statistics of no batch."""
 
-    whole_batch: ClassVar[bool] = False
+    whole_batch = False
 
 
 class GeneratorDefaults(NetworkDefaults):
@@ -158,9 +158,9 @@ class GeneratorDefaults(NetworkDefaults):
     stride = 1
     context = 0
     limit = 0
-    recurrent: ClassVar[bool] = False
-    encodes: ClassVar[bool] = False
-    sampling_options: ClassVar[tuple[str, ...]] = ()
+    recurrent = False
+    encodes = False
+    sampling_options = ()
 
 
 def example_noise(generator: Generator, frames: int) -> tuple[Any, ...]:
@@ -186,6 +186,7 @@ def abstract_params(generator: Generator, frames: int | None = None) -> Any:
     return jax.eval_shape(init, jax.random.key(0), *example_noise(generator, frames))["params"]
 
 
+@functools.lru_cache(maxsize=16)  # a config is checked before its networks are made
 def check_parameters(generator: Generator) -> None:
     """Refuses a generator whose parameters depend on the length of the window.
 

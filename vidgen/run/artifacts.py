@@ -96,7 +96,7 @@ def meta(config: configs.Config, generator: dict[str, Any], store: Any) -> dict[
 
     Args:
       config: The run's.
-      generator: Arguments that `models.build` makes the generator from.
+      generator: Arguments that `methods.generator` makes the generator from.
       store: The clips.
     """
     return {

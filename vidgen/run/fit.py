@@ -1,23 +1,17 @@
 """Runs of the methods that are fitted at once instead of trained step by step.
 
 Their modules have `fit(batch, *, generator, seed, size, classes) -> (arguments, parameters)`, and
-may have `figures(parameters, batch)`, which are logged. What is written is what a training writes,
+may have `scores(parameters, batch)`, which are logged. What is written is what a training writes,
 so a run of one is sampled and measured in the same way.
 """
 
 import pathlib
 import time
-from typing import Any
 
 from vidgen import config as configs
 from vidgen import methods, sampling
 from vidgen.run import artifacts, logs
 from vidgen.runtime.checkpoint import Checkpoints
-
-
-def is_fitted(config: configs.Config) -> bool:
-    """Tells whether a config's method is fitted, not trained."""
-    return hasattr(methods.module(config.method), "fit")
 
 
 def fit(config: configs.Config, workdir: pathlib.Path, command: str) -> None:
@@ -36,15 +30,15 @@ def fit(config: configs.Config, workdir: pathlib.Path, command: str) -> None:
     begin = time.monotonic()
     with logs.bar() as show:
         store, clips = artifacts.open_clips(config, show)
-    method: Any = methods.module(config.method)
-    step = configs.steps(config.training.kclips, config.training.batch_size)
-    checkpoints = Checkpoints(workdir / "checkpoints", config.training.keep)
+    method = methods.load(config.method)
+    count = configs.steps(config.training.kclips, 1)
+    checkpoints = Checkpoints(workdir / "checkpoints")
     if checkpoints.steps():
         now = artifacts.meta(config, {}, store)
         artifacts.check_same(checkpoints.meta(checkpoints.steps()[-1]), now, workdir)
-        logs.say(f"{workdir}: done, fitted to {step * config.training.batch_size} clips")
+        logs.say(f"{workdir}: done, fitted to {count} clips")
         return
-    batch = clips.take(0, step * config.training.batch_size)
+    batch = clips.take(0, count)
     classes = len(store.classes) if len(store.classes) > 1 else 0
     arguments, params = method.fit(
         batch,
@@ -57,13 +51,13 @@ def fit(config: configs.Config, workdir: pathlib.Path, command: str) -> None:
     logs.write_json(
         workdir / "run.json", {**artifacts.facts(store, clips), **meta, "command": command}
     )
-    found = method.figures(params, batch) if hasattr(method, "figures") else {}
+    found = method.scores(params, batch) if "scores" in vars(method) else {}
     log = logs.RunLog(workdir, 0)
     try:
         taken = {"kclips": config.training.kclips, "seconds": time.monotonic() - begin}
-        log.metrics(step, taken | found)
-        artifacts.write_samples(workdir, config, sampling.build(params, meta, step), log)
-        checkpoints.save(step, {"ema": params}, meta)
+        log.metrics(count, taken | found)
+        artifacts.write_samples(workdir, config, sampling.build(params, meta, count), log)
+        checkpoints.save(count, {"ema": params}, meta)
         checkpoints.wait()
     finally:
         log.close()

@@ -13,9 +13,8 @@ import jax
 import numpy as np
 
 from vidgen import config as configs
-from vidgen import sampling
+from vidgen import methods, sampling
 from vidgen.errors import ConfigError, DivergedError, Preempted
-from vidgen.methods.experiments import build
 from vidgen.run import artifacts, fit, logs, watch
 from vidgen.run.heartbeat import Heartbeat
 from vidgen.run.signals import Signals
@@ -86,11 +85,11 @@ def train(
       StorageError: Something could not be written.
       Preempted: SIGINT or SIGTERM came; the state is saved.
     """
-    configs.validate(config)
+    methods.validate(config)
     workdir = pathlib.Path(workdir)
     with files.storage(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-    if fit.is_fitted(config):
+    if methods.is_fitted(config.method):
         return fit.fit(config, workdir, command)
     with contextlib.nullcontext(signals) if signals else Signals() as signals:
         try:
@@ -124,7 +123,7 @@ def _train(
             show(*done)
 
         store, clips = artifacts.open_clips(config, progress)
-    experiment = build(config, len(store.classes))
+    experiment = methods.experiment(config, len(store.classes))
     total, batch_size = experiment.total, config.training.batch_size
     meta = artifacts.meta(config, experiment.generator, store)
     placed = placement(config, experiment.alone)

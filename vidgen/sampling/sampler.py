@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vidgen import keys, models
+from vidgen import keys, methods
 from vidgen.errors import ConfigError, StorageError
 from vidgen.models.protocol import abstract_params
 from vidgen.runtime.checkpoint import Checkpoints
@@ -323,14 +323,7 @@ def load(
     found: dict[str, Any] = {}
 
     def wanted(meta):
-        kind = meta["generator"]["kind"]
-        has = models.GENERATORS[kind].sampling_options
-        for name in (name for name in choices if name not in has):
-            raise ConfigError(
-                f"{name} is {choices[name]!r}, and the run's generator is of kind {kind!r}",
-                f"it can be sampled with {', '.join(has)}" if has else "leave it out",
-            )
-        found["generator"] = models.build(models.GENERATORS, **{**meta["generator"], **choices})
+        found["generator"] = methods.generator(meta, **choices)
         return {"ema": abstract_params(found["generator"])}
 
     folder = pathlib.Path(path)
@@ -374,7 +367,7 @@ def sampler(
 
 def build(params: Any, meta: dict[str, Any], step: int) -> Sampler:
     """Makes a sampler of a generator's weights and what is kept with them (`runs.meta`)."""
-    generator = models.build(models.GENERATORS, **meta["generator"])
+    generator = methods.generator(meta)
     return sampler(generator, params, meta, step)
 
 

@@ -20,7 +20,7 @@ import optax
 from jax.extend import core
 
 from vidgen import config as configs
-from vidgen import models, sampling
+from vidgen import methods, models, sampling
 from vidgen.run import artifacts, logs, train
 
 PRODUCTS = ("conv_general_dilated", "dot_general")
@@ -114,7 +114,7 @@ def bench(
     """
     with logs.bar() as progress:
         store, clips = artifacts.open_clips(config, progress)
-    experiment = train.build(config, len(store.classes))
+    experiment = methods.experiment(config, len(store.classes))
     batch_size = config.training.batch_size
     result: dict[str, float] = {"matmul": ceiling(seconds, dtype=config.parallel.compute)}
     top = result["matmul"]
@@ -192,7 +192,7 @@ def _loader(clips, batch_size, needed, seconds) -> dict[str, float]:
 
 
 def _sampler(experiment, ema, store, top, seconds) -> dict[str, float]:
-    generator = models.build(models.GENERATORS, **experiment.generator)
+    generator = models.network("generator", methods.networks("generator"), **experiment.generator)
     sampler = sampling.sampler(generator, ema, {"classes": store.classes, "fps": store.fps}, 0)
     frames = sampler.batch * sampler.chunk
     latents = sampler.latents(range(sampler.batch), sampler.chunk)

@@ -21,6 +21,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vidgen import config as configs
+from vidgen import methods
 from vidgen.data.decoder import Limits
 from vidgen.data.listing import is_toy, open_source
 from vidgen.data.pack import Pack
@@ -131,7 +132,7 @@ def estimate(config: configs.Config, classes: int) -> Estimate:
     Raises:
       ConfigError: The config cannot be built, or does not fit the devices.
     """
-    experiment = train.build(config, classes)
+    experiment = methods.experiment(config, classes)
     placed = train.placement(config, experiment.alone)
     state = placed.abstract(jax.eval_shape(experiment.init, config.seed))
     batch = _batch(config, classes, placed)

@@ -3,12 +3,16 @@
 Reference: Doretto, Chiuso, Wu and Soatto, "Dynamic textures", 2003.
 """
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 
+from vidgen import models
+from vidgen.config.fields import FITTED, merged
 from vidgen.models.fitted import DynamicTexture
+
+GENERATORS = {"dynamic_texture": DynamicTexture}
+FIELDS = merged(FITTED, {"generator": models.fields(GENERATORS, "dynamic_texture")})
 
 _RADIUS = 0.93  # largest spectral radius: after 48 steps 3 % of a state are left
 
@@ -19,19 +23,14 @@ def fit(batch: dict[str, np.ndarray], *, generator: dict[str, Any], seed: int, *
     Args:
       batch: `video` uint8 `[N, T, H, W, 3]`, T at least 2, and, where there are classes, `label`
         int32 `[N]`; at least two clips of each class.
-      generator: Of the fields of `DynamicTexture`, those that are to be other than they are; the
-        fields of other generators are passed over.
+      generator: Kind and arguments of the generator.
       seed: Of the random projection of the singular value decomposition.
       **shared: `size` and `classes`.
 
     Returns:
       Arguments and parameters of a `vidgen.models.fitted.DynamicTexture`.
     """
-    known = {f.name for f in dataclasses.fields(DynamicTexture)} - {"parent", "name", "dtype"}
-    arguments = {name: v for name, v in generator.items() if name in known}
-    if generator["kind"] != "dynamic_texture":  # the fields are of another generator
-        arguments = {}
-    arguments |= {"kind": "dynamic_texture", "size": shared["size"], "classes": shared["classes"]}
+    arguments = {**generator, "size": shared["size"], "classes": shared["classes"]}
     module = DynamicTexture(**{n: v for n, v in arguments.items() if n != "kind"})
     label = batch.get("label", np.zeros(len(batch["video"]), np.int32))
     rng = np.random.default_rng(seed)

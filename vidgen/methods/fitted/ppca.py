@@ -3,13 +3,17 @@
 Reference: Tipping and Bishop, "Probabilistic principal component analysis", 1999.
 """
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 
+from vidgen import models
+from vidgen.config.fields import FITTED, merged
 from vidgen.methods.fitted.dynamic_texture import components
 from vidgen.models.fitted import Ppca
+
+GENERATORS = {"ppca": Ppca}
+FIELDS = merged(FITTED, {"generator": models.fields(GENERATORS, "ppca")})
 
 _ROUNDING = 1 / 127.5**2 / 12  # variance of a value within its step
 
@@ -20,18 +24,14 @@ def fit(batch: dict[str, np.ndarray], *, generator: dict[str, Any], seed: int, *
     Args:
       batch: `video` uint8 `[N, T, H, W, 3]` and, where there are classes, `label` int32 `[N]`; at
         least two clips of each class.
-      generator: Of the fields of `Ppca`, those that are to be other than they are; the fields of
-        other generators are passed over.
+      generator: Kind and arguments of the generator.
       seed: Of the random projection of the singular value decomposition.
       **shared: `size` and `classes`.
 
     Returns:
       Arguments and parameters of a `vidgen.models.fitted.Ppca`.
     """
-    known = {f.name for f in dataclasses.fields(Ppca)} - {"parent", "name", "dtype"}
-    own = generator if generator["kind"] == "ppca" else {}  # the fields are of another generator
-    arguments = {name: value for name, value in own.items() if name in known}
-    arguments |= {"kind": "ppca", "length": batch["video"].shape[1], **shared}
+    arguments = {**generator, "length": batch["video"].shape[1], **shared}
     module = Ppca(**{n: v for n, v in arguments.items() if n != "kind"})
     label = batch.get("label", np.zeros(len(batch["video"]), np.int32))
     rng = np.random.default_rng(seed)
@@ -52,12 +52,12 @@ def fit(batch: dict[str, np.ndarray], *, generator: dict[str, Any], seed: int, *
     return arguments, {name: np.stack([part[name] for part in each]) for name in each[0]}
 
 
-def figures(params: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> dict[str, float]:
+def scores(params: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> dict[str, float]:
     """Returns the negative log-likelihood of clips, in bits for each value of 0..255.
 
     Values are taken to be spread evenly over their steps; the mean over that is no less than what
     the whole numbers cost (Theis et al., "A note on the evaluation of generative models", 2016). Of
-    the clips that it was fitted to, the figure flatters the model.
+    the clips that it was fitted to, the score flatters the model.
     """
     label = batch.get("label", np.zeros(len(batch["video"]), np.int32))
     nats = []

@@ -4,11 +4,14 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vidgen import keys, models
-from vidgen.methods import gan
+from vidgen.config.fields import FITTED, merged
+from vidgen.methods import common, gan
+
+GENERATORS = gan.GENERATORS
+FIELDS = merged(FITTED, {"generator": gan.FIELDS["generator"]})
 
 
 def fit(batch: dict[str, np.ndarray], *, generator: dict[str, Any], seed: int, **shared: Any):
@@ -24,9 +27,6 @@ def fit(batch: dict[str, np.ndarray], *, generator: dict[str, Any], seed: int, *
       Arguments and parameters of the generator.
     """
     arguments = {**generator, "size": shared["size"], "classes": shared["classes"]}
-    gen, frames = models.build(models.GENERATORS, **arguments), batch["video"].shape[1]
-    key, index = keys.root(seed), jnp.zeros((1,), jnp.int32)
-    noise = gan.draw(keys.named(key, "init"), index, gen=gen, frames=frames)
-    label = index if gen.classes else None
-    init = jax.jit(functools.partial(gen.init, frames=frames))
-    return arguments, init(keys.named(key, "gen"), *noise, label)["params"]
+    gen = models.network("generator", GENERATORS, **arguments)
+    init = functools.partial(common.init_generator, gen=gen, frames=batch["video"].shape[1])
+    return arguments, jax.jit(init)(keys.root(seed))

@@ -1,0 +1,381 @@
+"""What methods share: noise and frames of training clips, updates, and building from a config.
+
+The first half is of steps, pure functions of arrays. The second half makes networks, optimizers
+and schedules from a config; below a method's `experiment`, nothing sees one.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Float, Int, Key, PyTree, UInt8, UInt32
+
+from vidgen import config as configs
+from vidgen import keys, models
+from vidgen.config.fields import TRAINED, Field, Section, merged
+from vidgen.errors import ConfigError
+from vidgen.models.normalization import with_stats
+from vidgen.models.protocol import Generator, check_parameters
+from vidgen.training import optimizers
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+Schedule = optax.Schedule  # step -> value
+
+# ------------------------------------------------------------------------------------ steps
+
+
+@struct.dataclass
+class State:
+    """Everything that changes in the training of a generator and a discriminator, as arrays.
+
+    Attributes:
+      step: Updates made, int32 scalar.
+      key: Key of the run as raw data, uint32 `[2]`; never changes, all noise is folded from it.
+      gen: Parameters of the generator.
+      dis: Parameters of the discriminator.
+      ema: Exponential moving average of `gen`.
+      gen_opt: Optimizer state of the generator.
+      dis_opt: Optimizer state of the discriminator.
+      vectors: Singular vectors of the discriminator's kernels; None without spectral normalisation.
+    """
+
+    step: Int[Array, ""]
+    key: UInt32[Array, "2"]
+    gen: PyTree
+    dis: PyTree
+    ema: PyTree
+    gen_opt: PyTree
+    dis_opt: PyTree
+    vectors: PyTree = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Players:
+    """A generator, a discriminator, and their optimizers.
+
+    Attributes:
+      gen: The generator, a Linen module.
+      dis: The discriminator, a Linen module.
+      gen_tx: Optimizer of the generator.
+      dis_tx: Optimizer of the discriminator.
+    """
+
+    gen: Any
+    dis: Any
+    gen_tx: optax.GradientTransformation
+    dis_tx: optax.GradientTransformation
+
+
+class Made(NamedTuple):
+    """Generated clips that both players see, made once.
+
+    Attributes:
+      video: What the generator made.
+      pullback: From a gradient by `video` to one by the generator's parameters, in a tuple.
+      stats: Statistics of batch normalisation that were found; empty without.
+    """
+
+    video: PyTree
+    pullback: Callable
+    stats: PyTree
+
+
+def step_key(state: Any) -> Key[Array, ""]:
+    """Returns the key of the step that a state is at."""
+    return keys.at_step(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
+
+
+def clip_keys(key: Key[Array, ""], purpose: str, batch: Batch) -> Key[Array, " batch"]:
+    """Returns a key for each clip of a batch and a purpose."""
+    return keys.per_clip(keys.named(key, purpose), batch["index"])
+
+
+def to_float(
+    video: UInt8[Array, "batch time height width channel"],
+) -> Float[Array, "batch time height width channel"]:
+    """Maps levels 0..255 to [-1, 1]."""
+    return video.astype(jnp.float32) / 127.5 - 1
+
+
+def labels(gen: Generator, batch: Batch) -> Int[Array, " batch"] | None:
+    """Returns the labels of a batch where the generator has classes."""
+    return batch["label"] if gen.classes else None
+
+
+def draw(
+    key: Key[Array, ""], index: Int[Array, " batch"], *, gen: Generator, frames: int
+) -> tuple[
+    Float[Array, "batch content"],
+    Float[Array, "batch keyframes motion"],
+    Float[Array, "batch cycles"],
+    Int[Array, " batch"],
+]:
+    """Draws the noise of training clips and where they begin, each from its clip's key.
+
+    Windows begin anywhere between two keyframes of motion noise, so that every boundary is judged.
+
+    Args:
+      key: Key of the step and purpose.
+      index: Global numbers of the draws.
+      gen: The generator, for the sizes of its noise.
+      frames: Length of the window.
+
+    Returns:
+      `(content, motion, cycle, start)` as the generator takes them.
+    """
+    each = keys.per_clip(key, index)
+    named = lambda name: jax.vmap(keys.named, (0, None))(each, name)  # noqa: E731
+    content = keys.normal(named("content"), (gen.content,))
+    motion = keys.normal(named("motion"), (gen.keyframes(frames), gen.motion))
+    cycle = keys.uniform(named("cycle"), (len(gen.periods),))
+    start = jax.vmap(lambda k: jax.random.randint(k, (), 0, gen.stride))(named("phase"))
+    return content, motion, cycle, start
+
+
+def pick_frames(each: Key[Array, " batch"], frames: int, pick: int) -> Int[Array, "batch picked"]:
+    """Draws for each clip `pick` different frames of a window, in order."""
+    one = lambda key: jnp.sort(jax.random.permutation(key, frames)[:pick])  # noqa: E731
+    return jax.vmap(one)(each)
+
+
+def take_frames(
+    video: Float[Array, "batch time height width channel"]
+    | UInt8[Array, "batch time height width channel"],
+    at: Int[Array, "batch picked"] | None,
+) -> (
+    Float[Array, "batch frames height width channel"]
+    | UInt8[Array, "batch frames height width channel"]
+):
+    """Returns the frames that were picked, or all where `at` is None."""
+    return video if at is None else jnp.take_along_axis(video, at[:, :, None, None, None], 1)
+
+
+def update_average(average: PyTree, new: PyTree, decay: Any) -> PyTree:
+    """Moves an exponential moving average on, of which `decay` stays."""
+    return optax.incremental_update(new, average, 1 - decay)
+
+
+def update_discriminator(
+    state: Any, grads: PyTree, dis_tx: optax.GradientTransformation
+) -> tuple[Any, Metrics]:
+    """Returns the state of the next step with the discriminator updated, and norms as metrics."""
+    updates, opt = dis_tx.update(grads, state.dis_opt, state.dis)
+    params = optax.apply_updates(state.dis, updates)
+    new = dataclasses.replace(state, step=state.step + 1, dis=params, dis_opt=opt)
+    return new, {"dis/grad": optax.tree.norm(grads), "dis/norm": optax.tree.norm(params)}
+
+
+def update_generator(
+    state: Any, grads: PyTree, stats: PyTree, gen_tx: optax.GradientTransformation, decay: Any
+) -> tuple[Any, Metrics]:
+    """Returns the state with the generator, its statistics and average updated, and norms.
+
+    Norms see what is not finite anywhere, in the average too, which no loss reads.
+    """
+    updates, opt = gen_tx.update(grads, state.gen_opt, state.gen)
+    params = with_stats(optax.apply_updates(state.gen, updates), state.gen, stats)
+    ema = update_average(state.ema, params, decay)
+    return dataclasses.replace(state, gen=params, ema=ema, gen_opt=opt), {
+        "gen/grad": optax.tree.norm(grads),
+        "gen/norm": optax.tree.norm(params),
+        "gen/ema": optax.tree.norm(ema),
+    }
+
+
+def init_generator(key: Key[Array, ""], gen: Generator, frames: int) -> PyTree:
+    """Draws the parameters of a generator for windows of `frames`."""
+    index = jnp.zeros((1,), jnp.int32)
+    noise = draw(keys.named(key, "init"), index, gen=gen, frames=frames)
+    label = index if gen.classes else None
+    return gen.init(keys.named(key, "gen"), *noise, label, frames=frames)["params"]
+
+
+def init_players(
+    key: Key[Array, ""], gen: PyTree, dis: PyTree, players: Players, vectors: PyTree = None
+) -> State:
+    """Makes the state of step 0 of parameters that were drawn."""
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        key=jax.random.key_data(key),
+        gen=gen,
+        dis=dis,
+        ema=jax.tree.map(jnp.copy, gen),  # an alias could not be donated
+        gen_opt=players.gen_tx.init(gen),
+        dis_opt=players.dis_tx.init(dis),
+        vectors=vectors,
+    )
+
+
+# -------------------------------------------------------------------------- from a config
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A training.
+
+    Attributes:
+      generator: Arguments that the generator is made from again; JSON data.
+      init: `init(seed) -> state`.
+      steps: By kind, `step(state, batch, *, mean) -> (state, metrics)`, the fullest first; they
+        take no update that is not finite.
+      kind: Which of them a step is, by its number.
+      optimizers: By the part of the state that each updates.
+      total: Steps of the whole training.
+      alone: Clips that must be computed together, or 0: where statistics are of the whole batch.
+    """
+
+    generator: dict[str, Any]
+    init: Callable[[int], Any]
+    steps: dict[str, Callable]
+    kind: Callable[[int], str]
+    optimizers: dict[str, optax.GradientTransformation]
+    total: int
+    alone: int = 0
+
+    @property
+    def step(self) -> Callable:
+        """The fullest of the steps."""
+        return next(iter(self.steps.values()))
+
+
+TWO_OPTIMIZERS: Section = {
+    "discriminator_rate": Field(
+        1.0, "the discriminator's learning rate over the generator's", least=0
+    ),
+}
+
+
+def build_network(
+    role: str, kinds: models.Kinds, config: configs.Config, classes: int, **more: Any
+) -> tuple[dict[str, Any], Any]:
+    """Makes a network from its section of a config.
+
+    Args:
+      role: The section, "generator" or "discriminator".
+      kinds: Networks that the method can use, by kind.
+      config: The run's.
+      classes: Number of classes; 0 for none.
+      **more: Arguments that the method knows.
+
+    Returns:
+      Arguments that it can be made from again (JSON data), and the module.
+
+    Raises:
+      ConfigError: It cannot be made from its arguments.
+    """
+    arguments = {
+        **config[role].to_dict(),
+        "size": config.data.size,
+        "classes": classes,
+        "dtype": config.parallel.compute,
+        **more,
+    }
+    again: dict[str, Any] = {}
+    if role in config.parallel.remat:
+        refuse_remat(config, role, kinds)
+        again = {"remat": True}
+    network = models.network(role, kinds, **arguments, **again)
+    if role == "generator":
+        check_parameters(network)
+    return arguments, network
+
+
+def refuse_remat(config: configs.Config, role: str, kinds: models.Kinds | None = None) -> None:
+    """Raises ConfigError if `parallel.remat` names a network that cannot compute features again."""
+    kind = config[role].kind if role in config else "none"
+    module = (kinds or {}).get(kind)
+    known = {f.name for f in dataclasses.fields(module)} if module is not None else set()
+    if role in config.parallel.remat and "remat" not in known:
+        raise ConfigError(
+            f"config.parallel.remat names {role!r}, whose kind is {kind!r}",
+            "leave it out: that kind cannot compute its features again",
+        )
+
+
+def check_fold(config: configs.Config, dis: Any) -> None:
+    """Raises ConfigError if the discriminator cannot fold the frames of clips together."""
+    data = config.data
+    if (data.pick or data.frames) % dis.fold:
+        name = "pick" if data.pick else "frames"
+        raise ConfigError(
+            f"config.data.{name} is {data[name]}, not a multiple of "
+            f"config.discriminator.fold, {dis.fold}"
+        )
+
+
+def alone(config: configs.Config, *networks: Any) -> int:
+    """Returns the clips whose statistics are of the whole batch; 0 where of none."""
+    return config.training.batch_size if any(one.whole_batch for one in networks) else 0
+
+
+def two_optimizers(config: configs.Config) -> dict[str, optax.GradientTransformation]:
+    """Makes the optimizers of two players, `gen_tx` and `dis_tx`."""
+    times = config.optimizer.discriminator_rate
+    return {"gen_tx": optimizer(config), "dis_tx": optimizer(config, times)}
+
+
+def optimizer(
+    config: configs.Config,
+    times: float | None = None,
+    rate: str = "learning_rate",
+    total: int | None = None,
+) -> optax.GradientTransformation:
+    """Makes an optimizer.
+
+    Args:
+      config: The run's.
+      times: The learning rate is multiplied by it.
+      rate: Field of the learning rate.
+      total: Updates that schedules go over; None: the whole training.
+    """
+    asked = config.optimizer
+    warmup = steps(config, asked.warmup_kclips) if asked.warmup_kclips else 0
+    over = functools.partial(schedule, config, total=total)
+    along = optimizers.warmup(over(asked[rate]), warmup)
+    return optimizers.build(
+        asked.name,
+        learning_rate=along if times is None else optimizers.times(times, along),
+        b1=asked.b1,
+        b2=over(asked.b2),
+        weight_decay=asked.weight_decay,
+        l2=asked.l2,
+        clip=asked.clip,
+    )
+
+
+def ema_decay(config: configs.Config) -> Schedule:
+    """Makes the schedule of the average's decay."""
+    training = config.training
+    return optimizers.ema_decay(training.ema_kclips, training.ema_rampup, training.batch_size)
+
+
+def schedule(config: configs.Config, spec: configs.Config, total: int | None = None) -> Schedule:
+    """Makes a schedule by step of a config's `start`, `end` and `kclips`."""
+    over = steps(config, spec.kclips) if spec.kclips else total or total_steps(config)
+    return optimizers.cosine(spec.start, spec.end, over)
+
+
+def total_steps(config: configs.Config) -> int:
+    """Returns the steps of the whole training."""
+    return steps(config, config.training.kclips)
+
+
+def steps(config: configs.Config, kclips: float) -> int:
+    """Converts thousands of clips seen to steps, at least 1."""
+    return configs.steps(kclips, config.training.batch_size)
+
+
+def fields(method: Section, **changed: Any) -> dict[str, Any]:
+    """Joins the fields of a trained method with the shared ones.
+
+    Args:
+      method: Its own sections.
+      **changed: Other defaults of shared sections, as `optimizer={"b1": 0.5}`.
+    """
+    return merged(TRAINED, method, **changed)

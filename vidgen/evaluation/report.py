@@ -13,7 +13,7 @@ import numpy as np
 
 from vidgen.errors import ConfigError, DataError
 from vidgen.evaluation.evaluate import Result
-from vidgen.video import files
+from vidgen.video import atomic
 
 FORMAT = "vidgen-report-1"
 # What a figure is, in a few words, and which way is good: "-" low, "+" high, "1" near one,
@@ -112,7 +112,7 @@ def write(result: Result, folder: pathlib.Path) -> pathlib.Path:
         ("report.json", json.dumps(data, indent=1) + "\n"),
         ("report.html", page),
     ):
-        with files.replacing(folder / name) as temporary:
+        with atomic.replacing(folder / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
     return path
 
@@ -129,7 +129,7 @@ def _set_aside(path: pathlib.Path, manifest: dict[str, Any]) -> None:
     for name in ("report.json", "report.html"):
         one = path.with_name(name)
         if one.exists():
-            with files.storage(path):
+            with atomic.storage(path):
                 one.rename(one.with_stem(f"report-{old['protocol']}-{mark}"))
 
 

@@ -14,7 +14,7 @@ from vidgen.video.decoding import Unreadable
 # Bilinear is scaled with the reduction in swscale, so it is antialiased; the other flags keep
 # chroma at full width, round exactly, and give the same bits on every processor.
 _BILINEAR, _FULL_CHROMA, _EXACT = 0x2, 0x2000 | 0x4000, 0x40000 | 0x80000
-_FILTER = _BILINEAR | _FULL_CHROMA | _EXACT
+FILTER = _BILINEAR | _FULL_CHROMA | _EXACT
 
 
 def scaled(width: int, height: int, size: int | None, aspect: float = 1.0) -> tuple[int, int]:
@@ -76,11 +76,11 @@ def converter(
             plan()
         width, height = first["size"]
         if isinstance(frame, VideoFrame) and _is_yuv(frame):
-            rgb = reformat(frame, width, height, "rgb24", interpolation=_FILTER, threads=1)
+            rgb = reformat(frame, width, height, "rgb24", interpolation=FILTER, threads=1)
             array = rgb.to_ndarray()
         else:
             array = _resize(_opaque(frame, background), width, height)
-        array = _upright(array, info["matrix"])
+        array = upright(array, info["matrix"])
         return centre(array, size) if crop and size is not None else array
 
     return convert
@@ -118,8 +118,8 @@ def _resize(picture: Any, width: int, height: int) -> np.ndarray:
     return np.asarray(picture)
 
 
-def _upright(frame: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
-    """Turns `[H, W, 3]` as the signs `(a, b, c, d)` of a display matrix say.
+def upright(frame: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
+    """Turns `[H, W, C]` as the signs `(a, b, c, d)` of a display matrix say.
 
     A stored point (x, y) is shown at (a x + c y, b x + d y), x to the right and y down.
     """

@@ -5,15 +5,17 @@
     convert = converter(size=64, info=info)
     clip = np.stack([convert(frame) for _, frame in timed])
 
-FFmpeg decodes, through PyAV; Pillow decodes animated WebP, which FFmpeg cannot. The frames are
-those of PyAV or Pillow; `conversion.converter` makes arrays of them.
+FFmpeg decodes, through PyAV, not through imageio, which ignores rotation, edit lists and
+transparency. Pillow decodes animated WebP, which FFmpeg cannot, and AVIF, of whose animations
+FFmpeg takes the cover. The frames are those of PyAV or Pillow; `conversion.converter` makes arrays
+of them.
 """
 
 import functools
 import heapq
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -41,6 +43,7 @@ _BARRED = frozenset(
 # noticed instead of 1 of 40; with `frame.is_corrupt` as well, 9 of 10.
 _STRICT = {"err_detect": "explode"}
 _REORDER = 4  # frames held back to put presentation times in order
+_TICK = 6e-4  # half a millisecond, to which Matroska and WebM round times, and a little
 _BACK = 0.3  # seconds that a time may lie behind another; 8 frames, if that is longer
 
 
@@ -78,7 +81,8 @@ def timed_frames(
       threads: Threads of the decoder.
       max_pixels: A frame of more pixels is refused before it is decoded.
       info: Filled with the fields of `VideoInfo`, and `matrix`, `interlaced`, `alpha`, from the
-        header and the first frame.
+        header and the first frame; of GIF and WebP also with `until`, seconds at which the last
+        frame that was given ends.
 
     Yields:
       Seconds from the start of the file and a PyAV or Pillow frame for `converter`, to be converted
@@ -92,7 +96,7 @@ def timed_frames(
     import av.error
 
     info = {} if info is None else info
-    if _is_webp(file):
+    if _is_for_pillow(file):
         yield from _pillow_frames(file, start, end, max_pixels, info)
         return
     with _open(file) as container:
@@ -124,6 +128,8 @@ def timed_frames(
                 if seconds >= start - 1e-6:
                     if frame.is_corrupt:
                         raise Unreadable("is damaged" + _good(seen - 1, before))
+                    if info["codec"] == "gif" and frame.duration:
+                        info["until"] = _until(seconds + frame.duration * frame.time_base, end)
                     yield seconds, frame
         except _Backwards as error:
             raise Unreadable(f"{error}" + _good(seen, seconds)) from None
@@ -268,14 +274,19 @@ def _in_order(frames: Iterable[Any], fps: float) -> Iterator[tuple[float, Any]]:
         raise failed
 
 
-def _is_webp(file: Path | BinaryIO) -> bool:
+def _until(seconds: float, end: float | None) -> float:
+    return float(seconds if end is None else min(seconds, end))
+
+
+def _is_for_pillow(file: Path | BinaryIO) -> bool:
     if isinstance(file, str | os.PathLike):
         with open(file, "rb") as opened:
             head = opened.read(16)
     else:
         head = file.read(16)
         file.seek(0)
-    return head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    return webp or (head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis"))
 
 
 def _pillow_frames(
@@ -294,7 +305,8 @@ def _pillow_frames(
         for index in range(count):
             image.seek(index)
             image.load()
-            length = image.info.get("duration", 0) / 1000 or 0.1  # browsers show 0 as 100 ms
+            stated = image.info.get("duration", 0) / 1000
+            length = stated or 0.1  # browsers show 0 as 100 ms
             if index == 0:
                 info.update(
                     width=image.width,
@@ -314,6 +326,8 @@ def _pillow_frames(
                 return
             if seconds >= start - 1e-6:
                 frame: Image.Image = image.copy()
+                if image.format == "WEBP" and stated:
+                    info["until"] = _until(seconds + stated, end)
                 yield seconds, frame
             seconds += length
 
@@ -351,16 +365,23 @@ def _too_large(width: int, height: int, limit: int) -> str:
     return f"a frame of {width}x{height} has more pixels than data.limits.pixels={limit}"
 
 
-def resample(timed: Iterable[tuple[float, Any]], fps: float | None) -> Iterator[tuple[float, Any]]:
+def resample(
+    timed: Iterable[tuple[float, Any]], fps: float | None, info: Mapping[str, Any] | None = None
+) -> Iterator[tuple[float, Any]]:
     """Yields the frames nearest to the times `first + n / fps`, or all of them for `fps=None`.
 
     Args:
       timed: `(seconds, frame)` with times that never go back.
       fps: Target frames per second.
+      info: What `timed_frames` fills; None takes each frame as there at its time alone, as training
+        does (another rule would change its clips). Given, a frame of GIF or WebP, whose writers
+        store equal frames in a row as one, lasts up to the next, and times may be rounded to
+        milliseconds: a video comes back whole at the rate at which it was written.
 
     Yields:
       `(seconds, frame)`; a frame comes again where the target is faster than the source. The last
-      time is the last one that is not beyond the last frame of the source.
+      time is the last one that is not beyond the last frame of the source, or where that lasts,
+      the last one whose frame is for the most part before its end.
     """
     if fps is None:
         yield from timed
@@ -371,11 +392,16 @@ def resample(timed: Iterable[tuple[float, Any]], fps: float | None) -> Iterator[
         if origin is None or before is None:
             origin = seconds
         else:
+            if info and "until" in info:
+                before = max(before, seconds - 1 / fps)  # it is there until then
             while origin + number / fps <= (before + seconds) / 2 + 1e-9:  # the earlier of equals
                 yield origin + number / fps, previous
                 number += 1
         before, previous = seconds, frame
     if origin is not None and before is not None:
-        while origin + number / fps <= before + 1e-6:
+        last = before + (1e-6 if info is None else _TICK)
+        if info and "until" in info:
+            last = max(last, info["until"] - 0.5 / fps - 1e-9)
+        while origin + number / fps <= last:
             yield origin + number / fps, previous
             number += 1

@@ -4,6 +4,7 @@ A clip is uint8 `[time, height, width, 3]`, RGB, upright and opaque.
 
     info = probe("walk.mp4")                      # VideoInfo(width=640, height=480, fps=30.0, ...)
     clip = read_video("walk.mp4", size=64)        # uint8 [T, 64, 85, 3]: short side 64
+    clip = read_video("pictures", fps=25.0)       # a folder of numbered pictures
 
 `read_video` decodes in this process and trusts the file. What comes from strangers goes through
 `vidgen.data`, where a bounded child process decodes.
@@ -20,6 +21,7 @@ import numpy as np
 from vidgen.errors import DataError
 from vidgen.video.conversion import converter
 from vidgen.video.decoding import Path, Unreadable, reason, resample, timed_frames
+from vidgen.video.sequences import is_sequence, timed_pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,10 +77,12 @@ def read_video(
     """Decodes a video file.
 
     Args:
-      path: Any video file that PyAV opens, or an animated image.
+      path: Any video file that PyAV opens, an animated image, a TIFF of pages, or a folder of
+        numbered pictures, taken in the order of their numbers (2 before 10).
       size: Length of the shorter side after an antialiased resize that keeps the displayed aspect;
         None keeps the pixels as they are stored.
-      fps: Resample to this rate by nearest presentation time; None keeps every frame.
+      fps: Resample to this rate by nearest presentation time; None keeps every frame. Pictures and
+        pages, which have no times, are taken for frames of this rate, and all of them are kept.
       start: First second wanted.
       end: Seconds at which to stop, exclusive; None for the end of the file.
       background: RGB behind transparent pixels, 0 to 255.
@@ -87,11 +91,18 @@ def read_video(
       uint8 `[T, H, W, 3]`.
 
     Raises:
-      DataError: The file cannot be decoded, or has no frame in `[start, end)`.
+      DataError: The file cannot be decoded, or has no frame in `[start, end)`; or `start` or `end`
+        is given for pictures without `fps`.
     """
+    info: dict[str, Any] = {}
     with _naming(path):
-        info: dict[str, Any] = {}
-        timed = resample(timed_frames(path, start=start, end=end, info=info), fps)
+        if is_sequence(path):
+            if not fps and (start or end is not None):
+                raise Unreadable("pictures have no times; fps, start and end go together")
+            timed = timed_pictures(path, fps or 1.0, info=info)
+            timed = ((t, f) for t, f in timed if t >= start - 1e-6 and (end is None or t < end))
+        else:
+            timed = resample(timed_frames(path, start=start, end=end, info=info), fps, info)
         convert = converter(size=size, background=background, info=info)
         frames = [convert(frame) for _, frame in timed]
         if not frames:

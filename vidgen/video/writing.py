@@ -1,20 +1,37 @@
 """uint8 arrays to video files and pictures, each written whole or not at all.
 
-write_video("copy.mp4", clip, fps=30.0)   # or .gif, .webp, .npz
+write_video("copy.mp4", clip, fps=30.0)                # the suffix chooses the format
+write_video("small.webp", clip, fps=30.0, quality=75)
+write_video("pictures", clip, fps=30.0)                # a folder: 000000.png, 000001.png, ...
 """
 
-import itertools
-import math
 import os
 import pathlib
-from fractions import Fraction
-from typing import Any
+import re
 
 import numpy as np
 
-from vidgen.video.atomic import replacing
+from vidgen.errors import StorageError
+from vidgen.video.atomic import replacing, replacing_folder
 from vidgen.video.decoding import Path
+from vidgen.video.encoding import ENCODERS, check_quality, check_video, encode, encode_png
 from vidgen.video.layout import film_strips
+
+# What a command offers as --format, and the suffix of its files. `png` is a picture of many clips,
+# for `write_grid`; the rest is for `write_video`.
+FORMATS = {
+    "mp4": ".mp4",
+    "webm": ".webm",
+    "mkv": ".mkv",
+    "gif": ".gif",
+    "webp": ".webp",
+    "apng": ".apng",
+    "avif": ".avif",
+    "tiff": ".tiff",
+    "png": ".png",
+    "npz": ".npz",
+    "frames": "",
+}
 
 
 def write_png(path: Path, image: np.ndarray) -> None:
@@ -23,10 +40,7 @@ def write_png(path: Path, image: np.ndarray) -> None:
     Raises:
       StorageError: The file cannot be written.
     """
-    from PIL import Image
-
-    with replacing(path) as temporary:
-        Image.fromarray(np.asarray(image)).save(temporary, "PNG")
+    _write(path, encode_png(image))
 
 
 def write_grid(path: Path, videos: np.ndarray, columns: int = 8) -> None:
@@ -34,82 +48,66 @@ def write_grid(path: Path, videos: np.ndarray, columns: int = 8) -> None:
     write_png(path, film_strips(videos, columns))
 
 
-def write_video(path: Path, video: np.ndarray, fps: float) -> None:
+def write_video(path: Path, video: np.ndarray, fps: float, *, quality: float | None = None) -> None:
     """Writes one clip, atomically; the suffix of `path` chooses the format.
 
+    | suffix  | coded as            | quality               | exact                             |
+    |---------|---------------------|-----------------------|-----------------------------------|
+    | `.mp4`  | H.264, 4:2:0        | crf 51 - quality / 2  | no; odd sides grow by one pixel   |
+    | `.webm` | VP9, 4:2:0          | crf 63 - 0.63 quality | no                                |
+    | `.mkv`  | FFV1                |                       | yes                               |
+    | `.gif`  | 256 colours a frame |                       | no                                |
+    | `.webp` | lossless at 100     | that of libwebp       | at 100, the default               |
+    | `.apng` | PNG                 |                       | yes                               |
+    | `.avif` | AV1, 4:4:4          | that of libavif       | no; off by 3 of 255 levels at 100 |
+    | `.tiff` | pages, `.tif` too   |                       | yes; without `fps`                |
+    | `.npz`  | NumPy's             |                       | yes: arrays `video` and `fps`     |
+    | none    | a folder of PNGs    |                       | yes; without `fps`                |
+
+    MP4 and WebM are in limited-range BT.709 and say so. A folder that is there already is replaced
+    if it holds numbered PNG files alone. GIF, WebP, APNG and AVIF are shown again and again.
+
     Args:
-      path: `.mp4` (H.264 4:2:0, visually lossless; odd sides are padded by one pixel), `.gif`,
-        `.webp` (lossless), or `.npz` (exact: arrays `video` and `fps`).
+      path: Where to write.
       video: uint8 `[T, H, W, 3]`; for `.npz` any number of leading axes.
-      fps: Frames per second. GIF stores hundredths of a second a frame, WebP thousandths; both
-        store equal frames in a row as one that is shown longer.
+      fps: Frames per second, 0.1 to 1000. GIF stores hundredths of a second a frame and at least
+        two of them, WebP, AVIF, MKV and WebM thousandths of a second; their running sum follows
+        `fps`. GIF and WebP store equal frames in a row as one that is shown longer: read them with
+        `read_video(path, fps=fps)` to have all of them.
+      quality: 0 to 100, 100 the best; None is 78 for `.mp4` (crf 12, visually lossless) and `.webm`
+        (crf 14), 90 for `.avif`, and lossless for `.webp`.
 
     Raises:
-      ValueError: The suffix, the shape, the type or the rate is not one of those above.
-      StorageError: The file cannot be written.
+      ValueError: The suffix, the shape, the type or the rate is not one of those above, or the
+        video stands still for longer than the format can say (GIF: 655 s).
+      ConfigError: The format has no quality, or it is not between 0 and 100.
+      StorageError: The file cannot be written, or there is a folder with something else.
     """
     video = np.asarray(video)
     suffix = pathlib.Path(path).suffix.lower()
-    if suffix not in _WRITERS:
-        known = ", ".join(_WRITERS)
-        raise ValueError(f"{os.fspath(path)}: cannot write {suffix or 'no suffix'}; choose {known}")
-    if (
-        video.dtype != np.uint8
-        or video.shape[-1:] != (3,)
-        or (suffix != ".npz" and video.ndim != 4)
-    ):
-        raise ValueError(f"write_video takes uint8 [T, H, W, 3], not {video.dtype} {video.shape}")
-    if not video.size or not (0 < fps < math.inf):
-        raise ValueError(f"cannot write a video of shape {video.shape} at {fps} frames a second")
+    if not suffix:
+        check_video(video, fps)
+        check_quality(suffix, quality)
+        _write_pictures(pathlib.Path(path), video)
+        return
+    if suffix not in ENCODERS:
+        hint = "; a video as PNG is .apng" if suffix == ".png" else ""
+        known = ", ".join(ENCODERS)
+        raise ValueError(f"{os.fspath(path)}: cannot write {suffix}; choose {known}{hint}")
+    _write(path, encode(video, fps, suffix, quality))
+
+
+def _write(path: Path, data: bytes) -> None:
     with replacing(path) as temporary:
-        _WRITERS[suffix](temporary, video, fps)
+        temporary.write_bytes(data)
 
 
-def _write_mp4(path: pathlib.Path, video: np.ndarray, fps: float) -> None:
-    # Not through imageio, which cannot set the quality and leaves 64x64 clips in visible blocks.
-    import av
-
-    height, width = video.shape[1:3]
-    video = np.pad(video, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
-        stream: Any = container.add_stream(
-            "libx264", rate=Fraction(fps).limit_denominator(65535), options={"crf": "12"}
+def _write_pictures(path: pathlib.Path, video: np.ndarray) -> None:
+    if path.is_dir() and not all(re.fullmatch(r"\d+\.png", name) for name in os.listdir(path)):
+        raise StorageError(
+            f"{path} is a folder that holds more than numbered PNG files, and is not replaced",
+            "choose another folder, or a suffix as .mp4 for a file",
         )
-        stream.width, stream.height, stream.pix_fmt = video.shape[2], video.shape[1], "yuv420p"
-        for array in video:
-            frame = av.VideoFrame.from_ndarray(array, format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-
-
-def _write_gif(path: pathlib.Path, video: np.ndarray, fps: float) -> None:
-    lengths = _durations(len(video), 100 / fps, shortest=2)  # viewers slow down below 20 ms
-    _animate(path, video, "GIF", {"duration": [10 * n for n in lengths], "disposal": 1})
-
-
-def _write_webp(path: pathlib.Path, video: np.ndarray, fps: float) -> None:
-    lengths = _durations(len(video), 1000 / fps, shortest=1)
-    _animate(path, video, "WEBP", {"duration": lengths, "lossless": True})
-
-
-def _durations(frames: int, ticks: float, shortest: int) -> list[int]:
-    """Returns whole ticks for each frame, whose running sum follows `ticks` a frame."""
-    ends = [round(n * ticks) for n in range(frames + 1)]
-    return [max(shortest, b - a) for a, b in itertools.pairwise(ends)]
-
-
-def _animate(path: pathlib.Path, video: np.ndarray, kind: str, options: dict[str, Any]) -> None:
-    # Not through imageio, whose writer leaks the file and complains in a destructor when it fails.
-    from PIL import Image
-
-    first, *rest = (Image.fromarray(array) for array in video)
-    with open(path, "wb") as file:
-        first.save(file, kind, save_all=True, append_images=rest, loop=0, **options)
-
-
-def _write_npz(path: pathlib.Path, video: np.ndarray, fps: float) -> None:
-    with open(path, "wb") as file:
-        np.savez_compressed(file, video=video, fps=np.float64(fps))
-
-
-_WRITERS = {".mp4": _write_mp4, ".gif": _write_gif, ".webp": _write_webp, ".npz": _write_npz}
+    with replacing_folder(path) as temporary:
+        for number, image in enumerate(video):
+            (temporary / f"{number:06d}.png").write_bytes(encode_png(image))

@@ -11,10 +11,10 @@ import numpy as np
 
 from vidgen.video.decoding import Unreadable
 
-# Bilinear is scaled with the reduction in swscale, so it is antialiased; the other flags keep
-# chroma at full width, round exactly, and give the same bits on every processor.
-_BILINEAR, _FULL_CHROMA, _EXACT = 0x2, 0x2000 | 0x4000, 0x40000 | 0x80000
-FILTER = _BILINEAR | _FULL_CHROMA | _EXACT
+# Flags of swscale that keep chroma at full width, round exactly, and give the same bits on every
+# processor.
+EXACT = 0x2000 | 0x4000 | 0x40000 | 0x80000
+_FILTER = 0x2 | EXACT  # bilinear is scaled with the reduction in swscale, so it is antialiased
 
 
 def scaled(width: int, height: int, size: int | None, aspect: float = 1.0) -> tuple[int, int]:
@@ -76,7 +76,7 @@ def converter(
             plan()
         width, height = first["size"]
         if isinstance(frame, VideoFrame) and _is_yuv(frame):
-            rgb = reformat(frame, width, height, "rgb24", interpolation=FILTER, threads=1)
+            rgb = reformat(frame, width, height, "rgb24", interpolation=_FILTER, threads=1)
             array = rgb.to_ndarray()
         else:
             array = _resize(_opaque(frame, background), width, height)

@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from vidgen.errors import ConfigError
-from vidgen.video.conversion import FILTER
+from vidgen.video.conversion import EXACT
 
 # Quality, 0 to 100, where none is wished; what is not here has no quality to choose.
 QUALITIES = {".mp4": 78, ".webm": 78, ".webp": 100, ".avif": 90}
+_AREA = 0x20 | EXACT  # means of 2x2 for chroma: 0.3 to 1.7 dB above bilinear on clips of 64x64
 SLOWEST, FASTEST = 0.1, 1000.0  # frames per second; the ticks of most formats are milliseconds
 
 
@@ -139,7 +140,7 @@ def _yuv(
             frame = reformat(
                 av.VideoFrame.from_ndarray(array, format="rgb24"),
                 format="yuv420p",
-                interpolation=FILTER,
+                interpolation=_AREA,
                 dst_colorspace=Colorspace.ITU709,
                 dst_color_range=ColorRange.MPEG,
                 threads=1,
@@ -166,7 +167,8 @@ def _lossless(
 ) -> bytes:
     import imageio.v3 as iio
 
-    with iio.imopen("<bytes>", "w", plugin="pyav", extension=suffix, options=options) as opened:
+    imopen: Any = iio.imopen  # whose annotations are wrong
+    with imopen("<bytes>", "w", plugin="pyav", extension=suffix, options=options) as opened:
         return opened.write(video, codec=codec, fps=fps, out_pixel_format=pixels)
 
 
@@ -179,7 +181,8 @@ def _webp(video: np.ndarray, fps: float, quality: float) -> bytes:
     lengths = _durations(len(video), 1000 / fps, shortest=1)
     how = {"lossless": True} if quality == 100 else {"quality": quality}
     data = _pillow(video, ".webp", duration=lengths, loop=0, **how)
-    return _animated(data, *video.shape[1:3], sum(lengths))
+    _, height, width, _ = video.shape
+    return _animated(data, height, width, sum(lengths))
 
 
 def _avif(video: np.ndarray, fps: float, quality: float) -> bytes:

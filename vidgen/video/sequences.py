@@ -99,8 +99,9 @@ def _pictures(name: str, data: bytes) -> Iterator[np.ndarray]:
     """Yields the pictures in a file as uint8 `[H, W, 1 or 4]`."""
     import imageio.v3 as iio
 
+    imopen: Any = iio.imopen  # whose annotations are wrong
     try:
-        with iio.imopen(data, "r", plugin="pillow") as opened:
+        with imopen(data, "r", plugin="pillow") as opened:
             for page in range(opened.properties(index=...).n_images or 1):
                 kind = opened.properties(index=page).dtype
                 if kind == np.uint16:

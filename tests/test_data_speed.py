@@ -15,7 +15,7 @@ from PIL import Image
 from vidgen.data.listing import list_source
 from vidgen.data.packing import write_pack
 from vidgen.data.stream import Clips
-from vidgen.video import files
+from vidgen.video import writing
 
 pytestmark = pytest.mark.benchmark
 SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
     for n in range(24):
         wave = [np.sin((x + 3 * t * n) / 20) * np.cos(y / 15) for t in range(60)]
         video = np.stack([(127 + 120 * w).astype(np.uint8) for w in wave])
-        files.write_video(root / f"{n}.mp4", video[..., None].repeat(3, -1), fps=25)
+        writing.write_video(root / f"{n}.mp4", video[..., None].repeat(3, -1), fps=25)
     return root
 
 

@@ -22,7 +22,7 @@ from vidgen.data import workers
 from vidgen.data.decoder import Limits, array_clips, strip_shape
 from vidgen.data.workers import Worker, each, request
 from vidgen.errors import DataError
-from vidgen.video import files
+from vidgen.video import reading, writing
 from vidgen.video.containers import missing, starts_like_video
 from vidgen.video.decoding import Unreadable
 
@@ -43,7 +43,7 @@ def video(tmp_path_factory):
     rng = np.random.default_rng(0)
     array = rng.integers(0, 256, (10, 24, 40, 3), np.uint8)
     path = tmp_path_factory.mktemp("video") / "a.webp"
-    files.write_video(path, array, fps=10)
+    writing.write_video(path, array, fps=10)
     return path, array
 
 
@@ -75,7 +75,7 @@ def test_settings_are_those_of_read_video(worker, video):
     path, _ = video
     settings = {"size": 12, "fps": 4.0, "start": 0.25, "end": 0.85}
     frames, _ = decode(worker, path, crop=True, **settings)
-    wanted = files.read_video(path, **settings)
+    wanted = reading.read_video(path, **settings)
     assert frames.shape == (len(wanted), 12, 12, 3)
     assert (frames == wanted[:, :, 4:16]).all()
 
@@ -147,7 +147,7 @@ def test_an_interrupted_start_leaves_no_answer_behind(tmp_path, video, monkeypat
     monkeypatch.setattr(workers, "_header", header)
     other = np.zeros((3, 24, 40, 3), np.uint8)
     other[:] = np.arange(3, dtype=np.uint8)[:, None, None, None] * 90
-    files.write_video(tmp_path / "b.webp", other, fps=10)
+    writing.write_video(tmp_path / "b.webp", other, fps=10)
     with Worker(Limits()) as worker:
         with pytest.raises(KeyboardInterrupt):
             decode(worker, video[0])
@@ -158,7 +158,7 @@ def test_an_interrupted_start_leaves_no_answer_behind(tmp_path, video, monkeypat
 
 def test_an_answer_that_is_neither_replaces_the_worker(tmp_path, video, monkeypatch):
     other = video[1][:3, :16, :16]
-    files.write_video(tmp_path / "b.webp", other, fps=10)
+    writing.write_video(tmp_path / "b.webp", other, fps=10)
     with Worker(Limits()) as worker:
         decode(worker, video[0])
         with monkeypatch.context() as patch:
@@ -343,7 +343,7 @@ def test_a_change_of_the_frame_size_is_refused(worker, tmp_path):
 
 def test_the_good_part_of_a_damaged_file_can_be_cut_out(worker, tmp_path):
     array = np.random.default_rng(0).integers(0, 256, (60, 64, 64, 3), np.uint8)
-    files.write_video(tmp_path / "a.mp4", array, fps=25)
+    writing.write_video(tmp_path / "a.mp4", array, fps=25)
     whole, _ = decode(worker, tmp_path / "a.mp4")
     data, seen = (tmp_path / "a.mp4").read_bytes(), 0
     for at in np.linspace(len(data) // 2, len(data) - 5000, 6).astype(int):

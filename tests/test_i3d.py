@@ -12,7 +12,7 @@ import pytest
 
 from vidgen.errors import DataError
 from vidgen.metrics import i3d, i3d_weights
-from vidgen.video import files
+from vidgen.video import reading
 
 CRICKET = 227  # "playing cricket" in the order of the Kinetics-400 classes
 
@@ -79,7 +79,7 @@ def _logits():
 def test_cricket_is_seen(real_data):
     """The clip of I3D's own release, all 32 frames of a window of it."""
     for path in sorted((real_data / "natural128" / "cricket").iterdir()):
-        clip = jnp.asarray(files.read_video(path))[None].astype(jnp.float32) / 127.5 - 1
+        clip = jnp.asarray(reading.read_video(path))[None].astype(jnp.float32) / 127.5 - 1
         clip = jax.image.resize(clip, (1, 32, 224, 224, 3), "bilinear", antialias=False)
         shares = jax.nn.softmax(_logits()(i3d_weights.load(), clip))[0]
         assert shares.argmax() == CRICKET and shares[CRICKET] > 0.95

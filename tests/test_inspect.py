@@ -14,7 +14,7 @@ from vidgen.data.inspect import inspect, lines, show, write_contact_sheet
 from vidgen.data.listing import list_source
 from vidgen.data.packing import write_pack
 from vidgen.errors import DataError
-from vidgen.video import files
+from vidgen.video import writing
 
 SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
 
@@ -32,7 +32,7 @@ def folder(tmp_path):
     for n, (name, frames) in enumerate((("walk/a", 12), ("walk/b", 20), ("wave/c", 3))):
         array = np.full((frames, 16, 24, 3), 60 * (n + 1), np.uint8)
         array += np.arange(frames, dtype=np.uint8)[:, None, None, None]
-        files.write_video(root / f"{name}.webp", array, fps=10)
+        writing.write_video(root / f"{name}.webp", array, fps=10)
     (root / "walk" / "bad.mp4").write_text("no video\n" * 20)
     (root / "notes.txt").write_text("no video")
     return root
@@ -90,7 +90,7 @@ def test_the_contact_sheet_has_a_row_a_clip(folder, tmp_path):
 def test_long_clips_and_many_clips_keep_few_pictures(tmp_path, monkeypatch):
     array = np.arange(200, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 3), np.uint8)
     for n in range(3):
-        files.write_video(tmp_path / f"{n}.webp", array, fps=10)
+        writing.write_video(tmp_path / f"{n}.webp", array, fps=10)
     monkeypatch.setattr(inspection, "_ROWS", 2)
     report = inspect(tmp_path, thumbnail=8)
     assert [len(c.thumbnails) for c in report.clips] == [8, 0, 8]
@@ -99,7 +99,7 @@ def test_long_clips_and_many_clips_keep_few_pictures(tmp_path, monkeypatch):
 
 
 def test_odd_clips_are_told(tmp_path):
-    files.write_video(tmp_path / "one.gif", np.zeros((1, 64, 64, 3), np.uint8), fps=10)
+    writing.write_video(tmp_path / "one.gif", np.zeros((1, 64, 64, 3), np.uint8), fps=10)
     with av.open(str(tmp_path / "fields.mkv"), "w") as container:
         stream = container.add_stream("mpeg2video", rate=25, options={"flags": "+ilme+ildct"})
         stream.width = stream.height = 64

@@ -22,8 +22,8 @@ from vidgen.data.pack import Pack, open_store
 from vidgen.data.packing import write_pack
 from vidgen.data.toy import ToySource
 from vidgen.errors import ConfigError, DataError, StorageError
-from vidgen.video import files
-from vidgen.video.decoding import centre
+from vidgen.video import reading, writing
+from vidgen.video.conversion import centre
 
 ROOT = pathlib.Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -43,7 +43,7 @@ def folder(tmp_path):
     rng = np.random.default_rng(0)
     for n, name in enumerate(("walk/a", "walk/b", "wave/c")):
         array = rng.integers(0, 256, (6 + n, 24, 40, 3), np.uint8)
-        files.write_video(root / f"{name}.webp", array, fps=10)
+        writing.write_video(root / f"{name}.webp", array, fps=10)
     (root / "walk" / "bad.mp4").write_text("no video\n" * 20)
     return root
 
@@ -67,7 +67,7 @@ def test_a_pack_holds_what_a_reader_decodes(folder, cache):
     assert store.labels.dtype == np.int32 and store.lengths.dtype == np.int64
     assert store.fps == pytest.approx(10)
     for n, name in enumerate(store.names):
-        wanted = files.read_video(folder / name, size=16)
+        wanted = reading.read_video(folder / name, size=16)
         left = (wanted.shape[2] - 16) // 2
         assert (store[n] == wanted[:, :, left : left + 16]).all()
         assert not store[n].flags.writeable
@@ -76,7 +76,7 @@ def test_a_pack_holds_what_a_reader_decodes(folder, cache):
 def test_settings_reach_the_decoder(folder, cache):
     store = store_of(folder, cache, crop="random", fps=5.0)
     for n, name in enumerate(store.names):
-        wanted = files.read_video(folder / name, size=16, fps=5.0)
+        wanted = reading.read_video(folder / name, size=16, fps=5.0)
         assert wanted.shape[2] == 27 and (store[n] == wanted).all()
     assert store.fps == 5.0
 
@@ -135,10 +135,10 @@ def test_limits_skip_by_name(folder, cache):
 def test_a_clip_refused_half_way_leaves_nothing(folder, cache):
     # At this size a chunk of six frames is written before the eighth is too many. The first and
     # the last clip to be decoded are refused: they are the largest and the smallest file.
-    files.write_video(folder / "wave" / "d.mp4", np.zeros((8, 24, 40, 3), np.uint8), fps=10)
+    writing.write_video(folder / "wave" / "d.mp4", np.zeros((8, 24, 40, 3), np.uint8), fps=10)
     store = store_of(folder, cache, size=256, limits=Limits(frames=7))
     for n, name in enumerate(("walk/a.webp", "walk/b.webp")):
-        wanted = centre(files.read_video(folder / name, size=256), 256)
+        wanted = centre(reading.read_video(folder / name, size=256), 256)
         assert (store[n] == wanted).all()
     size = sum(path.stat().st_size for path in store.path.glob("frames-*"))
     assert size == (6 + 7) * 256 * 256 * 3

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidgen.data.listing import UNLABELLED, list_source, natural, open_source
+from vidgen.data.listing import UNLABELLED, list_source, open_source
 from vidgen.data.pack import open_store
 from vidgen.data.toy import ToySource
 from vidgen.errors import ConfigError, DataError
-from vidgen.video import files
+from vidgen.video import writing
+from vidgen.video.sequences import natural
 
 SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
 
@@ -37,7 +38,7 @@ def noise(seed, count=5, height=16, width=20):
 def put(path, seed=0, **shape):
     """Writes a lossless clip and returns its frames."""
     array = noise(seed, **shape)
-    files.write_video(path, array, fps=10)
+    writing.write_video(path, array, fps=10)
     return array
 
 

@@ -9,8 +9,8 @@ __version__ = "0.1.0"
 _LAZY = {
     "load": "vidgen.sampling",
     "Sampler": "vidgen.sampling",
-    "read_video": "vidgen.video.files",
-    "write_video": "vidgen.video.files",
+    "read_video": "vidgen.video.reading",
+    "write_video": "vidgen.video.writing",
 }
 __all__ = ["Sampler", "__version__", "load", "read_video", "write_video"]
 

@@ -14,7 +14,7 @@ from vidgen.data.decoder import Limits
 from vidgen.data.pack import open_store
 from vidgen.data.workers import Worker
 from vidgen.errors import DataError
-from vidgen.video import files
+from vidgen.video import writing
 
 SECONDS = 10.0
 CLIPS = 6
@@ -31,7 +31,7 @@ def clips(tmp_path):
         name = f"clip-{n}.webp"
         made[name] = rng.integers(0, 256, (8, 16, 16, 3), np.uint8)
         (tmp_path / "clips").mkdir(exist_ok=True)
-        files.write_video(tmp_path / "clips" / name, made[name], fps=10)
+        writing.write_video(tmp_path / "clips" / name, made[name], fps=10)
     return tmp_path / "clips", made
 
 

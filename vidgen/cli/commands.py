@@ -99,7 +99,7 @@ def launch(options: argparse.Namespace) -> int:
 def sample(options: argparse.Namespace) -> None:
     """Writes videos or images, or a grid of them."""
     from vidgen.run import logs
-    from vidgen.video import files
+    from vidgen.video import writing
 
     compilation_cache()
     import vidgen
@@ -120,16 +120,16 @@ def sample(options: argparse.Namespace) -> None:
     if kind == "png":
         if frames == 1:  # images
             for seed, video in zip(seeds, videos, strict=True):
-                files.write_png(out / f"seed-{seed:06d}.png", video[0])
-        files.write_grid(out / "grid.png", videos)
+                writing.write_png(out / f"seed-{seed:06d}.png", video[0])
+        writing.write_grid(out / "grid.png", videos)
         print(out / "grid.png")
     elif kind == "npz":
-        files.write_video(out / "videos.npz", videos, fps)
+        writing.write_video(out / "videos.npz", videos, fps)
         print(out / "videos.npz")
     else:
         for seed, video in zip(seeds, videos, strict=True):
             path = out / f"seed-{seed:06d}.{kind}"
-            files.write_video(path, video, fps)
+            writing.write_video(path, video, fps)
             print(path)
     logs.say(f"{len(seeds)} videos of {frames} frames from step {sampler.step}")
 
@@ -142,7 +142,7 @@ def reconstruct(options: argparse.Namespace) -> None:
     from vidgen import sampling
     from vidgen.run import artifacts, logs
     from vidgen.runtime.checkpoint import Checkpoints
-    from vidgen.video import files
+    from vidgen.video import writing
 
     if options.clips < 1:
         raise ConfigError(f"--clips={options.clips}", "at least 1")
@@ -159,7 +159,7 @@ def reconstruct(options: argparse.Namespace) -> None:
     real = batch["video"]
     made = sampler.decode(sampler.encode(real, names), real.shape[1])
     pairs = np.stack([real, made], 1)
-    files.write_grid(options.out, pairs.reshape(-1, *real.shape[1:]))
+    writing.write_grid(options.out, pairs.reshape(-1, *real.shape[1:]))
     print(options.out)
     error = np.diff(pairs.astype(np.float64), axis=1).reshape(len(real), -1)
     psnr = 10 * np.log10(255**2 / np.maximum(np.mean(error**2, 1), 1e-9))
@@ -255,12 +255,12 @@ def evaluate(options: argparse.Namespace) -> None:
 def compare(options: argparse.Namespace) -> None:
     """Prints reports side by side, and draws them."""
     from vidgen.evaluation import report
-    from vidgen.video import files
+    from vidgen.video import atomic
 
     names, reports = report.compare([pathlib.Path(p) for p in options.reports])
     print(report.table(names, reports))
     if options.plot:
-        with files.replacing(options.plot) as temporary:
+        with atomic.replacing(options.plot) as temporary:
             temporary.write_text(report.plot(names, reports), encoding="utf-8")
         print(options.plot, file=sys.stderr)
 

@@ -35,7 +35,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from vidgen.video.containers import missing
-from vidgen.video.decoding import Unreadable, converter, open_image, reason, resample, timed_frames
+from vidgen.video.conversion import converter
+from vidgen.video.decoding import Unreadable, open_image, reason, resample, timed_frames
 
 _CHUNK = 1 << 20  # bytes of frames that travel together
 _HEADER = 10_000  # bytes of an .npy header, as NumPy bounds them, but before they are read
@@ -78,7 +79,7 @@ def decode(request: dict[str, Any], info: dict[str, Any]) -> Iterator[tuple[floa
       info: Filled with what is known of the file after the first frame.
 
     Raises:
-      Unreadable, OSError, MemoryError, ValueError: The file is of no use; see `frames.reason`.
+      Unreadable, OSError, MemoryError, ValueError: The file is of no use; see `decoding.reason`.
     """
     ref, limits = request["ref"], Limits(**request["limits"])
     timed = _READERS[ref["kind"]](ref, request, limits, info)

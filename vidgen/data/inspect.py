@@ -21,8 +21,9 @@ from vidgen.data.pack import Pack
 from vidgen.data.stream import windows
 from vidgen.data.workers import Worker, each, frame_rate, request
 from vidgen.errors import DataError
-from vidgen.video.decoding import centre
-from vidgen.video.files import film_strips, write_png
+from vidgen.video.conversion import centre
+from vidgen.video.layout import film_strips
+from vidgen.video.writing import write_png
 
 Path = str | os.PathLike[str]
 _SHOWN, _ROWS = 8, 32  # frames of a clip, and clips, on the contact sheet
@@ -165,7 +166,7 @@ def _counted(
 
 
 def _length(clip: ClipReport, fps: float | None) -> int:
-    """Returns the frames of a clip, resampled to `fps` as `frames.resample` does."""
+    """Returns the frames of a clip, resampled to `fps` as `decoding.resample` does."""
     if fps is None or not clip.fps:
         return clip.frames
     return int((clip.seconds - 1 / clip.fps) * fps + 1e-6) + 1

@@ -31,6 +31,7 @@ from vidgen.data.workers import Worker, frame_rate, request
 from vidgen.errors import ConfigError, DataError
 from vidgen.video.containers import starts_like_video
 from vidgen.video.decoding import Unreadable, reason
+from vidgen.video.sequences import natural
 
 UNLABELLED = "(none)"  # the class of a clip without a label where other clips have one
 _LABELS = 1 << 26  # bytes of the labels in an .npz: 64 characters each for 260,000 clips
@@ -516,14 +517,3 @@ def _seconds(text: str | None, field: str, line: int) -> float | None:
     if not 0 <= value < float("inf"):
         raise Unreadable(f"line {line}: {field}={text!r} is no number of seconds")
     return value
-
-
-def natural(name: str) -> tuple[list[Any], str]:
-    """Returns a sorting key under which frame2 comes before frame10."""
-    key: list[Any] = [""]
-    for char in name:
-        digit = char.isascii() and char.isdigit()
-        if digit != isinstance(key[-1], int):
-            key.append(0 if digit else "")
-        key[-1] = key[-1] * 10 + int(char) if digit else key[-1] + char
-    return key, name

@@ -30,8 +30,8 @@ from vidgen.data.pack import (
 )
 from vidgen.data.workers import Worker, each, frame_rate, request
 from vidgen.errors import DataError, StorageError
+from vidgen.video.atomic import storage
 from vidgen.video.decoding import Unreadable
-from vidgen.video.files import storage
 
 
 def write_pack(

@@ -131,7 +131,7 @@ class Worker:
           sink: Called in order with uint8 `[n, H, W, 3]`, read-only.
 
         Returns:
-          What is known of the file (see `frames.timed_frames`), and `times`, its frames' seconds.
+          What is known of the file (see `decoding.timed_frames`), and `times`, its frames' seconds.
 
         Raises:
           Unreadable: The file cannot be decoded within the limits; the message says why. `sink` may

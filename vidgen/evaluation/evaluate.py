@@ -27,7 +27,7 @@ from vidgen.data.stream import Clips, windows
 from vidgen.errors import ConfigError, DataError
 from vidgen.metrics import degradations, features, measures, toy
 from vidgen.runtime.checkpoint import Checkpoints
-from vidgen.video import files
+from vidgen.video import atomic
 
 # Raise a version when what a protocol computes changes: reports of another do not compare.
 PROTOCOLS: dict[str, dict[str, Any]] = {
@@ -372,6 +372,6 @@ def _kept(key: dict[str, Any], compute: Callable[[], dict[str, np.ndarray]]):
         with contextlib.suppress(Exception), path.open("rb") as file:
             return dict(np.load(file, allow_pickle=False))
     found = compute()
-    with files.replacing(path) as temporary, temporary.open("wb") as file:
+    with atomic.replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **found)  # pyright: ignore[reportArgumentType]
     return found

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import html
-import io
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,8 @@ import numpy as np
 
 from vidgen.errors import ConfigError, DataError
 from vidgen.evaluation.evaluate import Result
-from vidgen.video import files
+from vidgen.video import atomic
+from vidgen.video.encoding import encode
 
 FORMAT = "vidgen-report-1"
 # What a figure is, in a few words, and which way is good: "-" low, "+" high, "1" near one,
@@ -112,7 +112,7 @@ def write(result: Result, folder: pathlib.Path) -> pathlib.Path:
         ("report.json", json.dumps(data, indent=1) + "\n"),
         ("report.html", page),
     ):
-        with files.replacing(folder / name) as temporary:
+        with atomic.replacing(folder / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
     return path
 
@@ -129,7 +129,7 @@ def _set_aside(path: pathlib.Path, manifest: dict[str, Any]) -> None:
     for name in ("report.json", "report.html"):
         one = path.with_name(name)
         if one.exists():
-            with files.storage(path):
+            with atomic.storage(path):
                 one.rename(one.with_stem(f"report-{old['protocol']}-{mark}"))
 
 
@@ -323,10 +323,5 @@ def _distribution(real: np.ndarray, measured: np.ndarray) -> str:
 
 def _animation(video: np.ndarray, fps: float) -> str:
     """Returns uint8 `[T, H, W, 3]` as the URL of an animated WebP."""
-    from PIL import Image
-
-    data = io.BytesIO()
-    first, *rest = (Image.fromarray(frame) for frame in video)
-    length = max(round(1000 / fps), 20)
-    first.save(data, "WEBP", save_all=True, append_images=rest, duration=length, loop=0, quality=80)
-    return "data:image/webp;base64," + base64.b64encode(data.getvalue()).decode()
+    data = encode(video, fps, ".webp", quality=80)
+    return "data:image/webp;base64," + base64.b64encode(data).decode()

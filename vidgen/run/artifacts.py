@@ -21,7 +21,7 @@ from vidgen.data.stream import Clips
 from vidgen.errors import ConfigError, DataError
 from vidgen.run import logs, watch
 from vidgen.runtime.checkpoint import Checkpoints
-from vidgen.video import files
+from vidgen.video import atomic, layout, writing
 
 _LOG = logging.getLogger("vidgen")
 
@@ -156,11 +156,11 @@ def write_samples(
     """Writes sample videos, always of the same seeds, as MP4, PNG and to TensorBoard."""
     frames = min(config.sampling.frames, sampler.limit or config.sampling.frames)
     videos = sampler.sample(range(config.sampling.clips), frames)
-    grid = files.grid(videos)
+    grid = layout.grid(videos)
     log.video(sampler.step, "samples", grid, sampler.fps)
-    files.write_video(sample_path(workdir, sampler.step, ".mp4"), grid, fps=sampler.fps)
+    writing.write_video(sample_path(workdir, sampler.step, ".mp4"), grid, fps=sampler.fps)
     # Last: a mark that all is written.
-    files.write_grid(sample_path(workdir, sampler.step, ".png"), videos)
+    writing.write_grid(sample_path(workdir, sampler.step, ".png"), videos)
 
 
 def figures(sampler: sampling.Sampler, clips: Clips) -> dict[str, float]:
@@ -212,7 +212,7 @@ class Best:
         """
         if step not in checkpoints.steps():  # there was no space for it
             return
-        with files.storage(self._folder):
+        with atomic.storage(self._folder):
             checkpoints.link(step, self._folder)
             logs.write_json(self._note, {"step": step, **found})
             for old in Checkpoints(self._folder).steps():

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import io
 import json
 import math
 import os
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from vidgen.errors import StorageError
+from vidgen.video.encoding import encode
 
 
 def write_json(path: pathlib.Path, data: dict[str, Any]) -> None:
@@ -105,24 +105,16 @@ class RunLog:
           frames: uint8 `[T, H, W, 3]`.
           fps: Frames per second.
         """
-        from PIL import Image
         from tensorboardX.proto import summary_pb2
 
         protocol: Any = summary_pb2  # its names are made at run time
         writer: Any = self.events.file_writer
-        pictures = [Image.fromarray(frame) for frame in frames]
-        data = io.BytesIO()
-        pictures[0].save(
-            data,
-            "GIF",
-            save_all=True,
-            append_images=pictures[1:],
-            duration=max(round(1000 / fps), 20),
-            loop=0,
-        )
         height, width = frames.shape[1:3]
         image = protocol.Summary.Image(
-            height=height, width=width, colorspace=3, encoded_image_string=data.getvalue()
+            height=height,
+            width=width,
+            colorspace=3,
+            encoded_image_string=encode(frames, fps, ".gif"),
         )
         value = protocol.Summary.Value(tag=name, image=image)
         writer.add_summary(protocol.Summary(value=[value]), step)

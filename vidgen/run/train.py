@@ -21,7 +21,7 @@ from vidgen.run.signals import Signals
 from vidgen.runtime import placement as parallel
 from vidgen.runtime.checkpoint import Checkpoints, FullDisk
 from vidgen.training import nonfinite
-from vidgen.video import files
+from vidgen.video import atomic
 
 ROW = 3  # steps that may be skipped one after another
 
@@ -87,7 +87,7 @@ def train(
     """
     methods.validate(config)
     workdir = pathlib.Path(workdir)
-    with files.storage(workdir):
+    with atomic.storage(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     if methods.is_fitted(config.method):
         return fit.fit(config, workdir, command)

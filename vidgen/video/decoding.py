@@ -1,20 +1,21 @@
-"""From a video file to upright RGB frames with their times: what every reader of files shares.
+"""From a video file to frames with their times: what every reader of files shares.
 
     info = {}
     timed = resample(timed_frames("walk.mp4", info=info), fps=12)
     convert = converter(size=64, info=info)
     clip = np.stack([convert(frame) for _, frame in timed])
 
-FFmpeg decodes, through PyAV; Pillow decodes animated WebP, which FFmpeg cannot. Rotation metadata
-is obeyed, pixels that are not square are made so by the resize, transparency is laid over a
-background, grey and palettes become RGB.
+FFmpeg decodes, through PyAV, not through imageio, which ignores rotation, edit lists and
+transparency. Pillow decodes animated WebP, which FFmpeg cannot, and AVIF, of whose animations
+FFmpeg takes the cover. The frames are those of PyAV or Pillow; `conversion.converter` makes arrays
+of them.
 """
 
 import functools
 import heapq
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -42,11 +43,8 @@ _BARRED = frozenset(
 # noticed instead of 1 of 40; with `frame.is_corrupt` as well, 9 of 10.
 _STRICT = {"err_detect": "explode"}
 _REORDER = 4  # frames held back to put presentation times in order
+_TICK = 6e-4  # half a millisecond, to which Matroska and WebM round times, and a little
 _BACK = 0.3  # seconds that a time may lie behind another; 8 frames, if that is longer
-# Bilinear is scaled with the reduction in swscale, so it is antialiased; the other flags keep
-# chroma at full width, round exactly, and give the same bits on every processor.
-_BILINEAR, _FULL_CHROMA, _EXACT = 0x2, 0x2000 | 0x4000, 0x40000 | 0x80000
-_FILTER = _BILINEAR | _FULL_CHROMA | _EXACT
 
 
 class Unreadable(Exception):
@@ -83,7 +81,8 @@ def timed_frames(
       threads: Threads of the decoder.
       max_pixels: A frame of more pixels is refused before it is decoded.
       info: Filled with the fields of `VideoInfo`, and `matrix`, `interlaced`, `alpha`, from the
-        header and the first frame.
+        header and the first frame; of GIF and WebP also with `until`, seconds at which the last
+        frame that was given ends.
 
     Yields:
       Seconds from the start of the file and a PyAV or Pillow frame for `converter`, to be converted
@@ -97,7 +96,7 @@ def timed_frames(
     import av.error
 
     info = {} if info is None else info
-    if _is_webp(file):
+    if _is_for_pillow(file):
         yield from _pillow_frames(file, start, end, max_pixels, info)
         return
     with _open(file) as container:
@@ -129,6 +128,8 @@ def timed_frames(
                 if seconds >= start - 1e-6:
                     if frame.is_corrupt:
                         raise Unreadable("is damaged" + _good(seen - 1, before))
+                    if info["codec"] == "gif" and frame.duration:
+                        info["until"] = _until(seconds + frame.duration * frame.time_base, end)
                     yield seconds, frame
         except _Backwards as error:
             raise Unreadable(f"{error}" + _good(seen, seconds)) from None
@@ -273,14 +274,19 @@ def _in_order(frames: Iterable[Any], fps: float) -> Iterator[tuple[float, Any]]:
         raise failed
 
 
-def _is_webp(file: Path | BinaryIO) -> bool:
+def _until(seconds: float, end: float | None) -> float:
+    return float(seconds if end is None else min(seconds, end))
+
+
+def _is_for_pillow(file: Path | BinaryIO) -> bool:
     if isinstance(file, str | os.PathLike):
         with open(file, "rb") as opened:
             head = opened.read(16)
     else:
         head = file.read(16)
         file.seek(0)
-    return head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    return webp or (head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis"))
 
 
 def _pillow_frames(
@@ -299,7 +305,8 @@ def _pillow_frames(
         for index in range(count):
             image.seek(index)
             image.load()
-            length = image.info.get("duration", 0) / 1000 or 0.1  # browsers show 0 as 100 ms
+            stated = image.info.get("duration", 0) / 1000
+            length = stated or 0.1  # browsers show 0 as 100 ms
             if index == 0:
                 info.update(
                     width=image.width,
@@ -319,6 +326,8 @@ def _pillow_frames(
                 return
             if seconds >= start - 1e-6:
                 frame: Image.Image = image.copy()
+                if image.format == "WEBP" and stated:
+                    info["until"] = _until(seconds + stated, end)
                 yield seconds, frame
             seconds += length
 
@@ -356,16 +365,23 @@ def _too_large(width: int, height: int, limit: int) -> str:
     return f"a frame of {width}x{height} has more pixels than data.limits.pixels={limit}"
 
 
-def resample(timed: Iterable[tuple[float, Any]], fps: float | None) -> Iterator[tuple[float, Any]]:
+def resample(
+    timed: Iterable[tuple[float, Any]], fps: float | None, info: Mapping[str, Any] | None = None
+) -> Iterator[tuple[float, Any]]:
     """Yields the frames nearest to the times `first + n / fps`, or all of them for `fps=None`.
 
     Args:
       timed: `(seconds, frame)` with times that never go back.
       fps: Target frames per second.
+      info: What `timed_frames` fills; None takes each frame as there at its time alone, as training
+        does (another rule would change its clips). Given, a frame of GIF or WebP, whose writers
+        store equal frames in a row as one, lasts up to the next, and times may be rounded to
+        milliseconds: a video comes back whole at the rate at which it was written.
 
     Yields:
       `(seconds, frame)`; a frame comes again where the target is faster than the source. The last
-      time is the last one that is not beyond the last frame of the source.
+      time is the last one that is not beyond the last frame of the source, or where that lasts,
+      the last one whose frame is for the most part before its end.
     """
     if fps is None:
         yield from timed
@@ -376,131 +392,16 @@ def resample(timed: Iterable[tuple[float, Any]], fps: float | None) -> Iterator[
         if origin is None or before is None:
             origin = seconds
         else:
+            if info and "until" in info:
+                before = max(before, seconds - 1 / fps)  # it is there until then
             while origin + number / fps <= (before + seconds) / 2 + 1e-9:  # the earlier of equals
                 yield origin + number / fps, previous
                 number += 1
         before, previous = seconds, frame
     if origin is not None and before is not None:
-        while origin + number / fps <= before + 1e-6:
+        last = before + (1e-6 if info is None else _TICK)
+        if info and "until" in info:
+            last = max(last, info["until"] - 0.5 / fps - 1e-9)
+        while origin + number / fps <= last:
             yield origin + number / fps, previous
             number += 1
-
-
-def scaled(width: int, height: int, size: int | None, aspect: float = 1.0) -> tuple[int, int]:
-    """Returns `(width, height)` with the shorter side at `size` and the displayed aspect kept.
-
-    Args:
-      width: Stored pixels across.
-      height: Stored pixels down.
-      size: Length of the shorter side; None keeps the stored pixels.
-      aspect: Width of a stored pixel over its height.
-    """
-    if size is None:
-        return width, height
-    shown = width * aspect
-    if shown <= height:
-        return size, max(size, round(size * height / shown))
-    return max(size, round(size * shown / height)), size
-
-
-def converter(
-    *,
-    size: int | None = None,
-    crop: bool = False,
-    background: tuple[int, int, int] = (0, 0, 0),
-    max_pixels: int | None = None,
-    info: dict[str, Any],
-) -> Callable[[Any], np.ndarray]:
-    """Returns a function from a frame of `timed_frames` to uint8 `[H, W, 3]`, all of one size.
-
-    YUV frames are resized and converted in one pass of swscale, the rest (RGB, grey, palette,
-    transparent) by Pillow, both with an antialiased triangle filter.
-
-    Args:
-      size: Length of the shorter side; None keeps the stored size.
-      crop: Whether to cut the centre square of `size`.
-      background: RGB behind transparent pixels.
-      max_pixels: A resized frame with more pixels is refused.
-      info: The dict that `timed_frames` fills.
-    """
-    from av.video.frame import VideoFrame
-    from av.video.reformatter import VideoReformatter
-
-    reformat = VideoReformatter().reformat
-    first: dict[str, Any] = {}
-
-    def plan() -> None:
-        stored = info["width"], info["height"]
-        width, height = scaled(*stored, size, info["pixel_aspect"])
-        if max_pixels is not None and width * height > max_pixels:
-            raise Unreadable(
-                f"resized to {width}x{height}, a frame has more pixels than "
-                f"data.limits.pixels={max_pixels}"
-            )
-        turned = bool(info["matrix"][1])
-        first.update(size=(height, width) if turned else (width, height))
-
-    def convert(frame: Any) -> np.ndarray:
-        if not first:
-            plan()
-        width, height = first["size"]
-        if isinstance(frame, VideoFrame) and _is_yuv(frame):
-            rgb = reformat(frame, width, height, "rgb24", interpolation=_FILTER, threads=1)
-            array = rgb.to_ndarray()
-        else:
-            array = _resize(_opaque(frame, background), width, height)
-        array = _upright(array, info["matrix"])
-        return centre(array, size) if crop and size is not None else array
-
-    return convert
-
-
-def _is_yuv(frame: Any) -> bool:
-    parts = frame.format.components
-    return len(parts) >= 3 and not frame.format.is_rgb and not any(c.is_alpha for c in parts)
-
-
-def _opaque(frame: Any, background: tuple[int, int, int]) -> Any:
-    """Returns an RGB Pillow picture of a PyAV frame, a Pillow picture or a uint8 array."""
-    from PIL import Image
-
-    if isinstance(frame, np.ndarray):
-        picture = Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame)
-    elif isinstance(frame, Image.Image):
-        picture = frame
-    else:
-        alpha = frame.format.has_palette or any(c.is_alpha for c in frame.format.components)
-        picture = Image.fromarray(frame.to_ndarray(format="rgba" if alpha else "rgb24", threads=1))
-    if picture.mode.startswith("I"):  # 16 bit grey, which Pillow would clip at 255
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    if picture.has_transparency_data:
-        below = Image.new("RGBA", picture.size, (*background, 255))
-        picture = Image.alpha_composite(below, picture.convert("RGBA"))
-    return picture.convert("RGB")
-
-
-def _resize(picture: Any, width: int, height: int) -> np.ndarray:
-    from PIL import Image
-
-    if picture.size != (width, height):
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(picture)
-
-
-def _upright(frame: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
-    """Turns `[H, W, 3]` as the signs `(a, b, c, d)` of a display matrix say.
-
-    A stored point (x, y) is shown at (a x + c y, b x + d y), x to the right and y down.
-    """
-    a, b, c, d = matrix
-    if b:
-        frame, a, d = frame.transpose(1, 0, 2), c, b
-    if a < 0:
-        frame = frame[:, ::-1]
-    return frame[::-1] if d < 0 else frame
-
-
-def centre(frame: np.ndarray, size: int) -> np.ndarray:
-    """Returns the centre `[..., size, size, 3]` of `[..., H, W, 3]`, a view."""
-    top, left = (frame.shape[-3] - size) // 2, (frame.shape[-2] - size) // 2
-    return frame[..., top : top + size, left : left + size, :]

@@ -1,6 +1,5 @@
-"""Reading and writing video files, and the arrangement of clips into pictures."""
+"""Reading video files: every frame, at its time, upright, opaque, in its colours."""
 
-import errno
 import pathlib
 import re
 import struct
@@ -12,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidgen.errors import DataError, StorageError
-from vidgen.video import decoding, files
+from vidgen.errors import DataError
+from vidgen.video import conversion, decoding, reading, writing
 
 SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
 
@@ -54,130 +53,13 @@ def encode(
         container.mux(stream.encode())
 
 
-@pytest.mark.parametrize(("suffix", "error"), [(".mp4", 4.0), (".gif", 6.0), (".webp", 0.0)])
-def test_written_video_reads_back(tmp_path, suffix, error):
-    video = smooth()
-    path = tmp_path / f"a{suffix}"
-    files.write_video(path, video, fps=12.5)
-    read = files.read_video(path)
-    assert read.shape == video.shape and read.dtype == np.uint8
-    assert np.abs(read.astype(int) - video).mean() <= error
-    info = files.probe(path)
-    assert (info.width, info.height, info.frames) == (40, 24, 6)
-    assert info.fps == pytest.approx(12.5)
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
-
-
-def test_npz_is_exact_and_of_any_batch(tmp_path):
-    video = smooth()[None].repeat(2, 0)
-    files.write_video(tmp_path / "a.npz", video, fps=29.97)
-    with np.load(tmp_path / "a.npz") as arrays:
-        assert (arrays["video"] == video).all() and arrays["fps"] == 29.97
-
-
-def test_odd_sides_are_padded_in_mp4_only(tmp_path):
-    video = smooth(3, 21, 33)
-    files.write_video(tmp_path / "a.mp4", video, fps=25)
-    read = files.read_video(tmp_path / "a.mp4")
-    assert read.shape == (3, 22, 34, 3)
-    assert np.abs(read[:, :21, :33].astype(int) - video).mean() < 4
-    files.write_video(tmp_path / "a.webp", video, fps=25)
-    assert (files.read_video(tmp_path / "a.webp") == video).all()
-
-
-def test_gif_delays_follow_the_rate_on_average(tmp_path):
-    files.write_video(tmp_path / "a.gif", smooth(31), fps=29.97)
-    with av.open(str(tmp_path / "a.gif")) as container:
-        times = [float(frame.time) for frame in container.decode(video=0)]
-    assert times[-1] == pytest.approx(30 / 29.97, abs=0.011)
-
-
-@pytest.mark.parametrize(
-    ("name", "video", "fps", "said"),
-    [
-        ("a.avi", smooth(), 25, "choose .mp4"),
-        ("a.mp4", smooth().astype(np.float32), 25, "float32"),
-        ("a.mp4", smooth()[None], 25, "(1, 6, 24, 40, 3)"),
-        ("a.mp4", smooth()[:0], 25, "(0, 24, 40, 3)"),
-        ("a.mp4", smooth(), 0, "0 frames a second"),
-    ],
-)
-def test_write_refuses_what_it_cannot_write(tmp_path, name, video, fps, said):
-    with pytest.raises(ValueError, match=re.escape(said)):
-        files.write_video(tmp_path / name, video, fps)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("suffix", sorted(files._WRITERS))
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, suffix):
-    path = tmp_path / f"a{suffix}"
-    files.write_video(path, smooth(), fps=25)
-    good = path.read_bytes()
-
-    def full(temporary, video, fps):
-        temporary.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setitem(files._WRITERS, suffix, full)
-    with pytest.raises(StorageError, match="no space left") as caught:
-        files.write_video(path, smooth(), fps=25)
-    assert str(path) in str(caught.value) and caught.value.hint and caught.value.exit_code == 5
-    assert path.read_bytes() == good
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
-
-
-def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
-    (tmp_path / "file").write_text("")
-    path = tmp_path / "file" / "a.png"
-    with pytest.raises(StorageError, match=re.escape(str(path))):
-        files.write_png(path, smooth()[0])
-
-
-def test_grid_places_every_clip():
-    videos = np.random.default_rng(0).integers(1, 256, (5, 2, 3, 4, 3), np.uint8)
-    tiled = files.grid(videos, columns=2)
-    assert tiled.shape == (2, 9, 8, 3)
-    for n in range(5):
-        row, column = divmod(n, 2)
-        assert (tiled[:, 3 * row : 3 * row + 3, 4 * column : 4 * column + 4] == videos[n]).all()
-    assert not tiled[:, 6:, 4:].any()
-    assert files.grid(videos).shape == (2, 6, 12, 3)
-
-
-def test_film_strips_show_first_to_last(tmp_path):
-    videos = np.random.default_rng(0).integers(0, 256, (2, 5, 3, 4, 3), np.uint8)
-    strips = files.film_strips(videos, columns=3)
-    assert strips.shape == (6, 12, 3)
-    for row in range(2):
-        for column, frame in enumerate((0, 2, 4)):
-            tile = strips[3 * row : 3 * row + 3, 4 * column : 4 * column + 4]
-            assert (tile == videos[row, frame]).all()
-    files.write_grid(tmp_path / "a.png", videos, columns=3)
-    assert (np.asarray(Image.open(tmp_path / "a.png")) == strips).all()
-
-
-def test_float_and_back():
-    levels = np.arange(256, dtype=np.uint8)
-    floats = files.to_float(levels)
-    assert floats.dtype == np.float32 and floats[0] == -1 and floats[255] == 1
-    assert (files.to_uint8(floats) == levels).all()
-    assert files.to_uint8(np.array([-3.0, 3.0, 0.0039])).tolist() == [0, 255, 128]
-    with pytest.raises(ValueError, match="NaN"):
-        files.to_uint8(np.array([np.nan]))
-    with pytest.raises(TypeError, match="float32"):
-        files.to_float(floats)
-
-
-# -------------------------------------------------------------------------------- decoding
-
-
 @pytest.mark.parametrize("pix_fmt", ["yuv444p", "bgr0"])
 def test_resize_is_antialiased_on_both_paths(tmp_path, pix_fmt):
     # One pixel wide stripes: anything that skips pixels sees black or white, or beats between them.
     stripes = np.zeros((64, 100, 3), np.uint8)
     stripes[:, ::2] = 255
     encode(tmp_path / "a.mkv", [stripes], pix_fmt=pix_fmt)
-    small = files.read_video(tmp_path / "a.mkv", size=16)
+    small = reading.read_video(tmp_path / "a.mkv", size=16)
     assert small.shape == (1, 16, 25, 3)
     assert np.abs(small[:, :, 2:-2].astype(int) - 127).max() < 16
 
@@ -185,7 +67,7 @@ def test_resize_is_antialiased_on_both_paths(tmp_path, pix_fmt):
 def test_resize_agrees_with_an_area_mean(tmp_path):
     picture = np.kron(np.random.default_rng(0).integers(0, 256, (8, 12, 3)), np.ones((8, 8, 1)))
     encode(tmp_path / "a.mkv", [picture.astype(np.uint8)], pix_fmt="yuv444p")
-    small = files.read_video(tmp_path / "a.mkv", size=8)[0].astype(float)
+    small = reading.read_video(tmp_path / "a.mkv", size=8)[0].astype(float)
     # A triangle of twice the step: each pixel takes 3/4 of its own block and 1/8 of its neighbours.
     kernel = np.array([1, 6, 1]) / 8
     blocks = np.pad(picture[::8, ::8], ((1, 1), (1, 1), (0, 0)), mode="edge")
@@ -208,19 +90,19 @@ ORIENTATIONS = {
 
 @pytest.mark.parametrize("matrix", ORIENTATIONS)
 def test_rotation_metadata_is_obeyed(tmp_path, matrix):
-    files.write_video(tmp_path / "a.mp4", smooth(2), fps=25)
-    stored = files.read_video(tmp_path / "a.mp4")
+    writing.write_video(tmp_path / "a.mp4", smooth(2), fps=25)
+    stored = reading.read_video(tmp_path / "a.mp4")
     data = (tmp_path / "a.mp4").read_bytes()
     a, b, c, d = matrix
     identity = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
     turned = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
     at = data.index(identity, data.index(b"tkhd"))
     (tmp_path / "b.mp4").write_bytes(data[:at] + turned + data[at + 36 :])
-    read = files.read_video(tmp_path / "b.mp4")
+    read = reading.read_video(tmp_path / "b.mp4")
     wanted = np.stack([ORIENTATIONS[matrix](frame) for frame in stored])
     assert read.shape == wanted.shape
     assert (read == wanted).all()
-    info = files.probe(tmp_path / "b.mp4")
+    info = reading.probe(tmp_path / "b.mp4")
     assert (info.height, info.width) == wanted.shape[1:3]
 
 
@@ -239,7 +121,7 @@ def test_transparency_lies_over_the_background(tmp_path, suffix):
         data = bytearray((tmp_path / "a.webp").read_bytes())
         data[20] |= 0x10
         (tmp_path / "a.webp").write_bytes(data)
-    video = files.read_video(tmp_path / f"a.{suffix}", background=(0, 200, 0))
+    video = reading.read_video(tmp_path / f"a.{suffix}", background=(0, 200, 0))
     assert video.shape == (2, 16, 16, 3)
     assert (video[:, :, 8:] == (0, 200, 0)).all()
     assert (video[:, :8, :8] == (255, 0, 0)).all()
@@ -249,7 +131,7 @@ def test_transparency_lies_over_the_background(tmp_path, suffix):
 def test_grey_becomes_rgb_exactly(tmp_path):
     grey = np.arange(240, dtype=np.uint8).reshape(12, 20)
     encode(tmp_path / "a.mkv", [grey], pix_fmt="gray", format="gray")
-    video = files.read_video(tmp_path / "a.mkv")
+    video = reading.read_video(tmp_path / "a.mkv")
     assert (video == grey[None, :, :, None]).all()
 
 
@@ -258,7 +140,7 @@ def test_pixel_formats_keep_their_colours(tmp_path, pix_fmt):
     video = smooth()
     codec = "mjpeg" if pix_fmt == "yuvj420p" else "ffv1"
     encode(tmp_path / "a.mkv", video, codec, pix_fmt)
-    read = files.read_video(tmp_path / "a.mkv")
+    read = reading.read_video(tmp_path / "a.mkv")
     assert np.abs(read.astype(int) - video).mean() < 3
 
 
@@ -267,20 +149,20 @@ def test_frames_are_taken_by_their_times_not_their_number(tmp_path):
     pts = [0, 20, 40, 60, 80, 100, 200, 300, 400]
     arrays = [np.full((16, 16, 3), p // 2, np.uint8) for p in pts]
     encode(tmp_path / "a.mkv", arrays, pts=pts, rate=50)
-    every = files.read_video(tmp_path / "a.mkv")[:, 0, 0, 0].tolist()
+    every = reading.read_video(tmp_path / "a.mkv")[:, 0, 0, 0].tolist()
     assert every == [p // 2 for p in pts]
-    at20 = files.read_video(tmp_path / "a.mkv", fps=20)[:, 0, 0, 0].astype(int) * 2
+    at20 = reading.read_video(tmp_path / "a.mkv", fps=20)[:, 0, 0, 0].astype(int) * 2
     wanted = [min(pts, key=lambda p: (abs(p - t), p)) for t in range(0, 401, 50)]
     assert at20.tolist() == wanted
-    part = files.read_video(tmp_path / "a.mkv", start=0.06, end=0.3)[:, 0, 0, 0] * 2
+    part = reading.read_video(tmp_path / "a.mkv", start=0.06, end=0.3)[:, 0, 0, 0] * 2
     assert part.tolist() == [60, 80, 100, 200]
 
 
 def test_seeking_gives_the_frames_of_a_full_decode(tmp_path):
     arrays = [np.full((16, 16, 3), 2 * n, np.uint8) for n in range(120)]
     encode(tmp_path / "a.mp4", arrays, "libx264", "yuv444p", options={"g": "30", "crf": "0"})
-    full = files.read_video(tmp_path / "a.mp4")
-    part = files.read_video(tmp_path / "a.mp4", start=3.0, end=4.0)
+    full = reading.read_video(tmp_path / "a.mp4")
+    part = reading.read_video(tmp_path / "a.mp4", start=3.0, end=4.0)
     assert len(part) == 25 and (part == full[75:100]).all()
 
 
@@ -295,7 +177,7 @@ def test_titles_that_are_no_utf8_do_no_harm(tmp_path):
     data = (tmp_path / "a.avi").read_bytes()
     assert b"@@@@" in data
     (tmp_path / "a.avi").write_bytes(data.replace(b"@@@@", b"\xfc\xff\xe9@"))
-    assert files.read_video(tmp_path / "a.avi").shape == (1, 32, 32, 3)
+    assert reading.read_video(tmp_path / "a.avi").shape == (1, 32, 32, 3)
 
 
 def test_resample_takes_the_nearest_frame():
@@ -321,7 +203,7 @@ def test_shuffled_and_missing_times_are_put_in_order():
     [((640, 480), 1.0, (85, 64)), ((480, 640), 1.0, (64, 85)), ((340, 256), 64 / 51, (107, 64))],
 )
 def test_scaled_keeps_the_displayed_aspect(stored, aspect, wanted):
-    assert decoding.scaled(*stored, 64, aspect) == wanted
+    assert conversion.scaled(*stored, 64, aspect) == wanted
 
 
 @pytest.mark.parametrize(
@@ -335,10 +217,10 @@ def test_scaled_keeps_the_displayed_aspect(stored, aspect, wanted):
 def test_what_is_no_video_is_named(tmp_path, name, data, said):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(DataError, match=said) as caught:
-        files.read_video(tmp_path / name)
+        reading.read_video(tmp_path / name)
     assert name in str(caught.value)
     with pytest.raises(DataError, match=r"absent\.mp4.*no such file"):
-        files.probe(tmp_path / "absent.mp4")
+        reading.probe(tmp_path / "absent.mp4")
 
 
 def test_shared_clips_have_the_sizes_of_the_manifest(shared):
@@ -347,7 +229,7 @@ def test_shared_clips_have_the_sizes_of_the_manifest(shared):
     rows = [row for row in rows if (shared / "clips" / row[0]).exists()]
     assert len(rows) == 45
     for name, width, height in rows:
-        info = files.probe(shared / "clips" / name)
+        info = reading.probe(shared / "clips" / name)
         turned = name == "video_90.mov"  # the manifest has sizes as stored
         wanted = (int(height), int(width)) if turned else (int(width), int(height))
         assert (name, info.width, info.height) == (name, *wanted)
@@ -355,7 +237,7 @@ def test_shared_clips_have_the_sizes_of_the_manifest(shared):
 
 def test_rotated_shared_clip_shows_its_keyboard_upright(shared):
     path = shared / "clips" / "video_90.mov"
-    upright = files.read_video(path)
+    upright = reading.read_video(path)
     with av.open(str(path)) as container:
         stored = next(container.decode(video=0)).to_ndarray(format="rgb24", threads=1)
     assert upright.shape[1:3] == (568, 320)

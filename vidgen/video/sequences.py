@@ -1,0 +1,118 @@
+"""Numbered pictures in a folder, and the pages of a TIFF, as frames with times; imageio reads them.
+
+info = {}
+for seconds, frame in timed_pictures("walk", fps=25.0, info=info): ...
+"""
+
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from vidgen.video.conversion import upright
+from vidgen.video.decoding import Path, Unreadable, reason
+
+PICTURES = frozenset(["avif", "bmp", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"])
+# Display matrices, as of `conversion.upright`, of the orientations that EXIF numbers.
+_EXIF = {
+    2: (-1, 0, 0, 1),
+    3: (-1, 0, 0, -1),
+    4: (1, 0, 0, -1),
+    5: (0, 1, 1, 0),
+    6: (0, 1, -1, 0),
+    7: (0, -1, -1, 0),
+    8: (0, -1, 1, 0),
+}
+
+
+def natural(name: str) -> tuple[list[Any], str]:
+    """Returns a sorting key under which frame2 comes before frame10."""
+    key: list[Any] = [""]
+    for char in name:
+        digit = char.isascii() and char.isdigit()
+        if digit != isinstance(key[-1], int):
+            key.append(0 if digit else "")
+        key[-1] = key[-1] * 10 + int(char) if digit else key[-1] + char
+    return key, name
+
+
+def is_sequence(path: Path) -> bool:
+    """Tells whether a path is a folder, or a TIFF file: pictures without times."""
+    return os.path.isdir(path) or pathlib.Path(path).suffix.lower() in (".tif", ".tiff")
+
+
+def timed_pictures(
+    path: Path, fps: float, *, info: dict[str, Any]
+) -> Iterator[tuple[float, np.ndarray]]:
+    """Yields `(seconds, frame)` of the pictures of a folder by their numbers, or of a TIFF's pages.
+
+    Args:
+      path: A folder, whose other files are left alone, or a TIFF file.
+      fps: Pictures in a second.
+      info: Filled with the fields of `VideoInfo` and what `converter` needs.
+
+    Yields:
+      Seconds, and uint8 `[H, W, 1 or 4]`, grey or RGBA, for `converter`.
+
+    Raises:
+      Unreadable: A picture is damaged, of another size than the first, or has levels without a
+        known white. It is named.
+      OSError: What the system says.
+    """
+    frames = _folder(path) if os.path.isdir(path) else _pages(path)
+    for number, (name, frame) in enumerate(frames):
+        height, width = frame.shape[:2]
+        if number == 0:
+            info.update(
+                width=width,
+                height=height,
+                fps=fps,
+                frames=0,
+                duration=0.0,
+                codec="pictures",
+                pixel_format="",
+                pixel_aspect=1.0,
+                audio=False,
+                matrix=(1, 0, 0, 1),
+            )
+        if (width, height) != (info["width"], info["height"]):
+            size = f"{info['width']}x{info['height']}"
+            raise Unreadable(f"{name} is {width}x{height}, the first one {size}")
+        yield number / fps, frame
+
+
+def _folder(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    names = [n for n in os.listdir(path) if pathlib.Path(n).suffix[1:].lower() in PICTURES]
+    for name in sorted((n for n in names if not n.startswith(".")), key=natural):
+        # Bytes, since imageio gives a meaning to some paths, as those with ".zip" in them.
+        yield name, next(_pictures(name, pathlib.Path(path, name).read_bytes()))
+
+
+def _pages(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    for number, page in enumerate(_pictures("the file", pathlib.Path(path).read_bytes())):
+        yield f"page {number}", page
+
+
+def _pictures(name: str, data: bytes) -> Iterator[np.ndarray]:
+    """Yields the pictures in a file as uint8 `[H, W, 1 or 4]`."""
+    import imageio.v3 as iio
+
+    imopen: Any = iio.imopen  # whose annotations are wrong
+    try:
+        with imopen(data, "r", plugin="pillow") as opened:
+            for page in range(opened.properties(index=...).n_images or 1):
+                kind = opened.properties(index=page).dtype
+                if kind == np.uint16:
+                    array = (opened.read(index=page)[..., None] >> 8).astype(np.uint8)
+                elif kind in (np.uint8, np.bool_):
+                    # This keeps the transparency of palettes.
+                    array = opened.read(index=page, mode="RGBA")
+                else:
+                    raise Unreadable(f"{name} holds {kind}; pictures have 8 or 16 bits a channel")
+                # Not by imageio, which takes channels for columns where there is a palette.
+                turn = opened.metadata(index=page, exclude_applied=False).get("Orientation", 1)
+                yield upright(array, _EXIF.get(turn, (1, 0, 0, 1)))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise Unreadable(f"{name}: {reason(error)}") from error

@@ -109,8 +109,9 @@ def test_the_losses_are_cross_entropies_of_clips_judged_apart():
 
     @jax.jit
     def generate(params):
-        noise = gan.draw(key, batch["index"], gen=gen, frames=2)
-        return gen.apply({"params": params}, *noise, batch["label"], frames=2, mutable="stats")
+        noise = gan.draw(key, jnp.asarray(batch["index"]), gen=gen, frames=2)
+        label = jnp.asarray(batch["label"])
+        return gen.apply({"params": params}, *noise, label, frames=2, mutable="stats")
 
     fake, _ = generate(state.gen)
     real = batch["video"].astype(np.float32) / 127.5 - 1

@@ -9,10 +9,10 @@ import zlib
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float32, Int, Key
+from jaxtyping import Array, ArrayLike, Float32, Int, Integer, Key
 
 
-def root(seed: int) -> Key[Array, ""]:
+def root(seed: Integer[ArrayLike, ""]) -> Key[Array, ""]:
     """Returns the key of a seed (threefry: the same bits on every backend and sharding)."""
     return jax.random.key(seed, impl="threefry2x32")
 

@@ -5,8 +5,6 @@ products. On a CPU that is several times faster than 3D convolution, whose gradi
 of the matrix-product rate there, and no slower on a GPU or TPU.
 """
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -96,10 +94,10 @@ def between_keyframes(
     return at(left) * (1 - part) + at(right) * part
 
 
-def painted(
+def mix_palette(
     x: Float[Array, "... channel"], content: Float[Array, "batch style"], colours: int, dtype: str
 ) -> Float32[Array, "batch pixel 3"]:
-    """Lets each pixel mix the colours of a palette that content chooses; call it in a compact method.
+    """Lets each pixel mix the colours of a palette that content chooses; for compact methods.
 
     An area that keeps its colour while it moves is one entry taken whole.
 
@@ -118,10 +116,10 @@ def painted(
     return jnp.matmul(mix.reshape(len(content), -1, colours), palette).astype(jnp.float32)
 
 
-def judged(
-    x: Float[Array, "batch channel"], label: Int[Array, "batch *candidate"] | None, classes: int
-) -> Float32[Array, "batch *candidate"]:
-    """Makes logits of the last features, the class by projection; call it in a compact method.
+def projection_logits(
+    x: Float[Array, "batch channel"], label: Int[Array, " batch *candidate"] | None, classes: int
+) -> Float32[Array, " batch *candidate"]:
+    """Makes logits of the last features, with the class by projection; for compact methods.
 
     Reference: Miyato and Koyama, "cGANs with Projection Discriminator", 2018.
 
@@ -152,8 +150,8 @@ class Film(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "n *axes channel"], style: Float[Array, "n style"]
-    ) -> Float[Array, "n *axes channel"]:
+        self, x: Float[Array, "n height width channel"], style: Float[Array, "n style"]
+    ) -> Float[Array, "n height width channel"]:
         """Maps `[N, H, W, C]` and styles `[N, S]` to `[N, H, W, C]`."""
         film = dense(2 * x.shape[-1], self.dtype, "film", gain=1.0)(style)
         scale, shift = jnp.split(film[:, None, None, :], 2, -1)

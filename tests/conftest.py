@@ -20,6 +20,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 
+import jaxtyping
+
+# Shapes and types in signatures are checked in tests alone, so before vidgen is imported.
+CHECKED = ("keys", "models", "training", "metrics")
+jaxtyping.install_import_hook([f"vidgen.{name}" for name in CHECKED], "beartype.beartype")
+
 import jax
 import pytest
 

@@ -30,7 +30,7 @@ def generator(**more):
 def weights():
     """Of a size at which every part matters; a transformer that begins tells all codes alike."""
     rng = np.random.default_rng(0)
-    make = lambda x: (0.5 * rng.normal(size=x.shape)).astype(np.float32)  # noqa: E731
+    make = lambda x: jnp.asarray(0.5 * rng.normal(size=x.shape), jnp.float32)  # noqa: E731
     return jax.tree.map(make, sampling.abstract_params(generator()))
 
 
@@ -83,7 +83,8 @@ def test_later_noise_changes_no_earlier_frame_but_later_ones():
 def test_logits_depend_on_the_codes_before_alone():
     gen = generator()
     codes, label = draws(gen.window)
-    run = jax.jit(lambda codes: gen.apply({"params": weights()}, codes, label, method="logits"))
+    run = lambda codes, label: gen.apply({"params": weights()}, codes, label, method="logits")  # noqa: E731
+    run = functools.partial(jax.jit(run), label=label)
     plain = np.asarray(run(codes)).reshape(2, -1, gen.codes)
     flat = codes.reshape(2, -1)
     for at in range(flat.shape[1] - 1):
@@ -100,19 +101,20 @@ def test_drawing_with_kept_keys_is_drawing_from_all_codes_anew():
     params = {"params": weights()}
     rng = np.random.default_rng(2)
     noise = rng.normal(size=(2, frames, gen.motion)).astype(np.float32)
-    begin = gen.apply(params, np.zeros((2, 1)), noise, label, method="begin")
+    begin = jax.jit(lambda *given: gen.apply(params, *given, method="begin"))
+    begin = begin(np.zeros((2, 1)), noise, label)
     advance = jax.jit(lambda *given: gen.apply(params, *given, method="advance"))
     carry, states = advance(begin, np.zeros((2, 1)), noise, label)
-    logits = jax.jit(lambda codes: gen.apply(params, codes, label, method="logits"))
-    pick = jax.jit(priors.pick)
+    logits = jax.jit(lambda codes, label: gen.apply(params, codes, label, method="logits"))
+    pick = jax.jit(priors.sample_codes)
     uniform = np.asarray(jax.scipy.stats.norm.cdf(noise))
     found = np.zeros((2, frames, gen.motion), np.int32)
     for t, place in np.ndindex(frames, gen.motion):
         first = max(t - gen.window + 1, 0)
         window = np.zeros((2, gen.window, gen.motion), np.int32)
         window[:, : t + 1 - first] = found[:, first : t + 1]
-        told = np.asarray(logits(window))[:, t - first, place]
-        found[:, t, place] = pick(told, uniform[:, t, place])
+        predicted = np.asarray(logits(window, label))[:, t - first, place]
+        found[:, t, place] = pick(predicted, uniform[:, t, place])
     np.testing.assert_array_equal(states, found)
     np.testing.assert_array_equal(carry, found[:, 1 - gen.window :])
     assert len(np.unique(found)) > 5
@@ -139,7 +141,7 @@ def test_codes_are_picked_by_the_inverse_of_their_distribution(temperature, top_
     rng = np.random.default_rng(3)
     logits = 2 * rng.normal(size=(300, 9)).astype(np.float32)
     uniform = rng.uniform(size=300).astype(np.float32)
-    pick = jax.jit(priors.pick, static_argnums=(2, 3, 4))
+    pick = jax.jit(priors.sample_codes, static_argnums=(2, 3, 4))
     found = pick(logits, uniform, temperature, top_k, top_p)
     expected = [
         numpy_pick(np.float64(x), u, temperature, top_k, top_p)
@@ -150,7 +152,7 @@ def test_codes_are_picked_by_the_inverse_of_their_distribution(temperature, top_
 
 def test_the_ends_of_the_noise_pick_codes_that_may_come():
     logits = np.float32([[0.0, -np.inf, 3.0, -200.0]] * 2)
-    pick = jax.jit(priors.pick, static_argnames="top_k")
+    pick = jax.jit(priors.sample_codes, static_argnames="top_k")
     np.testing.assert_array_equal(pick(logits, np.float32([0, 1])), [2, 0])
     np.testing.assert_array_equal(pick(logits, np.float32([0.2, 1]), top_k=1), [2, 2])
 
@@ -213,14 +215,14 @@ def test_gradients_go_past_the_choice_of_a_code():
     features = np.float32(rng.normal(size=(1, 2, gen.motion, gen.features)))
     params = {"params": weights()}
     target = np.float32(rng.uniform(-1, 1, (1, 2, SIZE, SIZE, 3)))
-    book = weights()["book"]
+    book = np.asarray(weights()["book"])
     vectors = book[np.argmin(((features[..., None, :] - book) ** 2).sum(-1), -1)]
 
     def apart(vectors):
         return jnp.mean((gen.apply(params, vectors, method="decode") - target) ** 2)
 
     given = autoregressive.straight_through
-    through = jax.jit(jax.grad(lambda z: apart(given(z, vectors))))(features)
+    through = jax.jit(jax.grad(lambda z: apart(given(z, jnp.asarray(vectors)))))(features)
     np.testing.assert_allclose(through, jax.jit(jax.grad(apart))(vectors), rtol=1e-4, atol=1e-7)
 
 

@@ -86,20 +86,19 @@ def test_a_whole_kernel_is_one_product():
 def test_batch_norm_normalises_each_group_and_reports_what_it_found():
     x = 3 * normal(6, 2, 2, 4) + 1
     layer = normalization.BatchNorm()
-    params = {n: np.asarray(normal(4)) for n in ("scale", "bias", "mean")}
-    params["var"] = np.full(4, 2, np.float32)
+    params = {n: jnp.asarray(normal(4)) for n in ("scale", "bias", "mean")}
+    params["var"] = jnp.full(4, 2.0)
     found, more = layer.apply({"params": params}, x, 3, mutable="stats")
     parts = np.asarray(x, np.float64).reshape(3, -1, 4)
     mean, var = parts.mean(1, keepdims=True), parts.var(1, keepdims=True)
-    expected = (parts - mean) / np.sqrt(var + 1e-5) * params["scale"] + params["bias"]
+    scale, bias, running = (np.asarray(params[n]) for n in ("scale", "bias", "mean"))
+    expected = (parts - mean) / np.sqrt(var + 1e-5) * scale + bias
     np.testing.assert_allclose(found, expected.reshape(x.shape), atol=1e-4)
     np.testing.assert_allclose(more["stats"]["mean"], mean.mean((0, 1)), atol=1e-5)
     np.testing.assert_allclose(more["stats"]["var"], var.mean((0, 1)) * 8 / 7, rtol=1e-4)
     # For sampling: the running statistics, whatever else is in the batch.
     fixed = layer.apply({"params": params}, x)
-    expected = (np.asarray(x) - params["mean"]) / np.sqrt(2 + 1e-5) * params["scale"] + params[
-        "bias"
-    ]
+    expected = (np.asarray(x) - running) / np.sqrt(2 + 1e-5) * scale + bias
     np.testing.assert_allclose(fixed, expected, atol=1e-4)
 
 

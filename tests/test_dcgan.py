@@ -112,8 +112,9 @@ def test_the_losses_are_cross_entropies_of_clips_judged_apart():
 
     @jax.jit
     def generate(params):
-        noise = common.draw(key, batch["index"], gen=gen, frames=2)
-        return gen.apply({"params": params}, *noise, batch["label"], frames=2, mutable="stats")
+        noise = common.draw(key, jnp.asarray(batch["index"]), gen=gen, frames=2)
+        label = jnp.asarray(batch["label"])
+        return gen.apply({"params": params}, *noise, label, frames=2, mutable="stats")
 
     fake, _ = generate(state.gen)
     real = batch["video"].astype(np.float32) / 127.5 - 1

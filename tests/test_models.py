@@ -175,7 +175,7 @@ def test_noise_and_label_matter(generator, trained):
 
 
 def test_turns_are_exact_however_late():
-    cycle, rate = np.float32([[0.1, 0.75]]), np.float32([[0.3, 1 / 7]])
+    cycle, rate = jnp.array([[0.1, 0.75]]), jnp.array([[0.3, 1 / 7]])
     start, frames = 2_000_000_000, 5
     turns = residual._turns(cycle, rate, jnp.array([start]), jnp.arange(frames)[None])
     at = [Fraction(float(c)) for c in cycle[0]]

@@ -99,7 +99,7 @@ def test_a_feed_forward_layer_is_two_products_and_a_leaky_relu(styled):
 
 @pytest.mark.parametrize("layer", [Attention(HEADS), Attention(HEADS, WINDOW), FeedForward()])
 def test_layers_begin_as_the_identity(layer):
-    x = np.random.default_rng(0).normal(size=(B, N, S, C)).astype(np.float32)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(B, N, S, C)), jnp.float32)
     y, _ = layer.init_with_output(jax.random.key(0), x)
     np.testing.assert_array_equal(y, x[:, :, -y.shape[2] :])
 
@@ -200,8 +200,8 @@ def test_samples_and_streams_agree_bit_for_bit(stride, start):
 
 def test_remat_changes_nothing_but_memory():
     gen, params, _ = generator()
-    content, motion = noise(gen, gen.keyframes(FRAMES))
-    rest = (np.zeros((CLIPS, 0)), np.zeros(CLIPS, np.int32), np.arange(CLIPS))
+    content, motion = map(jnp.asarray, noise(gen, gen.keyframes(FRAMES)))
+    rest = (jnp.zeros((CLIPS, 0)), jnp.zeros(CLIPS, int), jnp.arange(CLIPS))
     dis = network(
         "discriminator", "transformer", **TINY_TRANSFORMER_DISCRIMINATOR, size=16, classes=2
     )
@@ -246,7 +246,7 @@ def test_what_is_saturated_finds_back_by_a_leak():
 
 def test_magnitude_is_kept_through_every_layer_but_queries_and_keys():
     """Without biases twice the tokens make twice the tokens: no norm is in their way."""
-    x = np.random.default_rng(0).normal(size=(B, N, S, C)).astype(np.float32)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(B, N, S, C)), jnp.float32)
     for layer in (Attention(HEADS), Attention(HEADS, WINDOW), FeedForward()):
         params = noisy(jax.eval_shape(layer.init, jax.random.key(0), x)["params"])
         params = {n: {k: np.zeros_like(v) if k == "bias" else v for k, v in p.items()}

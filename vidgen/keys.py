@@ -9,45 +9,54 @@ import zlib
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float32, Int, Integer, Key
 
 
-def root(seed: int) -> jax.Array:
+def root(seed: Integer[ArrayLike, ""]) -> Key[Array, ""]:
     """Returns the key of a seed (threefry: the same bits on every backend and sharding)."""
     return jax.random.key(seed, impl="threefry2x32")
 
 
-def named(key: jax.Array, name: str) -> jax.Array:
+def named(key: Key[Array, ""], name: str) -> Key[Array, ""]:
     """Returns the part of a key that belongs to a purpose, such as `"augment"`."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
-def at_step(key: jax.Array, step: jax.Array | int) -> jax.Array:
+def at_step(key: Key[Array, ""], step: Int[ArrayLike, ""]) -> Key[Array, ""]:
     """Returns the part of a key that belongs to a training step."""
     return jax.random.fold_in(key, step)
 
 
-def per_clip(key: jax.Array, index: jax.Array) -> jax.Array:
+def per_clip(key: Key[Array, ""], index: Int[ArrayLike, " batch"]) -> Key[Array, " batch"]:
     """Returns one key for each clip; `[B]` keys for indices `[B]`."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
 
 
-def normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def normal(keys: Key[Array, " batch"], shape: tuple[int, ...]) -> Float32[Array, "batch ..."]:
     """Draws standard normal noise for each key; float32 `[B, *shape]`."""
     return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
 
 
-def uniform(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def uniform(keys: Key[Array, " batch"], shape: tuple[int, ...]) -> Float32[Array, "batch ..."]:
     """Draws noise uniform in [0, 1) for each key; float32 `[B, *shape]`."""
     return jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32))(keys)
 
 
-def white(keys: jax.Array, shape: tuple[int, ...], first: int = 0) -> jax.Array:
-    """Draws much noise for each key, cheaply: numbers `first` to `first + size` of a hash.
+def white(
+    keys: Key[Array, " batch"], shape: tuple[int, ...], first: int = 0
+) -> Float32[Array, "batch ..."]:
+    """Draws nearly standard normal noise for each key, cheaply; float32 `[B, *shape]`.
 
-    A number is a hash of key and position, so XLA makes it where it is used, in the same loop, and
-    of few operations: how many of 32 bits are set, spread evenly to the next count, and a cubic for
-    the fourth moment. It is normal but for 0.0025 of its distribution function, and within 6.3
-    deviations. No cryptographer's noise.
+    A number is a hash of the key and of its place in the sequence, so XLA computes it where it is
+    used, in the same loop, with few operations: how many of 32 bits are set, spread evenly to the
+    next count, and a cubic for the fourth moment. Its distribution function is that of a normal
+    one within 0.0025, and it stays within 6.3 standard deviations. It is no cryptographic noise.
+
+    Args:
+      keys: One key for each clip, `[B]`.
+      shape: Of the noise of one clip.
+      first: Place in the sequence to begin at; draws of one key whose places overlap are not
+        independent.
 
     Reference: lowbias32 by Wellons, "Hash function prospector", 2018; Cornish and Fisher, "Moments
       and cumulants in the specification of distributions", 1938.
@@ -69,15 +78,17 @@ def white(keys: jax.Array, shape: tuple[int, ...], first: int = 0) -> jax.Array:
     return x * (1 - 3 * lacks) + lacks * x**3
 
 
-def over_time(keys: jax.Array, first: jax.Array, steps: int, channels: int) -> jax.Array:
-    """Draws motion noise for coarse time steps `first .. first + steps`.
+def over_time(
+    keys: Key[Array, " batch"], first: Int[ArrayLike, " batch"], steps: int, channels: int
+) -> Float32[Array, "batch {steps} {channels}"]:
+    """Draws motion noise for the keyframes `first` to `first + steps`.
 
-    Each step's noise is drawn from its own key, so overlapping windows agree bit for bit.
+    The noise of a keyframe is drawn from its own key, so overlapping windows agree bit for bit.
 
     Args:
       keys: One key for each video, `[B]`.
-      first: First coarse time step of each video, int32 `[B]`; may be negative.
-      steps: How many steps.
+      first: First keyframe of each video, int32 `[B]`; may be negative.
+      steps: How many keyframes.
       channels: Channels of the noise.
 
     Returns:

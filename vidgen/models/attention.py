@@ -1,22 +1,23 @@
-"""Building blocks of transformers: self-attention and feed-forward layers, on one axis of tokens.
+"""Building blocks of transformers: self-attention and feed-forward layers over one axis of tokens.
 
 Tokens are `[B, N, S, C]`: B clips, and in each of them N sequences of S tokens. Along S they attend
 to each other, along N they are apart; exchanging the axes exchanges space and time.
 
 Tokens are not normalised, so that an empty patch need not be as loud as an object (what that alone
-is worth was not measured). Queries and keys alone are, so that products of features do not decide
-how sharply heads look.
+is worth was not measured). Only queries and keys are, so that the size of features does not decide
+how sharp the attention is.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from vidgen.models import layers
 
 
 class Attention(nn.Module):
-    """Adds to each token what its heads take from the others of its sequence, starting at zero.
+    """Adds to each token what its heads take from the others of its sequence; zero at first.
 
     With a window, the sequence is time: a token sees itself and the `window - 1` steps before it,
     weighted by how long ago they were. The first steps have no such past and are dropped, as by a
@@ -41,7 +42,11 @@ class Attention(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array, style: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: Float[Array, "batch sequence token channel"],
+        style: Float[Array, "batch style"] | None = None,
+    ) -> Float[Array, "batch sequence token-max({self.window}-1,0) channel"]:
         """Maps tokens `[B, N, S, C]` and styles `[B, E]`, one for each clip, to the same shape.
 
         With a window to `[B, N, S - window + 1, C]`: the last steps.
@@ -54,7 +59,7 @@ class Attention(nn.Module):
         key = nn.RMSNorm(dtype=self.dtype, name="key")(key)
         bias = None
         if self.window:
-            # Noise, so that heads begin by looking at different steps.
+            # Noise, so that at first heads attend to different steps.
             init = nn.initializers.normal(1.0)
             bias = self.param("bias", init, (self.heads, self.window), jnp.float32)
             bias = bias[None, :, None, :]
@@ -79,7 +84,11 @@ class FeedForward(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array, style: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: Float[Array, "batch sequence token channel"],
+        style: Float[Array, "batch style"] | None = None,
+    ) -> Float[Array, "batch sequence token channel"]:
         """Maps tokens `[B, N, S, C]` and styles `[B, E]` to the same shape."""
         y = layers.dense(self.expand * x.shape[-1], self.dtype, "wide")(layers.leaky_relu(x))
         if style is not None:
@@ -92,7 +101,9 @@ def _closed(features: int, dtype: str) -> nn.Dense:
     return nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.zeros, name="out")
 
 
-def _windows(x: jax.Array, window: int) -> jax.Array:
+def _windows(
+    x: Float[Array, "n token head channel"], window: int
+) -> Float[Array, "n*(token-{window}+1) {window} head channel"]:
     """Lays out the window of each step but the first ones; `[N, S, ...]` to `[N * ., window, ...]`.
 
     The step itself is the last of its window.

@@ -1,15 +1,14 @@
-"""Convolutions of the textbooks: 4x4 kernels, strides of 2.
+"""The convolutions of DCGAN, VGAN and MoCoGAN: 4x4 kernels, strides of 2.
 
 All of them run as 2D convolutions or matrix products, which are several times faster with gradients
 on a CPU than XLA's own transposed and 3D convolutions (docs/benchmarks.md).
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float32
 
 _NUMBERS = ("NHWC", "HWIO", "NHWC")
 # Rows (or columns) of a 4-tap kernel that the even and the odd outputs of a transposed convolution
@@ -39,11 +38,13 @@ class Convolution(nn.Module):
     features: int
     steps: int = 1
     dtype: str = "float32"
-    kernel_init: Any = nn.initializers.normal(0.02)
+    kernel_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
     halve: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "batch time height width channel"]
+    ) -> Float[Array, "batch time_out height//2 width//2 {self.features}"]:
         """Maps `[B, T, H, W, C]` to `[B, T - steps + 1 or T/2, H/2, W/2, features]`."""
         t, c = x.shape[1], x.shape[-1]
         shape = (self.steps, 4, 4, c, self.features)
@@ -67,7 +68,9 @@ class Convolution(nn.Module):
         return _by_taps(x, kernel)
 
 
-def _halved(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _halved(
+    x: Float[Array, "batch time height width channel"], kernel: Float[Array, "4 4 channel feature"]
+) -> Float[Array, "batch time height//2 width//2 feature"]:
     """Convolves each image of `[B, T, H, W, C]` with `[4, 4, C, F]` and stride 2."""
     b, t, h, w, c = x.shape
     images = x.reshape(b * t, h, w, c)
@@ -77,7 +80,10 @@ def _halved(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return images.reshape(b, t, h // 2, w // 2, -1)
 
 
-def _by_taps(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _by_taps(
+    x: Float[Array, "batch time height width channel"],
+    kernel: Float[Array, "tap 4 4 channel feature"],
+) -> Float[Array, "batch time-tap+1 height//2 width//2 feature"]:
     """Convolves in time as well, as a sum over the taps of `[S, 4, 4, C, F]`."""
     out = x.shape[1] - len(kernel) + 1
     parts = (_halved(x[:, i : i + out], tap) for i, tap in enumerate(kernel))
@@ -92,8 +98,8 @@ def _by_taps(x: jax.Array, kernel: jax.Array) -> jax.Array:
 # and the gradients pair the same three factors otherwise, so they take as few products.
 
 
-def _filters(x: jax.Array, side: int = 4) -> bool:
-    """Says whether tiles of `side` cover images `[..., H, W, C]`, in float32.
+def _filters(x: Float[Array, "... height width channel"], side: int = 4) -> bool:
+    """Returns whether tiles of `side` cover images `[..., H, W, C]`, in float32.
 
     Differences of inputs would cost bfloat16 digits.
     """
@@ -101,7 +107,10 @@ def _filters(x: jax.Array, side: int = 4) -> bool:
 
 
 @jax.custom_vjp
-def _halve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _halve(
+    x: Float32[Array, "batch time height width channel"],
+    kernel: Float[Array, "tap 4 4 channel feature"],
+) -> Float32[Array, "batch time-tap+1 height//2 width//2 feature"]:
     """Does what `_by_taps` does for 1 or 4 taps in time, with 9 products for 16, or 45 for 128.
 
     Reference: Winograd, "Arithmetic complexity of computations", 1980; Lavin and Gray, "Fast
@@ -111,7 +120,10 @@ def _halve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-def _double(y: jax.Array, kernel: jax.Array) -> jax.Array:
+def _double(
+    y: Float32[Array, "batch time height width feature"],
+    kernel: Float[Array, "tap 4 4 channel feature"],
+) -> Float32[Array, "batch time+tap-1 height*2 width*2 channel"]:
     """Transposes `_halve`: `[B, T, h, w, F]` and `[S, 4, 4, C, F]` to `[B, T + S - 1, H, W, C]`."""
     return _to_inputs(y, kernel)
 
@@ -126,7 +138,10 @@ _double.defvjp(
 )
 
 
-def _to_outputs(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _to_outputs(
+    x: Float[Array, "batch time height width channel"],
+    kernel: Float[Array, "tap 4 4 channel feature"],
+) -> Float[Array, "batch time-tap+1 height//2 width//2 feature"]:
     b, t, h, w, _ = x.shape
     _, to_outputs = _in_time(t, len(kernel))
     parts = []
@@ -139,7 +154,10 @@ def _to_outputs(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return tiles.reshape(len(tiles), b, h // 2, w // 2, -1).swapaxes(0, 1)
 
 
-def _to_inputs(y: jax.Array, kernel: jax.Array) -> jax.Array:
+def _to_inputs(
+    y: Float[Array, "batch time height width feature"],
+    kernel: Float[Array, "tap 4 4 channel feature"],
+) -> Float[Array, "batch time+tap-1 height*2 width*2 channel"]:
     b, t, h, w, _ = y.shape
     steps, _, _, c, _ = kernel.shape
     if c < 8 and steps == 1:
@@ -167,7 +185,11 @@ def _to_inputs(y: jax.Array, kernel: jax.Array) -> jax.Array:
     return x.reshape(b, -1, 2 * h + 2, 2 * w + 2, c)[:, :, 1:-1, 1:-1]
 
 
-def _to_kernel(x: jax.Array, y: jax.Array, steps: int) -> jax.Array:
+def _to_kernel(
+    x: Float[Array, "batch time height width channel"],
+    y: Float[Array, "batch time-{steps}+1 height//2 width//2 feature"],
+    steps: int,
+) -> Float[Array, "{steps} 4 4 channel feature"]:
     shape = (steps, 4, 4, x.shape[-1], y.shape[-1])
     parts = [
         jnp.einsum("pnc,pnf->pcf", of_x, of_y)
@@ -176,7 +198,9 @@ def _to_kernel(x: jax.Array, y: jax.Array, steps: int) -> jax.Array:
     return jax.linear_transpose(_of_kernel, jax.ShapeDtypeStruct(shape, x.dtype))(parts)[0]
 
 
-def _of_inputs(x: jax.Array, steps: int) -> list[jax.Array]:
+def _of_inputs(
+    x: Float[Array, "batch time height width channel"], steps: int
+) -> list[Float[Array, "point n channel*4"]]:
     """Returns the nine combinations of blocks of `[B, T, H, W, C]`, each `[P, pairs * N, 4 C]`."""
     b, t, h, w, c = x.shape
     to_points, _ = _in_time(t, steps)
@@ -187,12 +211,16 @@ def _of_inputs(x: jax.Array, steps: int) -> list[jax.Array]:
     return [_along(to_points, part).reshape(_points_of(steps), -1, 4 * c) for part in parts]
 
 
-def _three(x: jax.Array, axis: int) -> tuple[jax.Array, ...]:
+def _three(
+    x: Float[Array, "..."], axis: int
+) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"], Float[Array, "*shape"]]:
     one, two, three = (jax.lax.slice_in_dim(x, n, x.shape[axis] - 2 + n, 2, axis) for n in range(3))
     return one - two, two, three - two
 
 
-def _of_kernel(kernel: jax.Array) -> list[jax.Array]:
+def _of_kernel(
+    kernel: Float[Array, "tap 4 4 channel feature"],
+) -> list[Float[Array, "point channel*4 feature"]]:
     """Returns the nine combinations of `[S, 4, 4, C, F]`, each `[P, 4 C, F]`."""
     steps, _, _, c, f = kernel.shape
     taps = kernel.reshape(steps, 2, 2, 2, 2, c, f)
@@ -202,7 +230,9 @@ def _of_kernel(kernel: jax.Array) -> list[jax.Array]:
     return [_along(_KERNEL, part) for part in parts] if steps == _TAPS else parts
 
 
-def _of_outputs(y: jax.Array, steps: int) -> list[jax.Array]:
+def _of_outputs(
+    y: Float[Array, "batch time height width feature"], steps: int
+) -> list[Float[Array, "point n feature"]]:
     """Returns the nine combinations of `[B, T, h, w, F]`, each `[P, pairs * N, F]`."""
     b, t, h, w, f = y.shape
     _, to_outputs = _in_time(t + steps - 1, steps)
@@ -211,12 +241,16 @@ def _of_outputs(y: jax.Array, steps: int) -> list[jax.Array]:
     return [_along(to_outputs.T, part).reshape(_points_of(steps), -1, f) for part in parts]
 
 
-def _sums_of(x: jax.Array, axis: int) -> tuple[jax.Array, ...]:
+def _sums_of(
+    x: Float[Array, "..."], axis: int
+) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"], Float[Array, "*shape"]]:
     one, two = (jax.lax.index_in_dim(x, n, axis, False) for n in (0, 1))
     return one, one + two, two
 
 
-def _along(matrix: np.ndarray, x: jax.Array) -> jax.Array:
+def _along(
+    matrix: Float[np.ndarray, "row column"], x: Float[Array, " column *axes"]
+) -> Float[Array, " row *axes"]:
     """Multiplies the first axis by a matrix."""
     if np.array_equal(matrix, np.eye(len(matrix))):
         return x
@@ -230,7 +264,7 @@ _TAPS = 4
 _MANY = 1024  # pixels
 
 
-def _points(powers: int) -> np.ndarray:
+def _points(powers: int) -> Float[np.ndarray, "5 {powers}"]:
     """Returns the values of 1, x, x^2, ... at 0, 1, -1, 2 and infinity, `[5, powers]`."""
     at = np.array([0.0, 1.0, -1.0, 2.0])
     return np.vstack([at[:, None] ** np.arange(powers), np.eye(powers)[-1:]])
@@ -244,7 +278,9 @@ def _points_of(steps: int) -> int:
     return 5 if steps == _TAPS else 1
 
 
-def _in_time(frames: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
+def _in_time(
+    frames: int, steps: int
+) -> tuple[Float[np.ndarray, "point {frames}"], Float[np.ndarray, "{frames}-{steps}+1 point"]]:
     """Returns the matrices from frames to points of pairs, `[P * pairs, T]`, and on to outputs.
 
     Two neighbouring outputs of 4 taps are the coefficients of a product of polynomials, taken at 5
@@ -272,10 +308,12 @@ class Whole(nn.Module):
 
     features: int
     dtype: str = "float32"
-    kernel_init: Any = nn.initializers.normal(0.02)
+    kernel_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "batch time height width channel"]
+    ) -> Float[Array, "batch {self.features}"]:
         """Maps `[B, T, H, W, C]` to `[B, features]`."""
         shape = (*x.shape[1:], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
@@ -298,11 +336,13 @@ class TransposedConvolution(nn.Module):
 
     features: int
     dtype: str = "float32"
-    kernel_init: Any = nn.initializers.normal(0.02)
+    kernel_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
     clip: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "... height width channel"]
+    ) -> Float[Array, "... height*2 width*2 {self.features}"]:
         """Maps `[N, H, W, C]` to `[N, 2 H, 2 W, features]`, `[B, T, ...]` to `[B, 2 T, ...]`.
 
         The kernel is `[4, 4, C, features]`, for clips with a first axis of 4 taps in time; input
@@ -314,7 +354,10 @@ class TransposedConvolution(nn.Module):
         return _doubled_in_time(x, kernel) if self.clip else _doubled(x, kernel)
 
 
-def _doubled_in_time(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _doubled_in_time(
+    x: Float[Array, "batch time height width channel"],
+    kernel: Float[Array, "4 4 4 channel feature"],
+) -> Float[Array, "batch time*2 height*2 width*2 feature"]:
     """Doubles clips `[B, T, H, W, C]` by `[4, 4, 4, C, F]`: each phase of time as images."""
     b, t, h, w, c = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
@@ -327,7 +370,9 @@ def _doubled_in_time(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return made.reshape(b, 2 * t, *made.shape[3:])
 
 
-def _doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _doubled(
+    x: Float[Array, "n height width channel"], kernel: Float[Array, "4 4 channel feature"]
+) -> Float[Array, "n height*2 width*2 feature"]:
     """Doubles images `[N, H, W, C]` by `[4, 4, C, F]`."""
     # The kernel's own sums must be worth it: one clip's sampling was twice as slow with them.
     if _filters(x, 2) and x[..., 0].size >= _MANY:
@@ -335,11 +380,15 @@ def _doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return _by_phases(x, kernel)
 
 
-def _by_tiles(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _by_tiles(
+    x: Float[Array, "n height width channel"], kernel: Float[Array, "4 4 channel feature"]
+) -> Float[Array, "n height*2 width*2 feature"]:
     return _double(x[:, None], kernel[None].swapaxes(-1, -2))[:, 0]
 
 
-def _by_phases(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _by_phases(
+    x: Float[Array, "n height width channel"], kernel: Float[Array, "4 4 channel feature"]
+) -> Float[Array, "n height*2 width*2 feature"]:
     n, h, w, c = x.shape
     features = kernel.shape[-1]
     around = ((0, 0), (1, 1), (1, 1), (0, 0))
@@ -356,8 +405,8 @@ def _by_phases(x: jax.Array, kernel: jax.Array) -> jax.Array:
         if features < 8:
             parts = (one[:, :, :, p, q] for one, (*_, p, q) in zip(near, at, strict=True))
             return sum(parts, jnp.zeros((), x.dtype))
-        own = jnp.concatenate([kernel[p, q] for *_, p, q in at])
-        return (jnp.concatenate(near, -1).reshape(-1, 4 * c) @ own).reshape(n, h, w, -1)
+        matrix = jnp.concatenate([kernel[p, q] for *_, p, q in at])
+        return (jnp.concatenate(near, -1).reshape(-1, 4 * c) @ matrix).reshape(n, h, w, -1)
 
     made = [jnp.stack([phase(r, c) for c in _PHASES], 3) for r in _PHASES]
     return jnp.stack(made, 2).reshape(n, 2 * h, 2 * w, features)

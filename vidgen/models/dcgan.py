@@ -1,4 +1,4 @@
-"""The textbooks' convolutional networks, of images and of clips of a fixed length.
+"""DCGAN for images and VGAN for clips of a fixed length: plain convolutional networks.
 
 Reference: Radford, Metz and Chintala, "Unsupervised representation learning with deep convolutional
   generative adversarial networks" (DCGAN), 2016; Vondrick, Pirsiavash and Torralba, "Generating
@@ -8,6 +8,7 @@ Reference: Radford, Metz and Chintala, "Unsupervised representation learning wit
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int
 
 from vidgen.errors import ConfigError
 from vidgen.models import layers, protocol
@@ -69,13 +70,22 @@ class DcganGenerator(protocol.GeneratorDefaults, nn.Module):
         return self.length
 
     def keyframes(self, frames: int) -> int:
-        """Returns how many steps of noise a window needs; they are not looked at."""
+        """Returns how many keyframes of motion noise a window has; they are not used."""
         return frames
 
     @nn.compact
     def __call__(
-        self, content, motion, cycle, start, label=None, pick=None, *, frames: int, parts: int = 1
-    ):
+        self,
+        content: Float[Array, "batch content"],
+        motion: Float[Array, "batch keyframe motion"] | None,
+        cycle: Float[Array, "batch cycle"] | None,
+        start: Int[Array, " batch"] | None,
+        label: Int[Array, " batch"] | None = None,
+        pick: Int[Array, "batch time"] | None = None,
+        *,
+        frames: int,
+        parts: int = 1,
+    ) -> Float32[Array, "batch time height width 3"]:
         """Makes the first frames of clips; arguments as for `ResidualGenerator`.
 
         In training, each of `parts` groups of clips is normalised by its own statistics.
@@ -100,7 +110,9 @@ class DcganGenerator(protocol.GeneratorDefaults, nn.Module):
             return jnp.take_along_axis(x, pick[:, :, None, None, None], 1)
         return x[:, :frames]
 
-    def _double(self, x: jax.Array, features: int, clip: bool) -> jax.Array:
+    def _double(
+        self, x: Float[Array, "batch time height width channel"], features: int, clip: bool
+    ) -> Float[Array, "batch time*(1+{clip}) height*2 width*2 {features}"]:
         """Doubles the sides of `[B, T, H, W, C]`, and time where `clip`."""
         b, t, h, w, c = x.shape
         if self.rise == "transposed":
@@ -151,7 +163,12 @@ class DcganDiscriminator(protocol.NetworkDefaults, nn.Module):
         _check(self, "discriminator")
 
     @nn.compact
-    def __call__(self, video: jax.Array, label: jax.Array | None = None, parts: int = 1):
+    def __call__(
+        self,
+        video: Float[Array, "batch time height width channel"],
+        label: Int[Array, " batch"] | None = None,
+        parts: int = 1,
+    ) -> Float32[Array, " batch"]:
         """Judges videos in [-1, 1], `[B, T, H, W, C]`; returns logits float32 `[B]`.
 
         Each of `parts` groups of clips is normalised by its own statistics.
@@ -170,7 +187,14 @@ class DcganDiscriminator(protocol.NetworkDefaults, nn.Module):
         return Whole(1, self.dtype)(x).astype(jnp.float32)[:, 0]
 
 
-def _normed(module, x: jax.Array, parts: int, name: str, running: bool = True) -> jax.Array:
+def _normed(
+    module: DcganGenerator | DcganDiscriminator,
+    x: Float[Array, "batch time height width channel"],
+    parts: int,
+    name: str,
+    running: bool = True,
+) -> Float[Array, "batch time height width channel"]:
+    """Normalises by batch statistics, or where there is no normalisation adds a bias instead."""
     if module.norm:
         return BatchNorm(running=running, dtype=module.dtype, name=name)(x, parts)
     return x + module.param(name, nn.initializers.zeros, x.shape[-1:])[None, None, None, None]
@@ -181,7 +205,8 @@ def _halvings(length: int, size: int) -> int:
     return min((length & -length).bit_length() - 1, levels_of(size))
 
 
-def _check(module, role: str) -> None:
+def _check(module: DcganGenerator | DcganDiscriminator, role: str) -> None:
+    """Raises ConfigError if the attributes that both networks have do not fit."""
     if module.size < 8 or module.size & (module.size - 1):
         raise ConfigError(f"config.data.size is {module.size}", "8, 16, 32, 64, ... for dcgan")
     if not module.features:

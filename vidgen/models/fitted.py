@@ -7,13 +7,14 @@ one is sampled and measured as any other.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int
 
 from vidgen.errors import ConfigError
 from vidgen.models import protocol
 
 
 class Noise(protocol.GeneratorDefaults, nn.Module):
-    """Independent grey noise in every frame: the floor of all measures.
+    """Independent grey noise in every frame: the worst that any measure should see.
 
     Attributes:
       size: Side of the frames in pixels.
@@ -39,11 +40,21 @@ class Noise(protocol.GeneratorDefaults, nn.Module):
             )
 
     def keyframes(self, frames: int) -> int:
-        """Returns how many steps of noise a window needs."""
+        """Returns how many keyframes of motion noise a window needs."""
         return frames
 
     @nn.compact
-    def __call__(self, content, motion, cycle, start, label=None, pick=None, *, frames: int):
+    def __call__(
+        self,
+        content: Float[Array, "batch content"],
+        motion: Float[Array, "batch keyframe motion"],
+        cycle: Float[Array, "batch cycle"],
+        start: Int[Array, " batch"],
+        label: Int[Array, " batch"] | None = None,
+        pick: Int[Array, "batch time"] | None = None,
+        *,
+        frames: int,
+    ) -> Float32[Array, "batch time height width 3"]:
         """Makes a window; arguments as for `ResidualGenerator`, float `[B, T, H, W, 3]`."""
         del content, cycle, start, label
         self.param("level", nn.initializers.zeros, (1,))  # so that there is something to save
@@ -54,7 +65,7 @@ class Noise(protocol.GeneratorDefaults, nn.Module):
 
 
 class Lookup(protocol.GeneratorDefaults, nn.Module):
-    """Plays clips that it has learnt by heart: the best FVD there is, and nothing new.
+    """Plays stored training clips: the best FVD there is, and nothing new.
 
     Attributes:
       size: Side of the frames in pixels.
@@ -78,19 +89,29 @@ class Lookup(protocol.GeneratorDefaults, nn.Module):
         """Raises nothing: all attributes fit."""
 
     def keyframes(self, frames: int) -> int:
-        """Returns how many steps of noise a window needs."""
+        """Returns how many keyframes of motion noise a window needs."""
         return frames
 
     @nn.compact
-    def __call__(self, content, motion, cycle, start, label=None, pick=None, *, frames: int):
+    def __call__(
+        self,
+        content: Float[Array, "batch content"],
+        motion: Float[Array, "batch keyframe motion"],
+        cycle: Float[Array, "batch cycle"],
+        start: Int[Array, " batch"],
+        label: Int[Array, " batch"] | None = None,
+        pick: Int[Array, "batch time"] | None = None,
+        *,
+        frames: int,
+    ) -> Float32[Array, "batch time height width 3"]:
         """Makes a window; arguments as for `ResidualGenerator`, float `[B, T, H, W, 3]`."""
         del motion, cycle
         shape = (self.clips, self.length, self.size, self.size, 3)
         held = self.param("clips", nn.initializers.zeros, shape, jnp.uint8)
         # Clips of class c are those from first[c] to first[c + 1].
         first = self.param("first", nn.initializers.zeros, (max(self.classes, 1) + 1,), jnp.int32)
-        own = jnp.zeros(len(content), jnp.int32) if label is None else label
-        low, high = first[own], first[own + 1]
+        kind = jnp.zeros(len(content), jnp.int32) if label is None else label
+        low, high = first[kind], first[kind + 1]
         share = jax.scipy.stats.norm.cdf(content[:, 0])  # uniform
         chosen = jnp.minimum(low + ((high - low) * share).astype(jnp.int32), high - 1)
         time = (start[:, None] + jnp.arange(frames)[None]) % self.length
@@ -130,16 +151,26 @@ class DynamicTexture(protocol.GeneratorDefaults, nn.Module):
                 raise ConfigError(f"config.generator.{name} is 0", "at least 1")
 
     def keyframes(self, frames: int) -> int:
-        """Returns how many steps of noise a window needs."""
+        """Returns how many keyframes of motion noise a window needs."""
         return frames + self.context
 
     @property
     def context(self) -> int:
-        """How many steps of noise lie before a window."""
+        """How many keyframes of motion noise lie before a window."""
         return self.steps - 1
 
     @nn.compact
-    def __call__(self, content, motion, cycle, start, label=None, pick=None, *, frames: int):
+    def __call__(
+        self,
+        content: Float[Array, "batch content"],
+        motion: Float[Array, "batch keyframe motion"],
+        cycle: Float[Array, "batch cycle"],
+        start: Int[Array, " batch"],
+        label: Int[Array, " batch"] | None = None,
+        pick: Int[Array, "batch time"] | None = None,
+        *,
+        frames: int,
+    ) -> Float32[Array, "batch time height width 3"]:
         """Makes a window; arguments as for `ResidualGenerator`, float `[B, T, H, W, 3]`."""
         del cycle, start
         kinds, pixels = max(self.classes, 1), self.size * self.size * 3
@@ -148,14 +179,14 @@ class DynamicTexture(protocol.GeneratorDefaults, nn.Module):
         stills = self.param("stills", zeros, (kinds, self.content, pixels))
         moves = self.param("moves", zeros, (kinds, self.motion, pixels))
         response = self.param("response", zeros, (kinds, self.steps, self.motion, self.motion))
-        own = jnp.zeros(len(content), jnp.int32) if label is None else label
-        left = response[own]
+        kind = jnp.zeros(len(content), jnp.int32) if label is None else label
+        left = response[kind]
         state = jnp.zeros((len(content), frames, self.motion))
         for j in range(self.steps):
             noise = motion[:, self.context - j : self.context - j + frames]
             state += jnp.einsum("btv,bxv->btx", noise, left[:, j])
-        video = (mean[own] + jnp.einsum("bc,bcp->bp", content, stills[own]))[:, None]
-        video = video + jnp.einsum("btx,bxp->btp", state, moves[own])
+        video = (mean[kind] + jnp.einsum("bc,bcp->bp", content, stills[kind]))[:, None]
+        video = video + jnp.einsum("btx,bxp->btp", state, moves[kind])
         return _picked(video.reshape(len(content), frames, self.size, self.size, 3), pick)
 
 
@@ -192,11 +223,21 @@ class Ppca(protocol.GeneratorDefaults, nn.Module):
         return self.length
 
     def keyframes(self, frames: int) -> int:
-        """Returns how many steps of noise a window needs; they are not looked at."""
+        """Returns how many keyframes of motion noise a window has; they are not used."""
         return frames
 
     @nn.compact
-    def __call__(self, content, motion, cycle, start, label=None, pick=None, *, frames: int):
+    def __call__(
+        self,
+        content: Float[Array, "batch content"],
+        motion: Float[Array, "batch keyframe motion"],
+        cycle: Float[Array, "batch cycle"],
+        start: Int[Array, " batch"],
+        label: Int[Array, " batch"] | None = None,
+        pick: Int[Array, "batch time"] | None = None,
+        *,
+        frames: int,
+    ) -> Float32[Array, "batch time height width 3"]:
         """Makes the first frames; arguments as for `ResidualGenerator`, float `[B, T, H, W, 3]`."""
         del motion, cycle, start
         kinds, values = max(self.classes, 1), self.length * self.size**2 * 3
@@ -204,13 +245,15 @@ class Ppca(protocol.GeneratorDefaults, nn.Module):
         mean = self.param("mean", zeros, (kinds, values))
         spread = self.param("spread", zeros, (kinds, self.content, values))
         self.param("variance", zeros, (kinds,))
-        own = jnp.zeros(len(content), jnp.int32) if label is None else label
-        video = mean[own] + jnp.einsum("bc,bcv->bv", content, spread[own])
+        kind = jnp.zeros(len(content), jnp.int32) if label is None else label
+        video = mean[kind] + jnp.einsum("bc,bcv->bv", content, spread[kind])
         video = video.reshape(len(content), self.length, self.size, self.size, 3)[:, :frames]
         return _picked(video, pick)
 
 
-def _picked(video: jax.Array, pick: jax.Array | None) -> jax.Array:
+def _picked(
+    video: Float32[Array, "batch time height width 3"], pick: Int[Array, "batch picked"] | None
+) -> Float32[Array, "batch picked height width 3"]:
     """Returns the frames `[B, P]` that were asked for, or all."""
     if pick is None:
         return video

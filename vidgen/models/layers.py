@@ -5,16 +5,15 @@ products. On a CPU that is several times faster than 3D convolution, whose gradi
 of the matrix-product rate there, and no slower on a GPU or TPU.
 """
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int, Shaped
 
 from vidgen.errors import ConfigError
 
 
-def _scaled(gain: float) -> Callable:
+def _scaled(gain: float) -> nn.initializers.Initializer:
     return nn.initializers.variance_scaling(gain, "fan_in", "truncated_normal")
 
 
@@ -29,37 +28,50 @@ def embed(count: int, features: int, dtype: str, name: str) -> nn.Embed:
     return nn.Embed(count, features, dtype=dtype, embedding_init=init, name=name)
 
 
-def leaky_relu(x: jax.Array) -> jax.Array:
+def leaky_relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Applies a leaky ReLU of slope 0.2."""
     return nn.leaky_relu(x, 0.2)
 
 
-def space_to_depth(x: jax.Array, patch: int) -> jax.Array:
+def space_to_depth(
+    x: Shaped[Array, "n height width channel"], patch: int
+) -> Shaped[Array, "n height//{patch} width//{patch} channel*{patch}**2"]:
     """Folds patches of pixels into channels; `[N, H, W, C]` to `[N, H/p, W/p, p*p*C]`."""
     n, h, w, c = x.shape
     x = x.reshape(n, h // patch, patch, w // patch, patch, c)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, h // patch, w // patch, patch * patch * c)
 
 
-def depth_to_space(x: jax.Array, patch: int) -> jax.Array:
+def depth_to_space(
+    x: Shaped[Array, "n height width channel"], patch: int
+) -> Shaped[Array, "n height*{patch} width*{patch} channel//{patch}**2"]:
     """Undoes `space_to_depth`; `[N, H, W, p*p*C]` to `[N, p*H, p*W, C]`."""
     n, h, w, c = x.shape
     x = x.reshape(n, h, w, patch, patch, c // patch**2).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(n, h * patch, w * patch, c // patch**2)
 
 
-def resize(x: jax.Array, side: int) -> jax.Array:
+def resize(
+    x: Float[Array, "n height width channel"], side: int
+) -> Float[Array, "n {side} {side} channel"]:
     """Enlarges maps by bilinear interpolation; `[N, H, W, C]` to `[N, side, side, C]`."""
     return jax.image.resize(x, (x.shape[0], side, side, x.shape[-1]), "bilinear")
 
 
-def downsample(x: jax.Array) -> jax.Array:
+def downsample(
+    x: Float[Array, "n height width channel"],
+) -> Float[Array, "n height//2 width//2 channel"]:
     """Halves the resolution by averaging; `[N, H, W, C]` to `[N, H/2, W/2, C]`."""
     n, h, w, c = x.shape
     return x.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
 
-def between_keyframes(x: jax.Array, start: jax.Array, within: jax.Array, stride: int) -> jax.Array:
+def between_keyframes(
+    x: Float[Array, "batch keyframe channel"],
+    start: Int[Array, " batch"],
+    within: Int[Array, "#batch time"],
+    stride: int,
+) -> Float[Array, "batch time channel"]:
     """Interpolates features of keyframes linearly to frames, wherever a window begins.
 
     Args:
@@ -82,8 +94,10 @@ def between_keyframes(x: jax.Array, start: jax.Array, within: jax.Array, stride:
     return at(left) * (1 - part) + at(right) * part
 
 
-def painted(x: jax.Array, content: jax.Array, colours: int, dtype: str) -> jax.Array:
-    """Lets each pixel mix the colours of a palette that content chooses; in a compact method.
+def mix_palette(
+    x: Float[Array, "... channel"], content: Float[Array, "batch style"], colours: int, dtype: str
+) -> Float32[Array, "batch pixel 3"]:
+    """Lets each pixel mix the colours of a palette that content chooses; for compact methods.
 
     An area that keeps its colour while it moves is one entry taken whole.
 
@@ -102,8 +116,10 @@ def painted(x: jax.Array, content: jax.Array, colours: int, dtype: str) -> jax.A
     return jnp.matmul(mix.reshape(len(content), -1, colours), palette).astype(jnp.float32)
 
 
-def judged(x: jax.Array, label: jax.Array | None, classes: int) -> jax.Array:
-    """Makes logits of the last features, the class by projection; in a compact method.
+def projection_logits(
+    x: Float[Array, "batch channel"], label: Int[Array, " batch *candidate"] | None, classes: int
+) -> Float32[Array, " batch *candidate"]:
+    """Makes logits of the last features, with the class by projection; for compact methods.
 
     Reference: Miyato and Koyama, "cGANs with Projection Discriminator", 2018.
 
@@ -133,7 +149,9 @@ class Film(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array, style: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "n height width channel"], style: Float[Array, "n style"]
+    ) -> Float[Array, "n height width channel"]:
         """Maps `[N, H, W, C]` and styles `[N, S]` to `[N, H, W, C]`."""
         film = dense(2 * x.shape[-1], self.dtype, "film", gain=1.0)(style)
         scale, shift = jnp.split(film[:, None, None, :], 2, -1)
@@ -152,7 +170,9 @@ class Conv3x3(nn.Module):
     gain: float = 2.0
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "n height width channel"]
+    ) -> Float[Array, "n height width {self.features}"]:
         """Maps `[N, H, W, C]` to `[N, H, W, features]`."""
         n, h, w, c = x.shape
         init = _scaled(self.gain) if self.gain else nn.initializers.zeros
@@ -200,7 +220,11 @@ class Residual(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array, style: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: Float[Array, "n height width channel"],
+        style: Float[Array, "n style"] | None = None,
+    ) -> Float[Array, "n height width {self.features}"]:
         """Maps `[N, H, W, C]` and styles `[N, S]` to `[N, H, W, features]`."""
         skip = x
         if x.shape[-1] != self.features:
@@ -221,7 +245,9 @@ class MixTime(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "n height width channel"]
+    ) -> Float[Array, "n height width channel"]:
         """Maps images `[B * steps, H, W, C]`, time varying fastest, to the same shape."""
         if self.steps == 1:
             return x

@@ -9,11 +9,11 @@ Reference: Tulyakov, Liu, Yang and Kautz, "MoCoGAN: decomposing motion and conte
 
 import itertools
 import math
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int, Key
 
 from vidgen import keys
 from vidgen.errors import ConfigError
@@ -68,7 +68,7 @@ class MocoganGenerator(protocol.GeneratorDefaults, nn.Module):
                 raise ConfigError(f"config.generator.{name} is 0", "at least 1")
 
     def keyframes(self, frames: int) -> int:
-        """Returns how many steps of noise a window needs."""
+        """Returns how many keyframes of motion noise a window needs."""
         return frames + 1
 
     def setup(self):
@@ -86,12 +86,23 @@ class MocoganGenerator(protocol.GeneratorDefaults, nn.Module):
             for width in [*widths[1:], 3]
         ]
 
-    def begin(self, content: jax.Array, motion: jax.Array, label: jax.Array | None) -> jax.Array:
+    def begin(
+        self,
+        content: Float[Array, "batch content"],
+        motion: Float[Array, "batch context motion"],
+        label: Int[Array, " batch"] | None,
+    ) -> Float[Array, "batch motion"]:
         """Makes the state before frame 0, `[B, M]`, of the noise before it, `[B, 1, M]`."""
         del content, label
         return motion[:, 0]
 
-    def advance(self, carry, content: jax.Array, motion: jax.Array, label: jax.Array | None):
+    def advance(
+        self,
+        carry: Float[Array, "batch motion"],
+        content: Float[Array, "batch content"],
+        motion: Float[Array, "batch time motion"],
+        label: Int[Array, " batch"] | None,
+    ) -> tuple[Float[Array, "batch motion"], Float[Array, "batch time motion"]]:
         """Runs the recurrence over `[B, T, M]`; returns the last state and all, `[B, T, M]`."""
         del content, label
         if self.is_initializing():
@@ -99,16 +110,21 @@ class MocoganGenerator(protocol.GeneratorDefaults, nn.Module):
         kept = self.kept.variables["params"]
         return _recurrence(kept["kernel"], kept["bias"], carry, self.seen(motion))
 
-    def render(self, states: jax.Array, content: jax.Array, label: Any, parts: int = 1):
+    def render(
+        self,
+        states: Float[Array, "batch time motion"],
+        content: Float[Array, "batch content"],
+        label: Int[Array, " batch"] | None,
+        parts: int = 1,
+    ) -> Float32[Array, "batch time height width 3"]:
         """Makes frames of states `[B, T, M]`: float32 in [-1, 1], `[B, T, size, size, 3]`.
 
         In training, each of `parts` groups of clips is normalised by its own statistics.
         """
         b, t, _ = states.shape
-        about = content
         if self.classes:
-            about = jnp.concatenate([content, jax.nn.one_hot(label, self.classes)], -1)
-        codes = jnp.concatenate([jnp.repeat(about[:, None], t, 1), states], -1)
+            content = jnp.concatenate([content, jax.nn.one_hot(label, self.classes)], -1)
+        codes = jnp.concatenate([jnp.repeat(content[:, None], t, 1), states], -1)
         codes = codes.reshape(b * t, -1).astype(self.dtype)
         first = self.first.astype(self.dtype)
         x = (codes @ first.reshape(len(first), -1)).reshape(-1, *first.shape[1:])
@@ -117,11 +133,20 @@ class MocoganGenerator(protocol.GeneratorDefaults, nn.Module):
         return jnp.tanh(x.astype(jnp.float32)).reshape(b, t, self.size, self.size, 3)
 
     def __call__(
-        self, content, motion, cycle, start, label=None, pick=None, *, frames: int, parts: int = 1
-    ):
+        self,
+        content: Float[Array, "batch content"],
+        motion: Float[Array, "batch keyframe motion"],
+        cycle: Float[Array, "batch cycle"],
+        start: Int[Array, " batch"],
+        label: Int[Array, " batch"] | None = None,
+        pick: Int[Array, "batch time"] | None = None,
+        *,
+        frames: int,
+        parts: int = 1,
+    ) -> Float32[Array, "batch time height width 3"]:
         """Makes the first frames of videos; arguments as for `ResidualGenerator` and `render`.
 
-        `motion` begins with the noise before frame 0; `start` is not looked at.
+        `motion` begins with the noise before frame 0; `start` is not used.
         """
         del cycle, start
         carry = self.begin(content, motion[:, :1], label)
@@ -131,7 +156,12 @@ class MocoganGenerator(protocol.GeneratorDefaults, nn.Module):
         return self.render(states, content, label, parts)
 
 
-def _run(kernel: jax.Array, bias: jax.Array, carry: jax.Array, seen: jax.Array):
+def _scan(
+    kernel: Float[Array, "motion gate"],
+    bias: Float[Array, " gate"],
+    carry: Float[Array, "batch motion"],
+    seen: Float[Array, "batch time gate"],
+) -> tuple[Float[Array, "batch motion"], Float[Array, "batch time motion"]]:
     def one(carry, seen):
         (gates, new), (of_gates, of_new) = (
             jnp.split(x, [2 * carry.shape[-1]], -1) for x in (seen, carry @ kernel + bias[None])
@@ -145,18 +175,23 @@ def _run(kernel: jax.Array, bias: jax.Array, carry: jax.Array, seen: jax.Array):
 
 
 @jax.custom_vjp
-def _recurrence(kernel: jax.Array, bias: jax.Array, carry: jax.Array, seen: jax.Array):
-    """Runs a GRU over what its inputs give, `[B, T, 3 M]`; the last state and all.
+def _recurrence(
+    kernel: Float[Array, "motion gate"],
+    bias: Float[Array, " gate"],
+    carry: Float[Array, "batch motion"],
+    seen: Float[Array, "batch time gate"],
+) -> tuple[Float[Array, "batch motion"], Float[Array, "batch time motion"]]:
+    """Runs a GRU over the gates' shares of the inputs, `[B, T, 3 M]`; the last state and all.
 
-    A loop: laid out, its way back compiles for minutes. The way back runs it again, so that of the
-    loop nothing is kept: a step hands the way back from one mapped function to the next, and a
-    loop's does not bear that on a mesh.
+    It is a loop, for its backward pass compiles for minutes when it is unrolled. The backward pass
+    runs the loop again instead of keeping anything of it: a training step passes the backward pass
+    from one mapped function to the next, and that of a loop cannot be passed so on a mesh.
     """
-    return _run(kernel, bias, carry, seen)
+    return _scan(kernel, bias, carry, seen)
 
 
 _recurrence.defvjp(
-    lambda *given: (_run(*given), given), lambda given, slopes: jax.vjp(_run, *given)[1](slopes)
+    lambda *given: (_scan(*given), given), lambda given, slopes: jax.vjp(_scan, *given)[1](slopes)
 )
 
 
@@ -199,7 +234,15 @@ class MocoganDiscriminator(protocol.NetworkDefaults, nn.Module):
             raise ConfigError(f"config.discriminator.noise is {self.noise}", "at least 0")
 
     @nn.compact
-    def __call__(self, video: jax.Array, clip_keys: jax.Array, parts: int = 1):
+    def __call__(
+        self,
+        video: Float[Array, "batch time height width channel"],
+        clip_keys: Key[Array, " batch"],
+        parts: int = 1,
+    ) -> (
+        Float32[Array, "batch patch"]
+        | tuple[Float32[Array, " batch"], Float32[Array, "batch {self.classes}"]]
+    ):
         """Judges videos, or frames where T is 1.
 
         Args:
@@ -236,7 +279,9 @@ class MocoganDiscriminator(protocol.NetworkDefaults, nn.Module):
         x = x.astype(jnp.float32)
         return (x[:, 0], x[:, 1:]) if clip else x
 
-    def _noise(self, clip_keys: jax.Array, shapes: list[tuple[int, ...]]) -> list[Any]:
+    def _noise(
+        self, clip_keys: Key[Array, " batch"], shapes: list[tuple[int, ...]]
+    ) -> list[Float[Array, "batch ..."] | float]:
         """Draws the noise of all layers' inputs."""
         if not self.noise:
             return [0.0] * len(shapes)
@@ -245,7 +290,7 @@ class MocoganDiscriminator(protocol.NetworkDefaults, nn.Module):
         return [(self.noise * noise).astype(self.dtype) for noise in drawn]
 
 
-def _uniform(fan: int):
+def _uniform(fan: int) -> nn.initializers.Initializer:
     """Draws uniformly within one over the root of a layer's inputs, as PyTorch does."""
     bound = fan**-0.5
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(

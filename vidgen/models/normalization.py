@@ -1,10 +1,9 @@
 """Batch normalisation by groups of clips, whose running statistics are leaves of the parameters."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, PyTree
 
 from vidgen.errors import ConfigError
 
@@ -29,7 +28,9 @@ class BatchNorm(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array, groups: int = 1) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "n *axes channel"], groups: int = 1
+    ) -> Float[Array, "n *axes channel"]:
         """Maps `[N, ..., C]`, whose first axis falls into `groups` equal parts, to the same."""
         c = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (c,))
@@ -51,25 +52,46 @@ class BatchNorm(nn.Module):
 
 
 _EPSILON = 1e-5
+_Normalized = tuple[
+    Float32[Array, "group row channel"],
+    Float32[Array, "group 1 channel"],
+    Float32[Array, "group 1 channel"],
+]
+_Residuals = tuple[
+    Float32[Array, "group row channel"],
+    Float32[Array, "group 1 channel"],
+    Float32[Array, "group 1 channel"],
+    Float32[Array, " channel"],
+]
 
 
-def _sums(y: jax.Array) -> jax.Array:
+def _sums(
+    y: Float32[Array, "group row channel"],
+) -> Float32[Array, "group 1 channel"]:
     """Adds up the rows of each group, `[G, N, C]` to `[G, 1, C]`, as a matrix product."""
     ones = jnp.ones((len(y), 1, y.shape[1]), y.dtype)
     return jnp.matmul(ones, y, precision=jax.lax.Precision.HIGHEST)
 
 
 @jax.custom_vjp
-def _normalized(y: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[jax.Array, ...]:
+def _normalized(
+    y: Float32[Array, "group row channel"],
+    scale: Float32[Array, " channel"],
+    bias: Float32[Array, " channel"],
+) -> _Normalized:
     """Normalises the rows of each group `[G, N, C]`; also returns its mean and variance.
 
     The gradient is written out, and sums are matrix products: faster than what XLA makes of it on
-    a CPU (docs/benchmarks.md). The statistics hand no gradient on.
+    a CPU (docs/benchmarks.md). No gradient flows through the statistics that are returned.
     """
-    return _normalize(y, scale, bias)[0]
+    return _forward(y, scale, bias)[0]
 
 
-def _normalize(y, scale, bias):
+def _forward(
+    y: Float32[Array, "group row channel"],
+    scale: Float32[Array, " channel"],
+    bias: Float32[Array, " channel"],
+) -> tuple[_Normalized, _Residuals]:
     mean = _sums(y) / y.shape[1]
     var = _sums((y - mean) ** 2) / y.shape[1]
     root = jax.lax.rsqrt(var + _EPSILON)
@@ -77,15 +99,19 @@ def _normalize(y, scale, bias):
     return (result, mean, var), (y, mean, root, scale)
 
 
-def _normalize_back(kept, slopes):
-    (y, mean, root, scale), (slope, *_) = kept, slopes
+def _backward(
+    residuals: _Residuals, gradients: _Normalized
+) -> tuple[
+    Float32[Array, "group row channel"], Float32[Array, " channel"], Float32[Array, " channel"]
+]:
+    (y, mean, root, scale), (slope, *_) = residuals, gradients
     y = (y - mean) * root
     of_bias, of_scale = _sums(slope), _sums(slope * y)
     back = slope - of_bias / y.shape[1] - y * (of_scale / y.shape[1])
     return root * scale[None, None] * back, of_scale.sum((0, 1)), of_bias.sum((0, 1))
 
 
-_normalized.defvjp(_normalize, _normalize_back)
+_normalized.defvjp(_forward, _backward)
 
 
 def groups(clips: int, each: int) -> int:
@@ -104,14 +130,22 @@ def groups(clips: int, each: int) -> int:
     return clips // each
 
 
-def with_stats(params: Any, before: Any, stats: Any, momentum: float = 0.1) -> Any:
-    """Moves running statistics on to what a step found.
+def with_stats(
+    params: dict[str, PyTree],
+    before: dict[str, PyTree],
+    stats: dict[str, PyTree],
+    momentum: float = 0.1,
+) -> dict[str, PyTree]:
+    """Moves running statistics towards those of a step.
 
     Args:
       params: Parameters after the step.
       before: Parameters before it.
       stats: The collection "stats" of a step, averaged over its clips.
-      momentum: Share of the new.
+      momentum: Share of the step's statistics in the new ones.
+
+    Returns:
+      The parameters, with the running statistics moved.
     """
     new = dict(params)
     for name, found in stats.items():

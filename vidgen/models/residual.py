@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int
 
 from vidgen.errors import ConfigError
 from vidgen.models import layers, protocol
@@ -15,13 +16,12 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
     without padding; between keyframes the motion features are interpolated linearly. What repeats
     (steps, waves), noise cannot keep in time: cycles turn at a rate that content chooses, from a
     phase that is noise. Content, motion and cycles make a 4x4 map for each frame, which 2D residual
-    blocks enlarge; content alone modulates them,
-    so that what a clip looks like stays while its layout moves. The last features are interpolated
-    to full resolution, where a small network of pointwise layers lets each pixel mix the colours of
-    a palette that content chooses: an edge is where a smooth feature crosses a threshold, so it is
-    sharp wherever it lies, and an area keeps its colour wherever it moves. (Unfolding patches of
-    pixels from channels instead made grids of noise that did not go in the trials;
-    docs/benchmarks.md.)
+    blocks enlarge. Content alone modulates them, so that appearance stays while the layout moves.
+    The last features are interpolated to full resolution, where a small network of pointwise layers
+    lets each pixel mix the colours of a palette that content chooses: an edge is where a smooth
+    feature crosses a threshold, so it is sharp wherever it lies, and an area keeps its colour
+    wherever it moves. (Unfolding patches of pixels from channels instead made grids of noise that
+    stayed; docs/benchmarks.md.)
 
     Nothing depends on the length of the window or on its place in it, so windows agree where they
     overlap.
@@ -50,8 +50,8 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
       motion_layers: Temporal convolutions (3 taps) over the keyframes.
       periods: Frames of a turn of each cycle, at least 4; content makes it up to twice as fast or
         as slow. None for clips that do not repeat themselves.
-      remat: Compute the features of residual blocks and at full resolution again on the way back
-        instead of keeping them.
+      remat: Compute the features of residual blocks and at full resolution again in the
+        backward pass instead of keeping them.
       dtype: Type of the computation; parameters are float32.
     """
 
@@ -91,32 +91,32 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
             )
 
     def keyframes(self, frames: int) -> int:
-        """Returns how many steps of motion noise a window of `frames` needs, at any phase."""
+        """Returns how many keyframes of motion noise a window of `frames` needs, at any phase."""
         return -(-(frames - 1 + self.stride - 1) // self.stride) + 1 + 2 * self.motion_layers
 
     @property
     def context(self) -> int:
-        """How many steps of motion noise lie before the keyframe that a window begins at."""
+        """How many keyframes of motion noise lie before the one that a window begins at."""
         return self.motion_layers
 
     @nn.compact
     def __call__(
         self,
-        content: jax.Array,
-        motion: jax.Array,
-        cycle: jax.Array,
-        start: jax.Array,
-        label: jax.Array | None = None,
-        pick: jax.Array | None = None,
+        content: Float[Array, "batch content"],
+        motion: Float[Array, "batch keyframe motion"],
+        cycle: Float[Array, "batch cycle"],
+        start: Int[Array, " batch"],
+        label: Int[Array, " batch"] | None = None,
+        pick: Int[Array, "batch time"] | None = None,
         *,
         frames: int,
-    ) -> jax.Array:
+    ) -> Float32[Array, "batch time height width 3"]:
         """Makes a window of video.
 
         Args:
           content: Content noise `[B, content]`.
-          motion: Motion noise `[B, keyframes(frames), motion]`, from `context` steps before the last
-            keyframe that is not after the window's first frame.
+          motion: Keyframes of motion noise `[B, keyframes(frames), motion]`, from `context` before
+            the last one that is not after the window's first frame.
           cycle: Turn of each cycle in frame 0, uniform noise in [0, 1), `[B, len(periods)]`.
           start: First frame of each window, int32 `[B]`, at least 0.
           label: Classes, int32 `[B]`, where there are classes.
@@ -124,7 +124,7 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
           frames: Length of the window, T.
 
         Returns:
-          Video float32 `[B, T or P, size, size, 3]`; in [-1, 1], or about there unless "tanh".
+          Video float32 `[B, T or P, size, size, 3]`; in [-1, 1], unless "tanh" nearly.
         """
         act = layers.leaky_relu
         residual = nn.remat(layers.Residual) if self.remat else layers.Residual
@@ -155,7 +155,7 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
             layout += [jnp.sin(turn).astype(self.dtype), jnp.cos(turn).astype(self.dtype)]
         layout = jnp.concatenate(layout, -1).reshape(b * frames, -1)
         layout = act(dense(self.style, "layout")(layout))
-        look = every.reshape(b * frames, -1)
+        style = every.reshape(b * frames, -1)
 
         x = dense(16 * self.widths[0], "first")(layout).reshape(-1, 4, 4, self.widths[0])
         for level, width in enumerate(self.widths):
@@ -163,25 +163,35 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
                 x = layers.dense(width, self.dtype, f"narrow{level}", gain=1.0)(x)
                 x = layers.resize(x, 2 * x.shape[1])
             for block in range(self.blocks):
-                x = residual(width, self.dtype, name=f"level{level}_{block}")(x, look)
+                x = residual(width, self.dtype, name=f"level{level}_{block}")(x, style)
         x = dense(self.head, "head")(act(x))
         pixels = nn.remat(ResidualGenerator._pixels) if self.remat else ResidualGenerator._pixels
-        return pixels(self, x, look, content).reshape(b, frames, self.size, self.size, 3)
+        return pixels(self, x, style, content).reshape(b, frames, self.size, self.size, 3)
 
-    def _pixels(self, x: jax.Array, look: jax.Array, content: jax.Array) -> jax.Array:
+    def _pixels(
+        self,
+        x: Float[Array, "n height width head"],
+        style: Float[Array, "n style"],
+        content: Float[Array, "batch style"],
+    ) -> Float32[Array, "... 3"]:
         """Makes the pixels of frames from their last features; `[N, H, W, head]` to float32."""
         act = layers.leaky_relu
         x = layers.resize(x, self.size)
         for layer in range(self.head_layers):
-            x = act(layers.Film(self.dtype, name=f"head_film{layer}")(x, look))
+            x = act(layers.Film(self.dtype, name=f"head_film{layer}")(x, style))
             x = layers.dense(self.head, self.dtype, f"head{layer}")(x)
         if not self.palette:
             x = layers.dense(3, self.dtype, "colours", gain=0.1)(act(x)).astype(jnp.float32)
             return layers.OUTPUTS[self.output](x)
-        return layers.painted(act(x), content, self.palette, self.dtype)
+        return layers.mix_palette(act(x), content, self.palette, self.dtype)
 
 
-def _turns(cycle: jax.Array, rate: jax.Array, start: jax.Array, within: jax.Array) -> jax.Array:
+def _turns(
+    cycle: Float32[Array, "batch cycle"],
+    rate: Float32[Array, "batch cycle"],
+    start: Int[Array, " batch"],
+    within: Int[Array, "#batch time"],
+) -> Float32[Array, "batch time cycle"]:
     """Returns where cycles stand in each frame of a window, in turns: `cycle + rate * time` mod 1.
 
     In whole numbers of 2^-32 turns, which wrap: the digits of a float would run out in long videos.
@@ -231,7 +241,8 @@ class ResidualDiscriminator(protocol.NetworkDefaults, nn.Module):
       blocks: Residual blocks of each level.
       features: Width of the last layer before the logit.
       frame_features: Width of each frame's own features beside them; 0 for none.
-      remat: Compute the features of residual blocks again on the way back instead of keeping them.
+      remat: Compute the features of residual blocks again in the backward pass instead of keeping
+        them.
       dtype: Type of the computation; parameters are float32.
     """
 
@@ -268,10 +279,10 @@ class ResidualDiscriminator(protocol.NetworkDefaults, nn.Module):
     @nn.compact
     def __call__(
         self,
-        video: jax.Array,
-        label: jax.Array | None = None,
-        pick: jax.Array | None = None,
-    ) -> jax.Array:
+        video: Float[Array, "batch time height width channel"],
+        label: Int[Array, " batch *candidate"] | None = None,
+        pick: Int[Array, "batch time"] | None = None,
+    ) -> Float32[Array, " batch *candidate"]:
         """Judges videos.
 
         Args:
@@ -314,4 +325,4 @@ class ResidualDiscriminator(protocol.NetworkDefaults, nn.Module):
         if self.frame_features:
             frames = act(dense(self.frame_features, "frame_last")(frames.reshape(b, t, -1)))
             x = jnp.concatenate([x, frames.mean(1)], -1)
-        return layers.judged(x, label, self.classes)
+        return layers.projection_logits(x, label, self.classes)

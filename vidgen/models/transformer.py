@@ -1,8 +1,8 @@
-"""A generator and a discriminator of tokens: attention over space and over time, taken apart."""
+"""A generator and a discriminator of tokens, with attention over space and over time apart."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int
 
 from vidgen.errors import ConfigError
 from vidgen.models import layers, protocol
@@ -12,15 +12,15 @@ from vidgen.models.attention import Attention, FeedForward
 class TransformerGenerator(protocol.GeneratorDefaults, nn.Module):
     """Makes video from one content vector and a stream of motion noise, by attention.
 
-    Content and the motion noise of a keyframe make a small map of tokens. In time each of its places
-    attends to the keyframes before it (`window`, without padding: the context); that is cheap, for the
-    map is small and keyframes are few. Between keyframes the tokens are interpolated linearly, and from
-    there on only the frames that are wanted cost anything: the map is enlarged to one token for
-    each patch of pixels, learnt places are added, and all tokens of a frame attend to each other.
-    Content modulates every layer. A linear layer unfolds each token to some features of its patch,
-    these are interpolated to full resolution across the patches' borders, and pointwise layers make
-    colours of them, as those of `ResidualGenerator` do: patches of pixels straight from tokens
-    would leave a grid.
+    Content and the motion noise of a keyframe make a small map of tokens. In time each of its
+    places attends to the keyframes before it (`window`, without padding: the context); that is
+    cheap, for the map is small and keyframes are few. Between keyframes the tokens are interpolated
+    linearly, and from there on only the frames that are wanted cost anything: the map is enlarged
+    to one token for each patch of pixels, position embeddings are added, and all tokens of a frame
+    attend to each other. Content modulates every layer. A linear layer unfolds each token to some
+    features of its patch, these are interpolated to full resolution across the patches' borders,
+    and pointwise layers make colours of them, as those of `ResidualGenerator` do: patches of pixels
+    straight from tokens would leave a grid.
 
     Time is known by how long ago only, so nothing depends on the length of the window or on its
     place in it, and windows agree where they overlap.
@@ -53,8 +53,8 @@ class TransformerGenerator(protocol.GeneratorDefaults, nn.Module):
       motion: Channels of the motion noise.
       style: Channels of the content and motion features.
       stride: Frames between keyframes of motion noise; 1 for noise in each frame.
-      remat: Compute the features of all blocks and at full resolution again on the way back instead
-        of keeping them.
+      remat: Compute the features of all blocks and at full resolution again in the backward pass
+        instead of keeping them.
       dtype: Type of the computation; parameters are float32.
     """
 
@@ -99,32 +99,32 @@ class TransformerGenerator(protocol.GeneratorDefaults, nn.Module):
         layers.check_output(self.output)
 
     def keyframes(self, frames: int) -> int:
-        """Returns how many steps of motion noise a window of `frames` needs, at any phase."""
+        """Returns how many keyframes of motion noise a window of `frames` needs, at any phase."""
         return -(-(frames - 1 + self.stride - 1) // self.stride) + 1 + self.context
 
     @property
     def context(self) -> int:
-        """How many steps of motion noise lie before the keyframe that a window begins at."""
+        """How many keyframes of motion noise lie before the one that a window begins at."""
         return self.time_layers * (self.window - 1)
 
     @nn.compact
     def __call__(
         self,
-        content: jax.Array,
-        motion: jax.Array,
-        cycle: jax.Array,
-        start: jax.Array,
-        label: jax.Array | None = None,
-        pick: jax.Array | None = None,
+        content: Float[Array, "batch content"],
+        motion: Float[Array, "batch keyframe motion"],
+        cycle: Float[Array, "batch cycle"],
+        start: Int[Array, " batch"],
+        label: Int[Array, " batch"] | None = None,
+        pick: Int[Array, "batch time"] | None = None,
         *,
         frames: int,
-    ) -> jax.Array:
+    ) -> Float32[Array, "batch time height width 3"]:
         """Makes a window of video.
 
         Args:
           content: Content noise `[B, content]`.
-          motion: Motion noise `[B, keyframes(frames), motion]`, from `context` steps before the last
-            keyframe that is not after the window's first frame.
+          motion: Keyframes of motion noise `[B, keyframes(frames), motion]`, from `context` before
+            the last one that is not after the window's first frame.
           cycle: Of no channels, `[B, 0]`: there are no cycles.
           start: First frame of each window, int32 `[B]`, at least 0.
           label: Classes, int32 `[B]`, where there are classes.
@@ -132,7 +132,7 @@ class TransformerGenerator(protocol.GeneratorDefaults, nn.Module):
           frames: Length of the window, T.
 
         Returns:
-          Video float32 `[B, T or P, size, size, 3]`; in [-1, 1], or about there unless "tanh".
+          Video float32 `[B, T or P, size, size, 3]`; in [-1, 1], unless "tanh" nearly.
         """
         del cycle
         act = layers.leaky_relu
@@ -178,7 +178,9 @@ class TransformerGenerator(protocol.GeneratorDefaults, nn.Module):
         pixels = (nn.remat(make) if self.remat else make)(self, x, content)
         return pixels.reshape(b, frames, self.size, self.size, 3)
 
-    def _pixels(self, x: jax.Array, content: jax.Array) -> jax.Array:
+    def _pixels(
+        self, x: Float[Array, "n height width channel"], content: Float[Array, "batch style"]
+    ) -> Float32[Array, "... 3"]:
         """Makes the pixels of frames from their last features; to float32 `[B, ., size, 3]`.
 
         Args:
@@ -194,7 +196,7 @@ class TransformerGenerator(protocol.GeneratorDefaults, nn.Module):
         if not self.palette:
             x = layers.dense(3, self.dtype, "colours", gain=0.1)(act(x)).astype(jnp.float32)
             return layers.OUTPUTS[self.output](x)
-        return layers.painted(act(x), content, self.palette, self.dtype)
+        return layers.mix_palette(act(x), content, self.palette, self.dtype)
 
 
 class TransformerDiscriminator(protocol.NetworkDefaults, nn.Module):
@@ -202,8 +204,8 @@ class TransformerDiscriminator(protocol.NetworkDefaults, nn.Module):
 
     A stem of convolutions sees the pixels of each frame finely, across the borders of patches, and
     halves frames (twice the channels each time) down to one token for each patch; those of `fold`
-    frames become one. Tokens know their place by learnt vectors, and their time by waves of the
-    frames' distances from the first. In each block they attend to the tokens of their frames, then
+    frames become one. Learnt vectors stand for a token's place, and waves of the frames' distances
+    from the first for its time. In each block they attend to the tokens of their frames, then
     to those of their place at all times. The last layer sees all places side by side (a mean over
     them does not tell where things are), and its mean over time makes the logit; the class enters
     by projection.
@@ -226,7 +228,7 @@ class TransformerDiscriminator(protocol.NetworkDefaults, nn.Module):
       expand: Channels inside feed-forward layers over the width.
       layers: Blocks of attention over space, over time, and a feed-forward layer.
       features: Width of the last layer before the logit.
-      remat: Compute the features of all blocks again on the way back instead of keeping them.
+      remat: Compute the features of all blocks again in the backward pass instead of keeping them.
       dtype: Type of the computation; parameters are float32.
     """
 
@@ -261,10 +263,10 @@ class TransformerDiscriminator(protocol.NetworkDefaults, nn.Module):
     @nn.compact
     def __call__(
         self,
-        video: jax.Array,
-        label: jax.Array | None = None,
-        pick: jax.Array | None = None,
-    ) -> jax.Array:
+        video: Float[Array, "batch time height width channel"],
+        label: Int[Array, " batch *candidate"] | None = None,
+        pick: Int[Array, "batch time"] | None = None,
+    ) -> Float32[Array, " batch *candidate"]:
         """Judges videos.
 
         Args:
@@ -301,7 +303,7 @@ class TransformerDiscriminator(protocol.NetworkDefaults, nn.Module):
             x = forward(self.expand, self.dtype, name=f"forward{layer}")(x.swapaxes(1, 2))
         x = act(layers.dense(self.features, self.dtype, "last")(act(x).reshape(b, groups, -1)))
         x = x.astype(jnp.float32).mean(1)
-        return layers.judged(x, label, self.classes)
+        return layers.projection_logits(x, label, self.classes)
 
 
 def _at_least_one(module: nn.Module, role: str, *names: str) -> None:
@@ -311,7 +313,7 @@ def _at_least_one(module: nn.Module, role: str, *names: str) -> None:
             raise ConfigError(f"config.{role}.{name} is 0", "at least 1")
 
 
-def _check_tokens(module, role: str) -> None:
+def _check_tokens(module: TransformerGenerator | TransformerDiscriminator, role: str) -> None:
     """Raises ConfigError if patches do not divide frames, or heads the channels of tokens."""
     _at_least_one(module, role, "patch", "width", "heads")
     if module.size % module.patch:
@@ -326,17 +328,19 @@ def _check_tokens(module, role: str) -> None:
         )
 
 
-def _places(module, count: int) -> jax.Array:
+def _places(
+    module: TransformerGenerator | TransformerDiscriminator, count: int
+) -> Float[Array, "1 1 {count} {module.width}"]:
     """Returns the learnt vectors of places in a frame, `[1, 1, count, width]`."""
     init = nn.initializers.normal(0.5)
     places = module.param("places", init, (count, module.width), jnp.float32)
-    return places.astype(module.dtype)[None, None]
+    return jnp.asarray(places, module.dtype)[None, None]
 
 
-def _waves(time: jax.Array) -> jax.Array:
+def _waves(time: Int[Array, "batch time"]) -> Float32[Array, "batch time 16"]:
     """Returns sines and cosines of times in frames, `[B, T]` to float32 `[B, T, 16]`.
 
-    Their turns take from 2 pi frames to some hundreds, each 2 times as long as the one before.
+    Their periods are from 2 pi frames to some hundreds, each twice as long as the one before.
     """
     turn = time[:, :, None] * 2.0 ** -jnp.arange(8)[None, None]
     return jnp.concatenate([jnp.sin(turn), jnp.cos(turn)], -1)

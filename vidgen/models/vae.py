@@ -1,8 +1,8 @@
-"""Autoencoders: generators that also tell from which noise a video may have come."""
+"""Variational autoencoders: generators that also infer the noise of a given video."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int
 
 from vidgen.errors import ConfigError
 from vidgen.models import layers, protocol
@@ -78,17 +78,17 @@ class VariationalAutoencoder(protocol.GeneratorDefaults, nn.Module):
                 raise ConfigError(f"config.generator.{name} is 0", "at least 1")
 
     def _generator(self) -> ResidualGenerator:
-        own = ("encoder_widths", "features", "time_layers", "parent", "name")
-        names = [name for name in self.__dataclass_fields__ if name not in own]
+        others = ("encoder_widths", "features", "time_layers", "parent", "name")
+        names = [name for name in self.__dataclass_fields__ if name not in others]
         return ResidualGenerator(**{name: getattr(self, name) for name in names}, parent=None)
 
     def keyframes(self, frames: int) -> int:
-        """Returns how many steps of motion noise a window of `frames` needs, at any phase."""
+        """Returns how many keyframes of motion noise a window of `frames` needs, at any phase."""
         return self._generator().keyframes(frames)
 
     @property
     def context(self) -> int:
-        """How many steps of motion noise lie before the keyframe that a window begins at."""
+        """How many keyframes of motion noise lie before the one that a window begins at."""
         return self._generator().context
 
     def setup(self):
@@ -105,18 +105,28 @@ class VariationalAutoencoder(protocol.GeneratorDefaults, nn.Module):
         )
 
     def __call__(
-        self, content, motion, cycle, start, label=None, pick=None, *, frames: int
-    ) -> jax.Array:
+        self,
+        content: Float[Array, "batch content"],
+        motion: Float[Array, "batch keyframe motion"],
+        cycle: Float[Array, "batch cycle"],
+        start: Int[Array, " batch"],
+        label: Int[Array, " batch"] | None = None,
+        pick: Int[Array, "batch time"] | None = None,
+        *,
+        frames: int,
+    ) -> Float32[Array, "batch time height width 3"]:
         """Makes a window of video; arguments and result as for `ResidualGenerator`."""
-        if self.is_initializing():  # whoever makes parameters makes those of both
+        if (
+            self.is_initializing()
+        ):  # `init` calls this alone and must make both networks' parameters
             self.encode(jnp.zeros((len(start), frames, self.size, self.size, 3)), start, label)
         return self.decoder(content, motion, cycle, start, label, pick, frames=frames)
 
     def encode(
         self,
-        video: jax.Array,
-        start: jax.Array,
-        label: jax.Array | None = None,
+        video: Float[Array, "batch time height width 3"],
+        start: Int[Array, " batch"],
+        label: Int[Array, " batch"] | None = None,
         frames: int | None = None,
     ) -> tuple[protocol.Posterior, protocol.Posterior]:
         """Gives the posterior of the noise that windows of video were made of.
@@ -125,8 +135,8 @@ class VariationalAutoencoder(protocol.GeneratorDefaults, nn.Module):
           video: In [-1, 1], `[B, T, size, size, 3]`.
           start: First frame of each window, int32 `[B]`; only its place between keyframes is seen.
           label: Classes, int32 `[B]`, where there are classes.
-          frames: Length of the window that keyframes are wanted for; T by default. Keyframes beyond the
-            video are extrapolated.
+          frames: Length of the window that keyframes are wanted for; T by default. Keyframes beyond
+            the video are extrapolated.
 
         Returns:
           Means and log variances of content, float32 `[B, content]`, and of motion, float32
@@ -158,7 +168,11 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, video, times, beyond, label
+        self,
+        video: Float[Array, "batch time height width 3"],
+        times: Int[Array, "batch keyframe"],
+        beyond: Float[Array, "batch keyframe"],
+        label: Int[Array, " batch"] | None,
     ) -> tuple[protocol.Posterior, protocol.Posterior]:
         """Gives the posteriors of content and motion.
 
@@ -194,15 +208,13 @@ class Encoder(nn.Module):
             still = jnp.concatenate([still, embedding], -1)
         still = act(dense(self.features, "still")(still))
 
-        about = jnp.take_along_axis(x, jnp.clip(times, 0, t - 1)[:, :, None], 1)
+        near = jnp.take_along_axis(x, jnp.clip(times, 0, t - 1)[:, :, None], 1)
         beyond = beyond[:, :, None].astype(self.dtype)
         # What moves evenly is extrapolated by a product of its speed and the distance.
-        move = act(
-            dense(self.features, "move")(jnp.concatenate([about, about * beyond, beyond], -1))
-        )
+        move = act(dense(self.features, "move")(jnp.concatenate([near, near * beyond, beyond], -1)))
         return self._posterior("content", still), self._posterior("motion", move)
 
-    def _posterior(self, name: str, x: jax.Array) -> protocol.Posterior:
+    def _posterior(self, name: str, x: Float[Array, "batch ..."]) -> protocol.Posterior:
         """Makes means and log variances; in float32, and at first near the prior."""
         width = 2 * getattr(self, name)
         mean, log_variance = jnp.split(layers.dense(width, "float32", name, gain=0.1)(x), 2, -1)

@@ -1,41 +1,41 @@
-"""Video as discrete codes: an autoencoder with a codebook, and a transformer that writes the codes.
+"""Video as discrete codes: an autoencoder with a codebook, and a transformer that draws the codes.
 
-Each frame becomes a small map of codes by itself; the transformer writes a video's codes in raster
-order, frame after frame, each from those before it.
+Each frame becomes a small map of codes by itself. The transformer draws a video's codes in raster
+order, frame after frame, each given those before it.
 
 Reference: van den Oord et al., "Neural discrete representation learning" (VQ-VAE), 2017; Yan et
   al., "VideoGPT: video generation using VQ-VAE and transformers", 2021.
 """
 
 import math
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int, Int32
 
 from vidgen.errors import ConfigError
 from vidgen.models import layers, protocol
-from vidgen.models.autoregressive import Prior, pick, remember
+from vidgen.models.autoregressive import Prior, append_frame, sample_codes
 
 
 class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
     """Makes each frame from codes that a causal transformer draws, given the frames before it.
 
-    The noise of a frame has one channel for each of its codes: as a uniform number, it picks the
-    code from the distribution that the transformer gives. The state between frames is the codes of
+    The noise of a frame has one channel for each of its codes: made uniform, it draws the code
+    from the distribution that the transformer predicts. The state between frames is the codes of
     the last `window - 1` of them, so a video of any length takes the same memory. A recurrence has
     no random access: to reach a frame, the codes of all frames before it are drawn.
 
     Attributes:
       size: Side of the frames in pixels.
       classes: Number of classes; 0 for none.
-      patch: Side in pixels of the patches that the autoencoder's front sees.
+      patch: Side in pixels of the patches that the autoencoder's first layer takes.
       widths: Channels of the autoencoder's levels, finest first; each has half the side of the one
         before, and the last is the map of codes.
       blocks: Residual blocks of each level.
-      summary: Codes of the frame as a whole, written before those of its map: what all places share
-        and what stays from frame to frame, such as colours, needs no place to tell it.
+      summary: Codes of the frame as a whole, before those of its map, for what all places share and
+        what stays from frame to frame, such as colours.
       palette: Colours that a frame mixes its pixels from; 0 for colours straight from the features.
       codes: Vectors of the codebook.
       features: Channels of each.
@@ -68,13 +68,9 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
     top_k: int = 0
     top_p: float = 1.0
     dtype: str = "float32"
-    content = 1  # not looked at: all that a video is lies in its codes
+    content = 1  # unused: all that a video shows is in its codes
     recurrent = True
-    sampling_options = (
-        "temperature",
-        "top_k",
-        "top_p",
-    )  # what a run that is trained may be sampled with
+    sampling_options = ("temperature", "top_k", "top_p")
 
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
@@ -108,7 +104,7 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
         return self.summary + (self.size // (self.patch * 2 ** (len(self.widths) - 1))) ** 2
 
     def keyframes(self, frames: int) -> int:
-        """Returns how many steps of noise a window needs."""
+        """Returns how many keyframes of motion noise a window needs."""
         return frames
 
     def setup(self):
@@ -131,41 +127,56 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
             dtype=self.dtype,
         )
 
-    def encode(self, video: jax.Array) -> jax.Array:
+    def encode(
+        self, video: Float[Array, "batch time height width 3"]
+    ) -> Float32[Array, "batch time place feature"]:
         """Maps video in [-1, 1] `[B, T, H, W, 3]` to features of its codes, `[B, T, P, F]`."""
         x = self.encoder(video.reshape(-1, *video.shape[2:]))
         return x.reshape(*video.shape[:2], self.motion, self.features)
 
-    def quantize(self, features: jax.Array) -> jax.Array:
+    def quantize(self, features: Float[Array, "*places feature"]) -> Int32[Array, "*places"]:
         """Returns the nearest codes of features `[..., F]`; int32 `[...]`."""
         return nearest(features, self.book)
 
-    def decode(self, vectors: jax.Array) -> jax.Array:
+    def decode(
+        self, vectors: Float[Array, "batch time place feature"]
+    ) -> Float32[Array, "batch time height width 3"]:
         """Maps vectors of the codebook `[B, T, P, F]` to video float32 `[B, T, H, W, 3]`."""
         x = vectors.reshape(-1, self.motion, self.features)
         return self.decoder(x).reshape(*vectors.shape[:2], self.size, self.size, 3)
 
-    def logits(self, codes: jax.Array, label: jax.Array | None) -> jax.Array:
+    def logits(
+        self, codes: Int[Array, "batch time place"], label: Int[Array, " batch"] | None
+    ) -> Float32[Array, "batch time place code"]:
         """Gives each code's logits, from those before it; int32 `[B, T, P]` to `[B, T, P, K]`.
 
         T is at most `window`, and the first frame has none before it.
         """
         return self.prior(codes, label)
 
-    def begin(self, content: jax.Array, motion: jax.Array, label: jax.Array | None) -> jax.Array:
+    def begin(
+        self,
+        content: Float[Array, "batch content"],
+        motion: Float[Array, "batch context place"],
+        label: Int[Array, " batch"] | None,
+    ) -> Int32[Array, "batch past place"]:
         """Makes the state before frame 0: no codes, -1, int32 `[B, window - 1, P]`."""
         del motion, label
         return jnp.full((len(content), self.window - 1, self.motion), -1, jnp.int32)
 
     def advance(
-        self, carry: jax.Array, content: jax.Array, motion: jax.Array, label: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array]:
+        self,
+        carry: Int32[Array, "batch past place"],
+        content: Float[Array, "batch content"],
+        motion: Float[Array, "batch time place"],
+        label: Int[Array, " batch"] | None,
+    ) -> tuple[Int32[Array, "batch past place"], Int32[Array, "batch time place"]]:
         """Draws the codes of frames.
 
         Args:
-          carry: Codes of the last `window - 1` frames, int32 `[B, window - 1, P]`, first those that
-            there are, then -1.
-          content: Not looked at.
+          carry: Codes of the last `window - 1` frames, int32 `[B, window - 1, P]`; where there are
+            fewer frames, -1 comes after them.
+          content: Unused.
           motion: Standard normal noise `[B, T, P]`.
           label: Classes, int32 `[B]`, where there are classes.
 
@@ -174,25 +185,44 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
         """
         del content
         uniform = jax.scipy.stats.norm.cdf(motion)
-        given = (self.temperature, self.top_k, self.top_p)
-        draw = self.prior.drawing(label, lambda logits, u: pick(logits, u, *given))
+        options = (self.temperature, self.top_k, self.top_p)
+        sample_frame = self.prior.frame_sampler(
+            label, lambda logits, uniform: sample_codes(logits, uniform, *options)
+        )
 
-        def frame(past, uniform):
-            drawn = draw(past, uniform)
-            return remember(past, drawn), drawn
+        def frame(
+            past: Int32[Array, "batch past place"], uniform: Float[Array, "batch place"]
+        ) -> tuple[Int32[Array, "batch past place"], Int32[Array, "batch place"]]:
+            codes = sample_frame(past, uniform)
+            return append_frame(past, codes), codes
 
         carry, states = jax.lax.scan(frame, carry, uniform.swapaxes(0, 1))
         return carry, states.swapaxes(0, 1)
 
-    def render(self, states: jax.Array, content: jax.Array, label: Any) -> jax.Array:
+    def render(
+        self,
+        states: Int[Array, "batch time place"],
+        content: Float[Array, "batch content"],
+        label: Int[Array, " batch"] | None,
+    ) -> Float32[Array, "batch time height width 3"]:
         """Makes frames of codes `[B, T, P]`: float32 in [-1, 1], `[B, T, size, size, 3]`."""
         del content, label
         return jnp.clip(self.decode(jnp.take(self.book, states, axis=0)), -1, 1)
 
-    def __call__(self, content, motion, cycle, start, label=None, pick=None, *, frames: int):
+    def __call__(
+        self,
+        content: Float[Array, "batch content"],
+        motion: Float[Array, "batch keyframe motion"],
+        cycle: Float[Array, "batch cycle"],
+        start: Int[Array, " batch"],
+        label: Int[Array, " batch"] | None = None,
+        pick: Int[Array, "batch time"] | None = None,
+        *,
+        frames: int,
+    ) -> Float32[Array, "batch time height width 3"]:
         """Makes the first frames of videos; arguments as for `ResidualGenerator`.
 
-        `start` is not looked at.
+        `start` is not used.
         """
         del cycle, start
         carry = self.begin(content, motion, label)
@@ -216,7 +246,9 @@ class Encoder(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "n height width 3"]
+    ) -> Float32[Array, "n place {self.features}"]:
         """Maps `[N, H, W, 3]` in [-1, 1] to float32 `[N, P, F]`, those of the whole frame first."""
         act = layers.leaky_relu
         x = layers.space_to_depth(x.astype(self.dtype), self.patch)
@@ -230,9 +262,9 @@ class Encoder(nn.Module):
         )
         places = last(1, "last")(act(x)).reshape(len(x), -1, self.features)
         if self.summary:
-            about = act(layers.dense(self.widths[-1], self.dtype, "about")(act(x))).mean((1, 2))
-            about = last(self.summary, "summary")(about).reshape(len(x), -1, self.features)
-            places = jnp.concatenate([about, places], 1)
+            whole = act(layers.dense(self.widths[-1], self.dtype, "about")(act(x))).mean((1, 2))
+            whole = last(self.summary, "summary")(whole).reshape(len(x), -1, self.features)
+            places = jnp.concatenate([whole, places], 1)
         return places.astype(jnp.float32)
 
 
@@ -247,18 +279,18 @@ class Decoder(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `[N, P, F]` to float32 `[N, H, W, 3]`, in [-1, 1] where it has learnt to."""
+    def __call__(self, x: Float[Array, "n place feature"]) -> Float32[Array, "n height width 3"]:
+        """Maps `[N, P, F]` to float32 `[N, H, W, 3]`, not bounded to [-1, 1]."""
         act, (n, codes, _) = layers.leaky_relu, x.shape
         dense = lambda name: layers.dense(self.widths[-1], self.dtype, name)  # noqa: E731
-        about, x = jnp.split(x.astype(self.dtype), [self.summary], 1)
+        whole, x = jnp.split(x.astype(self.dtype), [self.summary], 1)
         side = math.isqrt(codes - self.summary)
         x = dense("first")(x).reshape(n, side, side, -1)
         if self.summary:
-            about = act(dense("about")(about.reshape(n, -1)))
-            x = x + dense("everywhere")(about)[:, None, None]
+            whole = act(dense("about")(whole.reshape(n, -1)))
+            x = x + dense("everywhere")(whole)[:, None, None]
         else:
-            about = act(dense("about")(x)).mean((1, 2))
+            whole = act(dense("about")(x)).mean((1, 2))
         for level, width in reversed(list(enumerate(self.widths))):
             for block in range(self.blocks):
                 x = layers.Residual(width, self.dtype, name=f"level{level}_{block}")(x)
@@ -268,10 +300,12 @@ class Decoder(nn.Module):
             return layers.depth_to_space(x.astype(jnp.float32), self.patch)
         x = layers.dense(8 * self.patch**2, self.dtype, "pixels", gain=1.0)(act(x))
         x = layers.depth_to_space(x, self.patch)
-        return layers.painted(act(x), about, self.palette, self.dtype).reshape(*x.shape[:-1], 3)
+        return layers.mix_palette(act(x), whole, self.palette, self.dtype).reshape(*x.shape[:-1], 3)
 
 
-def nearest(features: jax.Array, book: jax.Array) -> jax.Array:
+def nearest(
+    features: Float[Array, "*places feature"], book: Float[Array, "code feature"]
+) -> Int32[Array, "*places"]:
     """Returns which vectors of a codebook `[K, F]` are nearest to features `[..., F]`; int32."""
     squares = jnp.sum(book**2, -1).reshape(*(1,) * (features.ndim - 1), -1)
     return jnp.argmin(squares - 2 * (features @ book.T), -1).astype(jnp.int32)

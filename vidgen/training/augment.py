@@ -1,7 +1,7 @@
 """Differentiable augmentation, the same for every frame of a clip.
 
-Both real and generated clips pass through before the discriminator, so that it cannot learn a
-small data set by heart; each transform is applied with a probability, drawn from the clip's key.
+Both real and generated clips pass through it before the discriminator, so that the discriminator
+cannot memorise a small data set; each transform is applied with a probability, drawn from the clip's key.
 
 Reference: Zhao et al., "Differentiable augmentation for data-efficient GAN training", 2020;
   Karras et al., "Training GANs with limited data", 2020.
@@ -9,17 +9,22 @@ Reference: Zhao et al., "Differentiable augmentation for data-efficient GAN trai
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Key
 
 from vidgen import keys
 
 
-def flip(video: jax.Array, key: jax.Array) -> jax.Array:
+def flip(
+    video: Float[Array, "time height width channel"], key: Key[Array, ""]
+) -> Float[Array, "time height width channel"]:
     """Mirrors a clip left to right."""
     del key
     return video[:, :, ::-1]
 
 
-def shift(video: jax.Array, key: jax.Array) -> jax.Array:
+def shift(
+    video: Float[Array, "time height width channel"], key: Key[Array, ""]
+) -> Float[Array, "time height width channel"]:
     """Moves a clip by up to an eighth of its side, repeating its edges."""
     side = video.shape[1]
     most = max(side // 8, 1)
@@ -28,24 +33,32 @@ def shift(video: jax.Array, key: jax.Array) -> jax.Array:
     return jax.lax.dynamic_slice(padded, (0, by[0], by[1], 0), video.shape)
 
 
-def brightness(video: jax.Array, key: jax.Array) -> jax.Array:
+def brightness(
+    video: Float[Array, "time height width channel"], key: Key[Array, ""]
+) -> Float[Array, "time height width channel"]:
     """Adds one number in [-0.4, 0.4] to the whole clip."""
     return video + jax.random.uniform(key, (), minval=-0.4, maxval=0.4)
 
 
-def contrast(video: jax.Array, key: jax.Array) -> jax.Array:
+def contrast(
+    video: Float[Array, "time height width channel"], key: Key[Array, ""]
+) -> Float[Array, "time height width channel"]:
     """Scales the distance from the clip's mean by 2^-0.5 to 2^0.5."""
     mean = video.mean()
     return mean + (video - mean) * 2 ** jax.random.uniform(key, (), minval=-0.5, maxval=0.5)
 
 
-def saturation(video: jax.Array, key: jax.Array) -> jax.Array:
+def saturation(
+    video: Float[Array, "time height width channel"], key: Key[Array, ""]
+) -> Float[Array, "time height width channel"]:
     """Scales the distance from grey by 0 to 2."""
     grey = video.mean(-1, keepdims=True)
     return grey + (video - grey) * jax.random.uniform(key, (), minval=0.0, maxval=2.0)
 
 
-def cutout(video: jax.Array, key: jax.Array) -> jax.Array:
+def cutout(
+    video: Float[Array, "time height width channel"], key: Key[Array, ""]
+) -> Float[Array, "time height width channel"]:
     """Blanks one square of half the side, at the same place in every frame."""
     side = video.shape[1]
     centre = jax.random.uniform(key, (2,), minval=0.0, maxval=side)
@@ -65,11 +78,11 @@ AUGMENTATIONS = {
 
 
 def apply(
-    video: jax.Array,
-    clip_keys: jax.Array,
-    probability: jax.typing.ArrayLike,
+    video: Float[Array, "batch time height width channel"],
+    clip_keys: Key[Array, " batch"],
+    probability: Float[ArrayLike, ""],
     names: tuple[str, ...],
-) -> jax.Array:
+) -> Float[Array, "batch time height width channel"]:
     """Applies each named augmentation to each clip with a probability.
 
     Args:
@@ -82,7 +95,9 @@ def apply(
       Clips of the same shape; values may leave [-1, 1].
     """
 
-    def one(clip, key):
+    def one(
+        clip: Float[Array, "time height width channel"], key: Key[Array, ""]
+    ) -> Float[Array, "time height width channel"]:
         for name in names:
             coin, how = jax.random.split(keys.named(key, name))
             clip = jnp.where(

@@ -1,34 +1,36 @@
-"""How a step averages over its clips: at once, in parts, over devices, in an order of its own.
+"""How a training step averages over its clips: at once, in parts, over devices, in a fixed order.
 
-A step hands over functions of a batch, and gets their means over the global batch back; how that
-comes about (one device or many, all clips together or few at a time) is bound here, by
-`vidgen.runtime.placement`. So a method is written once, and knows nothing of it.
+A step passes functions of a batch to `mean` and gets their means over the global batch. Whether
+there is one device or many, and all clips are computed together or a few at a time, are arguments
+of `mean` that `vidgen.runtime.placement` binds, so a method is written once for all of them.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, ArrayLike, Int, PyTree, Shaped
 
-Batch = dict[str, jax.Array]
-Function = Callable[[Batch, Any], tuple[Any, Any]]
+Batch = dict[str, Shaped[Array | np.ndarray, "batch ..."]]
+Function = Callable[[Batch, PyTree], tuple[PyTree, PyTree]]  # (batch, kept) -> (tree, keep)
+Axis = str | tuple[str, ...] | None  # of devices
 
 
 def mean(
     function: Function,
     batch: Batch,
-    kept: list[Any] | None = None,
+    kept: list[PyTree] | None = None,
     *,
     mesh: Mesh | None = None,
-    axis: str | tuple[str, ...] | None = None,
+    axis: Axis = None,
     parts: int = 1,
     loop: bool = False,
     ordered: bool = False,
-) -> tuple[Any, list[Any] | None]:
-    """Averages what a function makes of a batch.
+) -> tuple[PyTree, list[PyTree] | None]:
+    """Averages what a function computes of a batch.
 
     Args:
       function: `(batch, kept) -> (tree, keep)`: a tree of arrays that are means over the batch's
@@ -36,20 +38,20 @@ def mean(
       batch: Arrays whose first axis counts clips.
       kept: The `keep` of each part, from an earlier call with the same batch; None: start anew.
       mesh: Devices over which the batch's clips lie, where the program around is one for all of
-        them. Each computes its clips by itself, with whole parameters, and what they exchange is
-        the tree, once: the compiler, left to itself, would sum each gradient as soon as there is
+        them. Each computes its clips by itself, with whole parameters, and the tree is all they
+        exchange, once: the compiler, left to itself, would sum each gradient as soon as there is
         one, in the type of the computation, and again for each part.
       axis: Name (or names) of the mapped axis of devices, where the program around is of one.
       parts: Gradient accumulation: the device's clips in so many equal parts, one after another,
         so that only one part's activations exist at a time.
-      loop: The parts as one loop, compiled once. Where False they are laid out one by one: XLA's
+      loop: The parts as one loop, compiled once. Where False the loop is unrolled: XLA's
         convolution gradients are eight times slower in a loop on a CPU.
       ordered: Every part is computed apart and the parts of all devices are added up in the order
         of their clips, so that the result does not depend on how they lie on devices, to the bit.
 
     Returns:
       The tree, averaged, and the `keep` of each part, or None from a loop, where it would hold the
-      memory that parts are to save (laid out one by one, they save none).
+      memory that parts are to save (unrolled, they save none).
     """
     if mesh is not None:
         one = functools.partial(
@@ -70,7 +72,7 @@ def mean(
         total, _ = jax.lax.scan(add, zeros, jnp.arange(parts))
         return _over(axis, jax.tree.map(lambda x: x / parts, total)), None
     trees, keeps = [], []
-    before: Any = ()
+    before: PyTree = ()
     for n in range(parts):
         # The barrier keeps parts one after another, and XLA from merging what they share.
         part, have, _ = jax.lax.optimization_barrier(
@@ -86,7 +88,12 @@ def mean(
     return _in_order(trees, axis), keeps
 
 
-def _on_each(mesh: Mesh, run: Callable, batch: Batch, kept: Any) -> tuple[Any, Any]:
+def _on_each(
+    mesh: Mesh,
+    run: Callable[[Batch, PyTree], tuple[PyTree, list[PyTree] | None]],
+    batch: Batch,
+    kept: list[PyTree] | None,
+) -> tuple[PyTree, list[PyTree] | None]:
     """Runs `(batch, kept) -> (tree, keeps)` on each device with its clips.
 
     What is kept stays where it is: every array of it gets a first axis that counts devices.
@@ -96,21 +103,23 @@ def _on_each(mesh: Mesh, run: Callable, batch: Batch, kept: Any) -> tuple[Any, A
         tree, keeps = run(batch, jax.tree.map(lambda x: x[0], kept))
         return tree, jax.tree.map(lambda x: x[None], keeps)
 
-    own = PartitionSpec(mesh.axis_names)
+    clips = PartitionSpec(mesh.axis_names)
     return jax.shard_map(
-        one, mesh=mesh, in_specs=(own, own), out_specs=(PartitionSpec(), own), check_vma=False
+        one, mesh=mesh, in_specs=(clips, clips), out_specs=(PartitionSpec(), clips), check_vma=False
     )(batch, kept)
 
 
-def _part(batch: Batch, n: Any, parts: int) -> Batch:
+def _part(batch: Batch, n: Int[ArrayLike, ""], parts: int) -> Batch:
+    """Returns the n-th of equal parts of a batch."""
     return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:])[n], batch)
 
 
-def _over(axis: Any, tree: Any) -> Any:
+def _over(axis: Axis, tree: PyTree) -> PyTree:
+    """Averages a tree over devices."""
     return tree if axis is None else jax.lax.pmean(tree, axis)
 
 
-def _in_order(trees: list[Any], axis: Any) -> Any:
+def _in_order(trees: list[PyTree], axis: Axis) -> PyTree:
     """Averages trees of all devices, adding in the order of their clips."""
     if axis is not None:
         stacked = jax.tree.map(lambda *x: jnp.stack(x), *trees)

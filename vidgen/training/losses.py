@@ -1,7 +1,8 @@
 """Adversarial losses, gradient penalties and likelihoods: functions of arrays and of a critic.
 
 Logits of real clips are `real`, of generated ones `fake`, both `[B]`; every adversarial loss is a
-scalar mean. Likelihoods and divergences are in nats, one for each clip, `[B]`.
+scalar mean. Only losses in `PAIRED` take both for the generator; the others ignore `real` there.
+Likelihoods and divergences are in nats, one for each clip, `[B]`.
 """
 
 import math
@@ -9,58 +10,70 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Float32, Shaped
+
+Loss = Callable[[Float[Array, "..."], Float[Array, "..."]], Float[Array, ""]]
+Likelihood = Callable[
+    [
+        Float[Array, "batch time height width channel"],
+        Float[Array, "batch time height width channel"],
+        Float[ArrayLike, ""],
+    ],
+    Float32[Array, " batch"],
+]
+Critic = Callable[
+    [Float[Array, "n time height width channel"]], Float[Array, " n"] | Float[Array, "n candidate"]
+]
 
 
-def _softplus(x: jax.Array) -> jax.Array:
-    return jnp.logaddexp(x, 0.0)
-
-
-def rpgan_dis(real, fake):
+def rpgan_dis(real: Float[Array, "*logits"], fake: Float[Array, "*logits"]) -> Float[Array, ""]:
     """Relativistic pairing loss of the discriminator; Jolicoeur-Martineau, 2018; R3GAN, 2024."""
-    return jnp.mean(_softplus(fake - real))
+    return jnp.mean(jax.nn.softplus(fake - real))
 
 
-def rpgan_gen(real, fake):
+def rpgan_gen(real: Float[Array, "*logits"], fake: Float[Array, "*logits"]) -> Float[Array, ""]:
     """Relativistic pairing loss of the generator."""
-    return jnp.mean(_softplus(real - fake))
+    return jnp.mean(jax.nn.softplus(real - fake))
 
 
-def bce_dis(real, fake):
+def bce_dis(real: Float[Array, "*logits"], fake: Float[Array, "*logits"]) -> Float[Array, ""]:
     """Binary cross-entropy of the discriminator; Goodfellow et al., 2014."""
-    return jnp.mean(_softplus(-real)) + jnp.mean(_softplus(fake))
+    return jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(fake))
 
 
-def non_saturating_gen(real, fake):
+def non_saturating_gen(real: Float[Array, "..."], fake: Float[Array, "..."]) -> Float[Array, ""]:
     """Non-saturating loss of the generator: `-log sigmoid(fake)`."""
-    return jnp.mean(_softplus(-fake))
+    return jnp.mean(jax.nn.softplus(-fake))
 
 
-def minimax_gen(real, fake):
+def minimax_gen(real: Float[Array, "..."], fake: Float[Array, "..."]) -> Float[Array, ""]:
     """Saturating loss of the generator: `log(1 - sigmoid(fake))`."""
-    return -jnp.mean(_softplus(fake))
+    return -jnp.mean(jax.nn.softplus(fake))
 
 
-def hinge_dis(real, fake):
+def hinge_dis(real: Float[Array, "*logits"], fake: Float[Array, "*logits"]) -> Float[Array, ""]:
     """Hinge loss of the discriminator; Lim and Ye, 2017."""
     return jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake))
 
 
-def hinge_gen(real, fake):
+def hinge_gen(real: Float[Array, "..."], fake: Float[Array, "..."]) -> Float[Array, ""]:
     """Generator's part of the hinge loss: `-fake`."""
     return -jnp.mean(fake)
 
 
-def least_squares_dis(real, fake):
+def least_squares_dis(
+    real: Float[Array, "*logits"], fake: Float[Array, "*logits"]
+) -> Float[Array, ""]:
     """Least-squares loss of the discriminator with targets 1 and 0; Mao et al., 2017."""
     return 0.5 * jnp.mean((real - 1) ** 2) + 0.5 * jnp.mean(fake**2)
 
 
-def least_squares_gen(real, fake):
+def least_squares_gen(real: Float[Array, "..."], fake: Float[Array, "..."]) -> Float[Array, ""]:
     """Least-squares loss of the generator with target 1."""
     return 0.5 * jnp.mean((fake - 1) ** 2)
 
 
-LOSSES = {
+LOSSES: dict[str, tuple[Loss, Loss]] = {
     "rpgan": (rpgan_dis, rpgan_gen),
     "non_saturating": (bce_dis, non_saturating_gen),
     "minimax": (bce_dis, minimax_gen),
@@ -71,7 +84,9 @@ LOSSES = {
 PAIRED = ("rpgan",)  # losses whose generator needs the logits of real clips
 
 
-def interleave(real: jax.Array, fake: jax.Array) -> jax.Array:
+def interleave(
+    real: Shaped[Array, " batch *axes"], fake: Shaped[Array, " batch *axes"]
+) -> Shaped[Array, " batch*2 *axes"]:
     """Makes one batch `[2 B, ...]` of two `[B, ...]`: real, fake, real, fake, ...
 
     One after the other they would have to move between the devices that their clips lie on.
@@ -79,15 +94,24 @@ def interleave(real: jax.Array, fake: jax.Array) -> jax.Array:
     return jnp.stack([real, fake], 1).reshape(-1, *real.shape[1:])
 
 
-def apart(both: jax.Array) -> tuple[jax.Array, jax.Array]:
+def apart(
+    both: Shaped[Array, " n *axes"],
+) -> tuple[Shaped[Array, " n//2 *axes"], Shaped[Array, " n//2 *axes"]]:
     """Undoes `interleave`."""
     pairs = both.reshape(-1, 2, *both.shape[1:])
     return pairs[:, 0], pairs[:, 1]
 
 
 def critic_with_penalties(
-    critic: Callable[[jax.Array], jax.Array], real: jax.Array, fake: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    critic: Critic,
+    real: Float[Array, "batch time height width channel"],
+    fake: Float[Array, "batch time height width channel"],
+) -> tuple[
+    Float[Array, " batch *candidate"],
+    Float[Array, " batch *candidate"],
+    Float32[Array, " batch"],
+    Float32[Array, " batch"],
+]:
     """Evaluates a critic and both zero-centred gradient penalties with one joint VJP.
 
     Real and fake go through the critic as one batch, and one backward pass gives the gradients of
@@ -116,13 +140,18 @@ def critic_with_penalties(
 
 
 def critic_with_differences(
-    critic: Callable[[jax.Array], jax.Array],
-    real: jax.Array,
-    fake: jax.Array,
-    noise_real: jax.Array,
-    noise_fake: jax.Array,
-    sigma: float,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    critic: Critic,
+    real: Float[Array, "batch time height width channel"],
+    fake: Float[Array, "batch time height width channel"],
+    noise_real: Float[Array, "batch time height width channel"],
+    noise_fake: Float[Array, "batch time height width channel"],
+    sigma: Float[ArrayLike, ""],
+) -> tuple[
+    Float[Array, " batch *candidate"],
+    Float[Array, " batch *candidate"],
+    Float32[Array, " batch"],
+    Float32[Array, " batch"],
+]:
     """Evaluates a critic and estimates both gradient penalties by finite differences.
 
     The slope of a logit along noise n is squared: ((D(x + sigma n) - D(x)) / sigma)^2. Its mean
@@ -155,8 +184,10 @@ def critic_with_differences(
     return *apart(logits), *apart(rise**2)
 
 
-def reparameterized(posterior: tuple[jax.Array, jax.Array], noise: jax.Array) -> jax.Array:
-    """Makes of standard normal noise a draw from a posterior, `(mean, log variance)`.
+def reparameterized(
+    posterior: tuple[Float[Array, "*shape"], Float[Array, "*shape"]], noise: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """Turns standard normal noise into a draw from a posterior, `(mean, log variance)`.
 
     Reference: Kingma and Welling, "Auto-encoding variational Bayes", 2014.
     """
@@ -164,7 +195,9 @@ def reparameterized(posterior: tuple[jax.Array, jax.Array], noise: jax.Array) ->
     return mean + jnp.exp(0.5 * log_variance) * noise
 
 
-def gaussian_kl(mean: jax.Array, log_variance: jax.Array) -> jax.Array:
+def gaussian_kl(
+    mean: Float[Array, " batch *axes"], log_variance: Float[Array, " batch *axes"]
+) -> Float[Array, " batch"]:
     """Returns the KL divergence of normal distributions from the standard normal one.
 
     Args:
@@ -178,34 +211,46 @@ def gaussian_kl(mean: jax.Array, log_variance: jax.Array) -> jax.Array:
     return jnp.sum(each, axis=tuple(range(1, each.ndim)))
 
 
-def gaussian_likelihood(video: jax.Array, made: jax.Array, scale: float) -> jax.Array:
+def gaussian_likelihood(
+    video: Float[Array, "batch time height width channel"],
+    made: Float[Array, "batch time height width channel"],
+    scale: Float[ArrayLike, ""],
+) -> Float32[Array, " batch"]:
     """Returns the log density of videos under normal noise of deviation `scale` about `made`."""
     constant = math.log(scale) + 0.5 * math.log(2 * math.pi)
-    return _of_clips(-0.5 * ((video - made) / scale) ** 2 - constant)
+    return _sum_clips(-0.5 * ((video - made) / scale) ** 2 - constant)
 
 
-def laplace_likelihood(video: jax.Array, made: jax.Array, scale: float) -> jax.Array:
+def laplace_likelihood(
+    video: Float[Array, "batch time height width channel"],
+    made: Float[Array, "batch time height width channel"],
+    scale: Float[ArrayLike, ""],
+) -> Float32[Array, " batch"]:
     """Returns the log density of videos under Laplace noise of that scale about `made`."""
-    return _of_clips(-jnp.abs(video - made) / scale - math.log(2 * scale))
+    return _sum_clips(-jnp.abs(video - made) / scale - math.log(2 * scale))
 
 
-def bernoulli_likelihood(video: jax.Array, made: jax.Array, scale: float) -> jax.Array:
-    """Returns minus the cross-entropy of values, as shares of full intensity, with what was made.
+def bernoulli_likelihood(
+    video: Float[Array, "batch time height width channel"],
+    made: Float[Array, "batch time height width channel"],
+    scale: Float[ArrayLike, ""],
+) -> Float32[Array, " batch"]:
+    """Returns minus the cross-entropy of videos, as shares of full intensity, with `made`.
 
-    Shares are those of a coin's falls; where all are 0 or 1 it is the log likelihood of coins. What
-    was made stays half a level of 255 away from certainty. `scale` is not looked at.
+    Where all shares are 0 or 1 it is the log likelihood of Bernoulli variables. The probabilities of
+    `made` stay half a level of 255 away from 0 and 1. `scale` is not used.
     """
     del scale
-    share, chance = (video + 1) / 2, (made + 1) / 2 * (254 / 255) + 0.5 / 255
-    return _of_clips(share * jnp.log(chance) + (1 - share) * jnp.log1p(-chance))
+    share, probability = (video + 1) / 2, (made + 1) / 2 * (254 / 255) + 0.5 / 255
+    return _sum_clips(share * jnp.log(probability) + (1 - share) * jnp.log1p(-probability))
 
 
-def _of_clips(each: jax.Array) -> jax.Array:
+def _sum_clips(each: Float[Array, "batch ..."]) -> Float32[Array, " batch"]:
     return jnp.sum(each.astype(jnp.float32), axis=tuple(range(1, each.ndim)))
 
 
 # Each takes real and made videos in [-1, 1], `[B, T, H, W, C]`, and a scale; returns `[B]`.
-LIKELIHOODS = {
+LIKELIHOODS: dict[str, Likelihood] = {
     "mse": gaussian_likelihood,
     "l1": laplace_likelihood,
     "cross_entropy": bernoulli_likelihood,

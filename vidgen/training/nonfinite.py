@@ -1,11 +1,12 @@
-"""A step that does not take an update with NaN or infinity in it."""
+"""A training step that skips an update with NaN or infinity in it."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Protocol, Self, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, ArrayLike, Int, PyTree, Shaped
 
 # What a step computes, in order: the first that is not finite is nearest to the cause.
 ORDER = (
@@ -15,14 +16,32 @@ ORDER = (
 )
 
 
+@runtime_checkable
+class State(Protocol):
+    """A record of arrays, by part, as every method has one: `flax.struct.dataclass`."""
+
+    @property
+    def step(self) -> Int[ArrayLike, ""]:
+        """Number of the next step."""
+        ...
+
+    def replace(self, **changes: PyTree) -> Self:
+        """Returns a copy with other values of some parts."""
+        ...
+
+
+Metrics = dict[str, Shaped[Array, ""]]
+Step = Callable[..., tuple[State, Metrics]]  # (state, batch, **more)
+
+
 def in_order(names: Iterable[str]) -> list[str]:
     """Sorts names of metrics and parts of the state as a step computes them."""
     place = {name: n for n, name in enumerate(ORDER)}
     return sorted(names, key=lambda name: (place.get(name, len(ORDER)), name))
 
 
-def finite(state: Any) -> bool:
-    """Tells whether every part of a state is finite.
+def finite(state: State) -> bool:
+    """Returns whether every part of a state is finite.
 
     A step leaves a state as it was; one that broke in memory stays broken, and must not be saved.
     """
@@ -31,17 +50,17 @@ def finite(state: Any) -> bool:
     return bool(jnp.isfinite(norms).all())
 
 
-def guarded(step: Callable) -> Callable:
+def guarded(step: Step) -> Step:
     """Makes a step that leaves its state as it was where something is not finite.
 
-    The step number goes on all the same, so the same step with other clips comes next: what was
-    skipped follows from state and clips alone, and a run that is repeated skips it again.
+    The step number goes on all the same, so other clips come next: what was skipped follows from
+    state and clips alone, and a run that is repeated skips it again.
 
     Args:
       step: `(state, batch, **more) -> (state, metrics)`.
 
     Returns:
-      The same, with metrics `skipped` (1.0 where nothing was taken) and, for every part of the
+      The same, with metrics `skipped` (1.0 where the update was skipped) and, for every part of the
       state, `finite/<part>` (0.0 where the update had made it NaN or infinite).
     """
 

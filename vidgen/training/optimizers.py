@@ -62,16 +62,18 @@ def build(
       b1: Decay of the first moment (adam, adamw) or momentum (rmsprop, sgd).
       b2: By step: decay of the second moment; rmsprop and adadelta take its first value.
       weight_decay: Of adamw: apart from the gradient.
-      l2: Times each parameter, added to its gradient before all else.
-      clip: Largest norm of all gradients together, before `l2` is added; 0: any.
+      l2: This times each parameter is added to its gradient before all else.
+      clip: Largest norm of all gradients together, before `l2` is added; 0: no limit.
     """
-    chosen = _chosen(name, learning_rate, b1, b2, weight_decay)
+    chosen = _by_name(name, learning_rate, b1, b2, weight_decay)
     before = [optax.clip_by_global_norm(clip)] if clip else []
     before += [optax.add_decayed_weights(l2)] if l2 else []
     return optax.chain(*before, chosen) if before else chosen
 
 
-def _chosen(name, learning_rate, b1, b2, weight_decay) -> optax.GradientTransformation:
+def _by_name(
+    name: str, learning_rate: Schedule, b1: float, b2: Schedule, weight_decay: float
+) -> optax.GradientTransformation:
     momentum = b1 or None
     if name == "adam":
         return optax.inject_hyperparams(optax.adam)(learning_rate=learning_rate, b1=b1, b2=b2)

@@ -7,16 +7,17 @@ Reference: Miyato et al., "Spectral normalization for generative adversarial net
   small kernels as they are.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, PyTree
 
 from vidgen import keys
 
 
-def init(key: jax.Array, params: Any) -> Any:
-    """Draws a left singular vector to start from for each kernel.
+def init(
+    key: Key[Array, ""], params: PyTree[Float[Array, "..."], "Tree"]
+) -> PyTree[Float[Array, "..."], "Tree"]:
+    """Draws for each kernel a vector that the power iterations start from.
 
     Args:
       key: A JAX key.
@@ -35,8 +36,10 @@ def init(key: jax.Array, params: Any) -> Any:
     return jax.tree.unflatten(tree, drawn)
 
 
-def step(params: Any, vectors: Any) -> Any:
-    """Makes one power iteration: vectors nearer to the leading singular ones."""
+def step(
+    params: PyTree[Float[Array, "..."], "Tree"], vectors: PyTree[Float[Array, "..."], "Tree"]
+) -> PyTree[Float[Array, "..."], "Tree"]:
+    """Makes one power iteration, which moves vectors towards the leading singular ones."""
 
     def one(x, u):
         if x.ndim < 2:
@@ -47,7 +50,9 @@ def step(params: Any, vectors: Any) -> Any:
     return jax.lax.stop_gradient(jax.tree.map(one, params, vectors))
 
 
-def normalized(params: Any, vectors: Any) -> Any:
+def normalized(
+    params: PyTree[Float[Array, "..."], "Tree"], vectors: PyTree[Float[Array, "..."], "Tree"]
+) -> PyTree[Float[Array, "..."], "Tree"]:
     """Divides each kernel W by `max(1, |W u|)`, where u is its leading singular vector."""
 
     def one(x, u):
@@ -60,5 +65,6 @@ def normalized(params: Any, vectors: Any) -> Any:
     return jax.tree.map(one, params, vectors)
 
 
-def _unit(x: jax.Array) -> jax.Array:
+def _unit(x: Float[Array, " n"]) -> Float[Array, " n"]:
+    """Scales a vector to length 1."""
     return x / jnp.maximum(jnp.linalg.norm(x), 1e-12)

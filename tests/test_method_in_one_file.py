@@ -49,9 +49,7 @@ def test_it_trains_resumes_and_samples_with_its_own_option(registered, tmp_path,
     half.mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "25").rename(half / "25")
     train.train(config(), tmp_path / "half")
-    jax.tree.map(
-        np.testing.assert_array_equal, vidgen.load(tmp_path / "half").params, end.params
-    )
+    jax.tree.map(np.testing.assert_array_equal, vidgen.load(tmp_path / "half").params, end.params)
 
     # Its option reaches Python and the command line by itself.
     more = vidgen.load(tmp_path / "run", steps=7)

@@ -214,7 +214,7 @@ def gaussian_kl(
 def gaussian_likelihood(
     video: Float[Array, "batch time height width channel"],
     made: Float[Array, "batch time height width channel"],
-    scale: Float[ArrayLike, ""],
+    scale: float,
 ) -> Float32[Array, " batch"]:
     """Returns the log density of videos under normal noise of deviation `scale` about `made`."""
     constant = math.log(scale) + 0.5 * math.log(2 * math.pi)
@@ -224,7 +224,7 @@ def gaussian_likelihood(
 def laplace_likelihood(
     video: Float[Array, "batch time height width channel"],
     made: Float[Array, "batch time height width channel"],
-    scale: Float[ArrayLike, ""],
+    scale: float,
 ) -> Float32[Array, " batch"]:
     """Returns the log density of videos under Laplace noise of that scale about `made`."""
     return _sum_clips(-jnp.abs(video - made) / scale - math.log(2 * scale))
@@ -233,7 +233,7 @@ def laplace_likelihood(
 def bernoulli_likelihood(
     video: Float[Array, "batch time height width channel"],
     made: Float[Array, "batch time height width channel"],
-    scale: Float[ArrayLike, ""],
+    scale: float,
 ) -> Float32[Array, " batch"]:
     """Returns minus the cross-entropy of videos, as shares of full intensity, with `made`.
 

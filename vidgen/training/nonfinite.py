@@ -1,12 +1,12 @@
 """A training step that skips an update with NaN or infinity in it."""
 
 from collections.abc import Callable, Iterable
-from typing import Protocol, Self, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, ArrayLike, Int, PyTree, Shaped
+from jaxtyping import Array, Shaped
 
 # What a step computes, in order: the first that is not finite is nearest to the cause.
 ORDER = (
@@ -16,22 +16,8 @@ ORDER = (
 )
 
 
-@runtime_checkable
-class State(Protocol):
-    """A record of arrays, by part, as every method has one: `flax.struct.dataclass`."""
-
-    @property
-    def step(self) -> Int[ArrayLike, ""]:
-        """Number of the next step."""
-        ...
-
-    def replace(self, **changes: PyTree) -> Self:
-        """Returns a copy with other values of some parts."""
-        ...
-
-
 Metrics = dict[str, Shaped[Array, ""]]
-Step = Callable[..., tuple[State, Metrics]]  # (state, batch, **more)
+Step = Callable[..., tuple[Any, Metrics]]  # (state, batch, **more), a method's own record of arrays
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -40,7 +26,7 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (place.get(name, len(ORDER)), name))
 
 
-def finite(state: State) -> bool:
+def finite(state: Any) -> bool:
     """Returns whether every part of a state is finite.
 
     A step leaves a state as it was; one that broke in memory stays broken, and must not be saved.

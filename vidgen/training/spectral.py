@@ -15,8 +15,8 @@ from vidgen import keys
 
 
 def init(
-    key: Key[Array, ""], params: PyTree[Float[Array, "..."], "Tree"]
-) -> PyTree[Float[Array, "..."], "Tree"]:
+    key: Key[Array, ""], params: PyTree[Float[Array, "..."]]
+) -> PyTree[Float[Array, "..."]]:
     """Draws for each kernel a vector that the power iterations start from.
 
     Args:
@@ -37,8 +37,8 @@ def init(
 
 
 def step(
-    params: PyTree[Float[Array, "..."], "Tree"], vectors: PyTree[Float[Array, "..."], "Tree"]
-) -> PyTree[Float[Array, "..."], "Tree"]:
+    params: PyTree[Float[Array, "..."]], vectors: PyTree[Float[Array, "..."]]
+) -> PyTree[Float[Array, "..."]]:
     """Makes one power iteration, which moves vectors towards the leading singular ones."""
 
     def one(x, u):
@@ -51,8 +51,8 @@ def step(
 
 
 def normalized(
-    params: PyTree[Float[Array, "..."], "Tree"], vectors: PyTree[Float[Array, "..."], "Tree"]
-) -> PyTree[Float[Array, "..."], "Tree"]:
+    params: PyTree[Float[Array, "..."]], vectors: PyTree[Float[Array, "..."]]
+) -> PyTree[Float[Array, "..."]]:
     """Divides each kernel W by `max(1, |W u|)`, where u is its leading singular vector."""
 
     def one(x, u):

@@ -62,7 +62,7 @@ def fit(config: configs.Config, workdir: pathlib.Path, command: str) -> None:
     try:
         taken = {"kclips": config.training.kclips, "seconds": time.monotonic() - begin}
         log.metrics(step, taken | found)
-        artifacts.write_samples(workdir, config, sampling.build(params, meta, step), log)
+        artifacts.write_samples(workdir, config, sampling.from_weights(params, meta, step), log)
         checkpoints.save(step, {"ema": params}, meta)
         checkpoints.wait()
     finally:

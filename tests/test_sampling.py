@@ -109,7 +109,7 @@ def test_videos_have_64_frames_or_all_there_are():
     np.testing.assert_array_equal(
         sampler.decode(sampler.latents(0, start=9), start=9), sampler.sample(0, 64, 9)
     )
-    arguments = {"size": 8, "frames": 6, "features": 2}
+    arguments = {"size": 8, "limit": 6, "features": 2}
     ends = models.build(models.GENERATORS, "dcgan", **arguments)
     params = jax.tree.map(
         lambda x: np.ones(x.shape, x.dtype), models.protocol.abstract_params(ends, 6)

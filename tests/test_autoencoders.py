@@ -133,7 +133,7 @@ def small(size=16, classes=2, **more):
 def weights(**more):
     random = np.random.default_rng(1)
     make = lambda x: (0.3 * random.normal(size=x.shape)).astype(np.float32)  # noqa: E731
-    return jax.tree.map(make, sampling.abstract_params(small(**more)))
+    return jax.tree.map(make, protocol.abstract_params(small(**more)))
 
 
 def encode(video, start, **more):
@@ -276,7 +276,7 @@ def trained():
         state, found = step(state, {**batch, "index": batch["index"] + 8 * at})
         first = first or found
     meta = artifacts.meta(config, experiment.generator, store)
-    return sampling.build(state.gen, meta, 300), batch, meta, first, found
+    return sampling.from_weights(state.gen, meta, 300), batch, meta, first, found
 
 
 def test_clips_are_reconstructed_from_their_latents():
@@ -319,7 +319,7 @@ def test_the_command_writes_clips_above_their_reconstructions(tmp_path, capsys):
 def test_clips_are_encoded_alike_in_any_company():
     sampler, batch, *_ = trained()
     meta = {"classes": sampler.classes, "fps": 1.0}
-    many = sampling.sampler(sampler.generator, sampler.params, meta, 0, batch=3)
+    many = sampling.from_generator(sampler.generator, sampler.params, meta, 0, batch=3)
     one, two = (s.encode(batch["video"], batch["label"].tolist()) for s in (sampler, many))
     for name in one:
         np.testing.assert_allclose(one[name], two[name], atol=1e-4)
@@ -337,7 +337,7 @@ def test_clips_are_encoded_alike_in_any_company():
 )
 def test_clips_that_cannot_be_encoded_are_named(clips, labels, says):
     meta = {"classes": ("disc", "square"), "fps": 1.0}
-    sampler = sampling.sampler(small(), weights(), meta, 0)
+    sampler = sampling.from_generator(small(), weights(), meta, 0)
     with pytest.raises(ConfigError) as error:
         sampler.encode(clips, labels)
     assert says in str(error.value.hint)
@@ -345,7 +345,7 @@ def test_clips_that_cannot_be_encoded_are_named(clips, labels, says):
 
 def test_other_generators_say_that_they_cannot_encode():
     generator = network("generator", "residual", size=16, widths=(8, 8))
-    sampler = sampling.sampler(generator, {}, {"classes": (), "fps": 1.0}, 0)
+    sampler = sampling.from_generator(generator, {}, {"classes": (), "fps": 1.0}, 0)
     with pytest.raises(ConfigError, match="cannot encode"):
         sampler.encode(np.zeros((1, 6, 16, 16, 3), np.uint8))
 
@@ -380,7 +380,7 @@ def test_latents_without_a_middle_are_named():
     one = {"content": np.zeros((2, 3), np.float32)}
     with pytest.raises(ConfigError, match="have no middle"):
         latents.interpolate(one, {"content": np.zeros((1, 3), np.float32)}, [0.5])
-    for parts in ([], [1.5], [[0.5]]):
+    for parts in ([], [1.5], np.full((1, 1), 0.5)):
         with pytest.raises(ConfigError, match="parts are"):
             latents.interpolate(one, one, parts)
 

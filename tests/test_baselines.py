@@ -134,7 +134,7 @@ def test_dynamic_texture_turns_as_the_clips_it_was_fitted_to():
         {"video": video}, generator=generator, seed=0, size=8, classes=0
     )
     meta = {"generator": arguments, "classes": [], "fps": 10}
-    made = sampling.build(jax.tree.map(np.asarray, params), meta, 0).sample(range(60), 40)
+    made = sampling.from_weights(jax.tree.map(np.asarray, params), meta, 0).sample(range(60), 40)
     real, fake = scores(video, patterns), scores(made, patterns)
     for lag in (1, 3, 6):
         np.testing.assert_allclose(

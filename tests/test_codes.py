@@ -31,12 +31,12 @@ def weights():
     """Of a size at which every part matters; a transformer that begins tells all codes alike."""
     rng = np.random.default_rng(0)
     make = lambda x: jnp.asarray(0.5 * rng.normal(size=x.shape), jnp.float32)  # noqa: E731
-    return jax.tree.map(make, sampling.abstract_params(generator()))
+    return jax.tree.map(make, protocol.abstract_params(generator()))
 
 
 def sampler(batch=1, chunk=4, **more):
     meta = {"classes": ("a", "b", "c"), "fps": 10.0}
-    return sampling.sampler(generator(**more), weights(), meta, 0, batch=batch, chunk=chunk)
+    return sampling.from_generator(generator(**more), weights(), meta, 0, batch=batch, chunk=chunk)
 
 
 def draws(frames=7, seed=1):
@@ -172,7 +172,7 @@ def test_a_trained_run_is_sampled_as_asked(tmp_path):
     assert (cold.temperature, cold.top_p, cold.top_k) == (0.5, 0.9, 0)
     with pytest.raises(ConfigError, match="top_p is 2"):
         sampling.load(tmp_path, top_p=2.0)
-    with pytest.raises(ConfigError, match="window is 3, and the run's generator is of kind"):
+    with pytest.raises(ConfigError, match="no sampling option 'window'"):
         sampling.load(tmp_path, window=3)
 
 

@@ -56,7 +56,7 @@ def weights():
     gen, _ = players()
     rng = np.random.default_rng(0)
     make = lambda x: (0.3 * rng.normal(size=x.shape)).astype(np.float32)  # noqa: E731
-    params = jax.tree.map(make, sampling.abstract_params(gen))
+    params = jax.tree.map(make, protocol.abstract_params(gen))
     for name, part in params.items():
         if name.startswith("norms"):
             part["var"] = np.abs(part["var"]) + 0.5
@@ -84,7 +84,7 @@ def test_the_recurrence_is_a_gru():
 
 def sampler(batch=1, chunk=4):
     meta = {"classes": ("a", "b", "c"), "fps": 10.0}
-    return sampling.sampler(players()[0], weights(), meta, 0, batch=batch, chunk=chunk)
+    return sampling.from_generator(players()[0], weights(), meta, 0, batch=batch, chunk=chunk)
 
 
 @pytest.mark.parametrize("start", [0, 5, 43])

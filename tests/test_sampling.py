@@ -6,10 +6,11 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from conftest import TINY_GENERATOR, network, tiny_config
+from conftest import TINY_CODES_GENERATOR, TINY_GENERATOR, tiny_config
 
 from vidgen import sampling
 from vidgen.errors import ConfigError, StorageError
+from vidgen.runtime.checkpoint import Checkpoints
 
 
 @functools.cache
@@ -18,10 +19,10 @@ def make(batch=1, chunk=8, classes=("disc", "square")):
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda x: (0.3 * rng.normal(size=x.shape)).astype(np.float32),
-        sampling.abstract_params(generator),
+        protocol.abstract_params(generator),
     )
     meta = {"classes": classes, "fps": 12.0}
-    return sampling.sampler(generator, params, meta, 5, batch=batch, chunk=chunk)
+    return sampling.from_generator(generator, params, meta, 5, batch=batch, chunk=chunk)
 
 
 def test_videos_differ_by_seed_and_move():
@@ -76,7 +77,8 @@ def test_decoded_latents_are_the_sample_and_can_be_edited():
     [
         ({"seeds": [], "frames": 4}, "seeds"),
         ({"seeds": [-1], "frames": 4}, "-1"),
-        ({"seeds": [1.5], "frames": 4}, "whole numbers"),
+        ({"seeds": np.array([1.5]), "frames": 4}, "whole number"),
+        ({"seeds": -1, "frames": 4}, "-1"),
         ({"seeds": [1], "frames": 0}, "frames is 0"),
         ({"seeds": [1], "frames": 4, "start": -1}, "start is -1"),
         ({"seeds": [1], "frames": 4, "start": 2**31}, "start is"),
@@ -91,6 +93,48 @@ def test_wrong_arguments_are_named(arguments, says):
     assert says in f"{error.value} {error.value.hint}"
 
 
+def test_a_number_is_one_seed():
+    sampler = make()
+    for seed in (3, np.int64(3)):
+        np.testing.assert_array_equal(sampler.sample(seed, 4), sampler.sample([3], 4))
+    with pytest.raises(ConfigError, match="'3'"):
+        sampler.sample(np.array("3"), 4)
+
+
+def test_videos_have_64_frames_or_all_there_are():
+    sampler = make()
+    assert sampler.sample(0).shape[1] == 64
+    np.testing.assert_array_equal(
+        sampler.decode(sampler.latents(0, start=9), start=9), sampler.sample(0, 64, 9)
+    )
+    arguments = {"size": 8, "limit": 6, "features": 2}
+    ends = network("generator", "dcgan", **arguments)
+    params = jax.tree.map(
+        lambda x: np.ones(x.shape, x.dtype), protocol.abstract_params(ends, 6)
+    )
+    clips = sampling.from_generator(ends, params, {"classes": (), "fps": 1.0}, 0)
+    assert clips.sample(0).shape[1] == 6 and clips.sample(0, start=2).shape[1] == 4
+    with pytest.raises(ConfigError) as error:
+        clips.sample(0, start=6)
+    assert "end after 6 frames" in error.value.hint
+
+
+def test_a_stream_has_the_class_that_is_asked_for():
+    sampler = make()
+    streamed = np.stack(list(itertools.islice(sampler.stream(4, 3, labels="square"), 4)))
+    np.testing.assert_array_equal(streamed, sampler.sample(4, 4, 3, labels="square")[0])
+
+
+def test_a_sampler_is_described_in_a_line():
+    said = repr(make(2))
+    size = sum(x.size for x in jax.tree.leaves(make(2).params))
+    assert "\n" not in said and len(said) < 200
+    for part in ("ResidualGenerator", "16x16", f"{size:,} parameters", "step 5", "2 classes",
+                 "12 fps", "without end", "batch 2, chunk 8"):  # fmt: skip
+        assert part in said
+    assert make(2) == make(2) != make(4)  # by identity: arrays have no one answer
+
+
 def test_a_chunk_must_fit_the_stride():
     with pytest.raises(ConfigError, match="chunk is 6") as error:
         make(1, 6)
@@ -102,6 +146,47 @@ def test_loading_what_is_not_there_says_so(tmp_path):
         sampling.load(tmp_path / "nothing")
     with pytest.raises(StorageError, match="no checkpoint"):
         sampling.load(tmp_path)
+    with pytest.raises(ConfigError, match="step is 'last'"):
+        sampling.load(tmp_path, "last")
+
+
+@pytest.fixture(scope="module")
+def codes_run(tmp_path_factory):
+    """The folder of a run whose generator has sampling options."""
+    folder = tmp_path_factory.mktemp("codes")
+    arguments = {"kind": "codes", "size": 8, "classes": 0, **TINY_CODES_GENERATOR}
+    arguments |= {"temperature": 0.75, "top_p": 0.5}
+    generator = network("generator", **arguments)
+    params = jax.tree.map(
+        lambda x: np.ones(x.shape, x.dtype), protocol.abstract_params(generator)
+    )
+    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints.save(1, {"ema": params}, {"generator": arguments, "classes": [], "fps": 10.0})
+    checkpoints.close()
+    return folder
+
+
+def test_a_run_says_what_it_can_be_sampled_with(codes_run):
+    assert sampling.options_of(codes_run) == {"temperature": 0.75, "top_k": 0, "top_p": 0.5}
+    generator = sampling.load(codes_run, top_k=2, temperature=2).generator
+    assert (generator.temperature, generator.top_k, generator.top_p) == (2, 2, 0.5)
+
+
+@pytest.mark.parametrize(
+    "given, says, hint",
+    [
+        ({"temprature": 1.0}, "'temprature'", "did you mean temperature"),
+        ({"window": 3}, "'window'", "temperature, top_k, top_p"),
+        ({"temperature": "hot"}, "temperature is 'hot'", "a float, such as 0.75"),
+        ({"top_k": 1.5}, "top_k is 1.5", "an int, such as 0"),
+        ({"top_k": True}, "top_k is True", "an int"),
+        ({"temperature": 0.0}, "temperature is 0.0", "above 0"),
+    ],
+)
+def test_wrong_sampling_options_are_named(codes_run, given, says, hint):
+    with pytest.raises(ConfigError) as error:
+        sampling.load(codes_run, **given)
+    assert says in str(error.value) and hint in error.value.hint
 
 
 def test_streaming_takes_constant_memory():

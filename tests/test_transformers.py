@@ -124,7 +124,7 @@ def generator(stride=2, dtype="float32"):
     arguments = {**TINY_TRANSFORMER_GENERATOR, "stride": stride, "dtype": dtype}
     gen = network("generator", "transformer", **arguments, size=16, classes=2)
     # Half the noise of a trained one's: so every layer counts and colours do not saturate.
-    params = noisy(sampling.abstract_params(gen), 0.4)
+    params = noisy(protocol.abstract_params(gen), 0.4)
     return gen, params, jax.jit(functools.partial(gen.apply, {"params": params}, frames=FRAMES))
 
 
@@ -189,7 +189,7 @@ def test_samples_and_streams_agree_bit_for_bit(stride, start):
     gen, params, _ = generator(stride)
     for batch in (1, 4):
         meta = {"classes": ("disc", "square"), "fps": 12.0}
-        sampler = sampling.sampler(gen, params, meta, 5, batch=batch, chunk=8)
+        sampler = sampling.from_generator(gen, params, meta, 5, batch=batch, chunk=8)
         expected = sampler.sample([7], 40, start)[0]
         np.testing.assert_array_equal(expected[21:33], sampler.sample([7], 12, start + 21)[0])
         streamed = np.stack(list(itertools.islice(sampler.stream(7, start), 40)))
@@ -228,7 +228,7 @@ def test_a_linear_output_is_what_the_others_bound(kind):
     build = functools.partial(network, "generator", kind, size=8)
     tiny = {n: value for n, value in tiny.items() if n not in ("periods", "palette")}
     gens = [build(**tiny, palette=0, output=output) for output in ("linear", "tanh", "leaky")]
-    params = noisy(sampling.abstract_params(gens[0]))
+    params = noisy(protocol.abstract_params(gens[0]))
     given = (*noise(gens[0], gens[0].keyframes(FRAMES)), np.zeros((CLIPS, 0)), np.zeros(CLIPS, int))
     free, bounded, leaky = (
         jax.jit(functools.partial(gen.apply, {"params": params}, frames=FRAMES))(*given)

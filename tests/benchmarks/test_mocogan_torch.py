@@ -258,7 +258,7 @@ def test_a_step_and_a_sample_take(capsys):
     gen, dis = networks(0.1)
     params, _ = parameters(gen, dis)
     meta = {"classes": ["a", "b", "c"], "fps": 25.0}
-    sampler = sampling.sampler(gen, params, meta, 0, batch=CLIPS)
+    sampler = sampling.from_generator(gen, params, meta, 0, batch=CLIPS)
     latents = sampler.latents(range(CLIPS), FRAMES)
     theirs = Generator().eval()
 

@@ -111,7 +111,7 @@ def run(sabotage, seed, workdir, monkeypatch):
 @pytest.mark.parametrize("sabotage", SABOTAGES, ids=lambda f: f.__name__)
 def test_runs_are_told_apart(tmp_path, monkeypatch, capfd, sabotage):
     keep_programs(monkeypatch, kind=sabotage.__name__)
-    sampling.decode_program.cache_clear()  # it knows generators by their fields, not by their code
+    sampling.programs.decode.cache_clear()  # it knows generators by their fields, not by their code
     found = []
     for seed in HEALTHY if sabotage is healthy else SABOTAGED:
         found.append(run(sabotage, seed, tmp_path / str(seed), monkeypatch))

@@ -142,21 +142,14 @@ def generator(meta: dict[str, Any], **options: Any) -> Generator:
 
     Args:
       meta: What is kept with its checkpoints (`run.artifacts.meta`).
-      **options: Other values of those of its attributes that `sampling_options` names.
+      **options: Other values of some of its attributes.
 
     Raises:
-      ConfigError: An option is out of range, or the generator has no such one.
+      ConfigError: A value is out of range.
     """
-    arguments = meta["generator"]
-    kinds = networks("generator")
-    has = kinds[arguments["kind"]].sampling_options if arguments["kind"] in kinds else ()
-    for name in (name for name in options if name not in has):
-        raise ConfigError(
-            f"{name} is {options[name]!r}, and the run's generator is of kind "
-            f"{arguments['kind']!r}",
-            f"it can be sampled with {', '.join(has)}" if has else "leave it out",
-        )
-    return models.network("generator", kinds, **{**arguments, **options})
+    return models.network(
+        "generator", networks("generator"), **{**meta["generator"], **options}
+    )
 
 
 def networks(role: str, *methods: str) -> dict[str, Any]:

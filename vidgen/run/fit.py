@@ -56,7 +56,7 @@ def fit(config: configs.Config, workdir: pathlib.Path, command: str) -> None:
     try:
         taken = {"kclips": config.training.kclips, "seconds": time.monotonic() - begin}
         log.metrics(count, taken | found)
-        artifacts.write_samples(workdir, config, sampling.build(params, meta, count), log)
+        artifacts.write_samples(workdir, config, sampling.from_weights(params, meta, count), log)
         checkpoints.save(count, {"ema": params}, meta)
         checkpoints.wait()
     finally:

@@ -202,7 +202,7 @@ def _train(
     def sample(at):
         ema = placed.whole_copy(state.ema)
         if run_log is not None:
-            artifacts.write_samples(workdir, config, sampling.build(ema, meta, at), run_log)
+            artifacts.write_samples(workdir, config, sampling.from_weights(ema, meta, at), run_log)
         parallel.meet(f"sample {at}")
 
     watching = watch.Watch()
@@ -212,7 +212,7 @@ def _train(
         """Looks at samples of fixed seeds; returns figures for the log."""
         ema, found = placed.whole_copy(state.ema), {}
         if run_log is not None:
-            found = artifacts.figures(sampling.build(ema, meta, at), clips)
+            found = artifacts.figures(sampling.from_weights(ema, meta, at), clips)
             for alarm in watching.look(found):
                 logs.say(f"step {at}: {alarm.seen}; {alarm.help}")
                 run_log.event(at, {"alarm": alarm.cause, "seen": alarm.seen, "help": alarm.help})

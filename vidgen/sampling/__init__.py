@@ -1,23 +1,17 @@
 """Sampling: video as a function of (weights, seed, time)."""
 
-from vidgen.sampling.sampler import (
-    Sampler,
-    abstract_params,
-    build,
-    decode_program,
-    draw_program,
-    load,
-    sampler,
-    to_uint8,
-)
+from vidgen.sampling import programs
+from vidgen.sampling.latents import Latents, interpolate
+from vidgen.sampling.loading import from_generator, from_weights, load, options_of
+from vidgen.sampling.sampler import Sampler
 
 __all__ = [
+    "Latents",
     "Sampler",
-    "abstract_params",
-    "build",
-    "decode_program",
-    "draw_program",
+    "from_generator",
+    "from_weights",
+    "interpolate",
     "load",
-    "sampler",
-    "to_uint8",
+    "options_of",
+    "programs",
 ]

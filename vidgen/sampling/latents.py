@@ -4,39 +4,23 @@ sampler = vidgen.load("runs/vae")
 latents = sampler.encode(clips, labels)                     # of any run that has an encoder
 again = sampler.decode(latents, clips.shape[1])             # reconstructions
 first, last = sampler.latents([0], 32), sampler.latents([1], 32)
-between = interpolate(first, last, np.linspace(0, 1, 8))    # of any run
+between = sampling.interpolate(first, last, np.linspace(0, 1, 8))    # of any run
 video = sampler.decode(between, 32)
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vidgen.errors import ConfigError
+from vidgen.models.protocol import Generator
 
 Latents = dict[str, np.ndarray]
 
 
-def check_clips(generator: Any, clips: np.ndarray, labels: Any) -> None:
-    """Refuses what `Sampler.encode` cannot take.
-
-    It gives the noise that clips were most likely made of (the means of the posterior), with frame
-    0 as their first, as `Sampler.latents` gives it: motion goes to the end of the last chunk, and
-    what lies beyond the clips is extrapolated.
-
-    Args:
-      generator: A module with a method `encode`.
-      clips: uint8 `[N, T, size, size, 3]`.
-      labels: A class name or number for all, or one for each; None where there are no classes.
-
-    Raises:
-      ConfigError: The generator has no encoder, the clips are none of its size, or their classes
-        are missing.
-    """
+def check_clips(generator: Generator, clips: np.ndarray, labels: Any) -> None:
+    """Raises ConfigError where `Sampler.encode` cannot take clips."""
     # A recurrent generator's codes are no noise that `decode` could begin from.
     if not generator.encodes:
         raise ConfigError("this run's generator cannot encode clips", "config.method='vae' can")
@@ -50,27 +34,13 @@ def check_clips(generator: Any, clips: np.ndarray, labels: Any) -> None:
         raise ConfigError("labels are missing", "name the classes of the clips")
 
 
-@functools.lru_cache(maxsize=8)
-def encode_program(generator: Any, frames: int):
-    """Compiles uint8 clips to content and motion over `frames`, the means, and cycles."""
-
-    @jax.jit
-    def run(params, clips, label):
-        video, start = clips.astype(jnp.float32) / 127.5 - 1, jnp.zeros(len(clips), jnp.int32)
-        given = (video, start, label if generator.classes else None, frames)
-        content, motion = generator.apply({"params": params}, *given, method="encode")
-        return content[0], motion[0], jnp.zeros((len(clips), len(generator.periods)))
-
-    return run
-
-
 def interpolate(latents: Latents, other: Latents, parts: Sequence[float] | np.ndarray) -> Latents:
     """Makes latents between two sets of latents, of any generator.
 
-    Noise goes along the arc between two vectors (content as a whole, motion keyframe by keyframe) while its
-    length goes evenly: normal noise of many channels lies near a sphere, and what lies on the chord
-    has never been decoded in training. Cycles turn the shorter way. A class does not change by
-    degrees: it is the nearer one's.
+    Noise goes along the arc between two vectors (content as a whole, motion keyframe by keyframe)
+    while its length goes evenly: normal noise of many channels lies near a sphere, and what lies on
+    the chord has never been decoded in training. Cycles turn the shorter way. A class does not
+    change by degrees: it is the nearer one's.
 
     Args:
       latents: From `Sampler.latents` or `Sampler.encode`; N of them.

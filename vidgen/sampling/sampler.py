@@ -1,6 +1,4 @@
-"""Sampling: video as a function of (weights, seed, time).
-
-import vidgen
+"""Video as a function of (weights, seed, time).
 
 sampler = vidgen.load("runs/toy")
 clips = sampler.sample(seeds=[0, 1, 2], frames=64)
@@ -8,23 +6,28 @@ vidgen.write_video("out.mp4", clips[0], fps=sampler.fps)
 """
 
 import dataclasses
-import functools
-import pathlib
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int32, Shaped, UInt8, UInt32
 
-from vidgen import keys, methods
-from vidgen.errors import ConfigError, StorageError
-from vidgen.models.protocol import abstract_params
-from vidgen.runtime.checkpoint import Checkpoints
-from vidgen.sampling.latents import Latents, check_clips, encode_program
+from vidgen.errors import ConfigError
+from vidgen.models.protocol import Generator
+from vidgen.sampling import programs
+from vidgen.sampling.latents import Latents, check_clips
+
+FRAMES = 64  # of a video that has no end, by default
+
+Seeds = int | np.integer | Sequence[int] | np.ndarray
+Labels = int | np.integer | str | Sequence[int | str] | np.ndarray | None
+Video = UInt8[np.ndarray, "videos time height width 3"]
+State = Shaped[np.ndarray, "videos ..."]  # of a recurrent generator
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Sampler:
     """A generator with its weights, ready to make video.
 
@@ -42,7 +45,7 @@ class Sampler:
       chunk: Frames computed together; a multiple of the generator's stride.
     """
 
-    generator: Any
+    generator: Generator
     params: Any
     classes: tuple[str, ...]
     fps: float
@@ -50,18 +53,24 @@ class Sampler:
     batch: int
     chunk: int
 
+    def __repr__(self) -> str:
+        weights = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.params))
+        return (
+            f"<Sampler: {type(self.generator).__name__} of {self.size}x{self.size} pixels, "
+            f"{weights:,} parameters, step {self.step}, {len(self.classes)} classes, "
+            f"{self.fps:g} fps, {f'{self.limit} frames' if self.limit else 'without end'}, "
+            f"batch {self.batch}, chunk {self.chunk}>"
+        )
+
     def sample(
-        self,
-        seeds: Sequence[int],
-        frames: int,
-        start: int = 0,
-        labels: Sequence[int | str] | int | str | None = None,
-    ) -> np.ndarray:
+        self, seeds: Seeds, frames: int | None = None, start: int = 0, labels: Labels = None
+    ) -> Video:
         """Makes video.
 
         Args:
-          seeds: One for each video, in [0, 2^32).
-          frames: Length of the videos, at least 1.
+          seeds: One for each video, in [0, 2^32); a number alone is one video.
+          frames: Length of the videos, at least 1; by default 64, or all there are where videos
+            have an end.
           start: First frame, at least 0; any window of the endless video of a seed can be had.
           labels: A class name or number for all, or one for each; by default each seed has its own.
 
@@ -74,11 +83,20 @@ class Sampler:
         return self.decode(self.latents(seeds, frames, start, labels), frames, start)
 
     def stream(
-        self, seed: int, start: int = 0, label: int | str | None = None
-    ) -> Iterator[np.ndarray]:
+        self, seed: int | np.integer, start: int = 0, labels: Labels = None
+    ) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
         """Yields the frames of one seed from `start` on without end, in constant memory.
 
-        Each is uint8 `[H, W, 3]`, the same as `sample` gives.
+        Args:
+          seed: In [0, 2^32).
+          start: First frame.
+          labels: A class name or number; by default the seed's own.
+
+        Yields:
+          uint8 `[H, W, 3]`, the same as `sample` gives.
+
+        Raises:
+          ConfigError: An argument is out of range, or the generator's videos have an end.
         """
         if self.limit:
             raise ConfigError(
@@ -87,97 +105,46 @@ class Sampler:
             )
         first, carry = start // self.chunk * self.chunk, None
         while True:
-            latents = self._latents([seed], self.chunk, first, label, carry)
-            video, carry = self._decode_from(latents, self.chunk, first)
+            latents = self._latents(seed, self.chunk, first, labels, carry)
+            video, carry = self._decode(latents, self.chunk, first)
             yield from video[0, max(start - first, 0) :]
             first += self.chunk
 
     def latents(
-        self,
-        seeds: Sequence[int],
-        frames: int,
-        start: int = 0,
-        labels: Sequence[int | str] | int | str | None = None,
+        self, seeds: Seeds, frames: int | None = None, start: int = 0, labels: Labels = None
     ) -> Latents:
         """Draws the noise that `decode` turns into video; arguments as for `sample`.
 
         Returns:
-          `content` float32 `[N, Z]`; `motion` float32 `[N, K, M]`, the steps of motion noise from
-          `context` before the first chunk to the end of the last; `cycle` float32 `[N, P]` in
+          `content` float32 `[N, Z]`; `motion` float32 `[N, K, M]`, the keyframes of motion noise
+          from `context` before the first chunk to the end of the last; `cycle` float32 `[N, P]` in
           [0, 1), the turn of each cycle in frame 0; `label` int32 `[N]`. Of a recurrent generator
           that does not begin at frame 0 also `carry`, its state before the first chunk, for which
           all that lies before is run through.
         """
-        return self._latents(seeds, frames, start, labels, None)
+        return self._latents(seeds, self._length(frames, start), start, labels, None)
 
-    def _latents(self, seeds, frames: int, start: int, labels, carry: Any) -> Latents:
-        """Draws noise as `latents` does; from a state that is known, where one is given."""
-        numbers = np.asarray(seeds)
-        if numbers.ndim != 1 or not numbers.size or not np.issubdtype(numbers.dtype, np.integer):
-            raise ConfigError(f"seeds are {numbers.tolist()!r}", "a list of whole numbers")
-        low, high = numbers.min(), numbers.max()
-        if low < 0 or high >= 2**32:
-            raise ConfigError(f"seeds reach from {low} to {high}", "use 0 to 2^32-1")
-        first, last = self._chunks(frames, start)
-        numbers = numbers.astype(np.uint32)
-        label = self._labels(numbers, labels)
-        stride, context = self.generator.stride, self.generator.context
-        per_chunk = self.chunk // stride
-        begin = first * per_chunk - context
-        need = (last - first) * per_chunk + self._extra
-        blocks = -(-need // per_chunk)
-        content, motion, cycle = [], [], []
-        for rows in self._rows(len(numbers)):
-            own = self._pad(numbers[rows])
-            # Noise, too, is drawn in blocks of one shape, so that one program makes all of it.
-            drawn = [
-                _draw(self, own, np.asarray(begin + block * per_chunk, np.int32))
-                for block in range(blocks)
-            ]
-            count = len(numbers[rows])
-            content.append(np.asarray(drawn[0][0])[:count])
-            cycle.append(np.asarray(drawn[0][1])[:count])
-            motion.append(np.concatenate([np.asarray(m) for *_, m in drawn], 1)[:count, :need])
-        found = {
-            "content": np.concatenate(content),
-            "motion": np.concatenate(motion),
-            "cycle": np.concatenate(cycle),
-            "label": label,
-        }
-        if self.generator.recurrent and first:
-            found["carry"] = self._run_to(first, numbers, found) if carry is None else carry
-        return found
+    def encode(self, clips: np.ndarray, labels: Labels = None) -> Latents:
+        """Gives the noise that clips were most likely made of, for `decode(latents, T)`.
 
-    def _run_to(self, chunk: int, seeds: np.ndarray, latents: Latents) -> np.ndarray:
-        """Returns the state of a recurrent generator before a chunk, from frame 0 on."""
-        states = []
-        steps = self.chunk // self.generator.stride
-        for rows in self._rows(len(seeds)):
-            own, content, label = (
-                self._pad(x[rows]) for x in (seeds, latents["content"], latents["label"])
-            )
-            motion = lambda first, own=own: _draw(self, own, np.asarray(first, np.int32))[2]  # noqa: E731
-            begin, advance = recurrence_programs(self.generator, steps)
-            before = motion(-self.generator.context)[:, : self.generator.context]
-            carry = begin(self.params, content, before, label)
-            for at in range(chunk):
-                carry, _ = advance(self.params, carry, content, motion(at * steps), label)
-            states.append(np.asarray(carry)[: len(seeds[rows])])
-        return np.concatenate(states)
+        It is the means of the posterior, with frame 0 as the clips' first. Motion goes to the end
+        of the last chunk, as in `latents`; what lies beyond the clips is extrapolated.
 
-    def encode(
-        self, clips: np.ndarray, labels: Sequence[int | str] | int | str | None = None
-    ) -> Latents:
-        """Gives latents of clips for `decode(latents, T)`; see `latents.check_clips`."""
+        Args:
+          clips: uint8 `[N, T, size, size, 3]`.
+          labels: A class name or number for all, or one for each; needed where there are classes.
+
+        Raises:
+          ConfigError: The generator has no encoder, the clips are none of its size, or their
+            classes are missing.
+        """
         check_clips(self.generator, clips, labels)
         label = self._labels(np.arange(len(clips)), labels)
-        run = encode_program(self.generator, self._chunks(clips.shape[1], 0)[1] * self.chunk)
-        rows = ((self._pad(clips[r]), self._pad(label[r])) for r in self._rows(len(clips)))
-        made = zip(*(run(self.params, *row) for row in rows), strict=True)
-        content, motion, cycle = (np.concatenate(x)[: len(clips)] for x in made)
+        run = programs.encode(self.generator, self._chunks(clips.shape[1], 0)[1] * self.chunk)
+        content, motion, cycle = self._by_batch(lambda *rows: run(self.params, *rows), clips, label)
         return {"content": content, "motion": motion, "cycle": cycle, "label": label}
 
-    def decode(self, latents: Latents, frames: int, start: int = 0) -> np.ndarray:
+    def decode(self, latents: Latents, frames: int | None = None, start: int = 0) -> Video:
         """Turns noise into video: `decode(latents(seeds, n, s), n, s)` is `sample(seeds, n, s)`.
 
         The latents may have been edited in between: contents exchanged or interpolated, motion of
@@ -185,63 +152,21 @@ class Sampler:
 
         Args:
           latents: As from `latents`, for the same `frames` and `start`.
-          frames: Length of the videos.
+          frames: Length of the videos; by default as for `sample`.
           start: First frame.
 
         Returns:
           uint8 `[N, frames, H, W, 3]`.
+
+        Raises:
+          ConfigError: The latents are of other frames.
         """
-        return self._decode_from(latents, frames, start)[0]
+        return self._decode(latents, self._length(frames, start), start)[0]
 
-    def _decode_from(self, latents: Latents, frames: int, start: int) -> tuple[np.ndarray, Any]:
-        """Turns noise into video as `decode` does; also returns a recurrent generator's state."""
-        first, last = self._chunks(frames, start)
-        per_chunk = self.chunk // self.generator.stride
-        need = (last - first) * per_chunk + self._extra
-        if latents["motion"].shape[1] != need:
-            raise ConfigError(
-                f"these latents hold {latents['motion'].shape[1]} steps of motion, "
-                f"{frames} frames from {start} need {need}",
-                "decode with the frames and start they were drawn for",
-            )
-        count = len(latents["content"])
-        size = self.generator.size
-        video = np.empty((count, (last - first) * self.chunk, size, size, 3), np.uint8)
-        carries = []
-        for rows in self._rows(count):
-            content, motion, cycle, label = (
-                self._pad(latents[name][rows]) for name in ("content", "motion", "cycle", "label")
-            )
-            if self.generator.recurrent:
-                given = latents.get("carry")
-                before = None if given is None else self._pad(given[rows])
-                made, carry = self._advance(content, motion, label, before, last - first)
-                video[rows] = made[: len(latents["content"][rows])]
-                carries.append(carry[: len(latents["content"][rows])])
-                continue
-            for chunk in range(last - first):
-                part = motion[:, chunk * per_chunk : (chunk + 1) * per_chunk + self._extra]
-                begin = np.asarray((first + chunk) * self.chunk, np.int32)
-                made = np.asarray(_decode(self, content, part, cycle, begin, label))
-                video[rows, chunk * self.chunk : (chunk + 1) * self.chunk] = made[
-                    : len(latents["content"][rows])
-                ]
-        skip = start - first * self.chunk
-        return video[:, skip : skip + frames], np.concatenate(carries) if carries else None
-
-    def _advance(self, content, motion, label, carry, chunks: int) -> tuple[np.ndarray, Any]:
-        """Makes whole chunks of one batch by recurrence, from a state or from the beginning."""
-        context, steps = self.generator.context, self.chunk // self.generator.stride
-        begin, advance = recurrence_programs(self.generator, steps)
-        render = render_program(self.generator)
-        if carry is None:
-            carry = begin(self.params, content, motion[:, :context], label)
-        made = []
-        for chunk in range(chunks):
-            part = motion[:, context + chunk * steps : context + (chunk + 1) * steps]
-            carry, states = advance(self.params, carry, content, part, label)
-            made.append(np.asarray(render(self.params, states, content, label)))
-        return np.concatenate(made, 1), np.asarray(carry)
+    @property
+    def size(self) -> int:
+        """Side of the frames in pixels."""
+        return self.generator.size
 
     @property
     def limit(self) -> int:
@@ -249,11 +174,114 @@ class Sampler:
         return self.generator.limit
 
     @property
+    def _steps(self) -> int:
+        """Keyframes of motion noise from one chunk to the next."""
+        return self.chunk // self.generator.stride
+
+    @property
     def _extra(self) -> int:
-        """Steps of motion noise that a chunk needs beyond one every `stride` frames."""
-        return self.generator.keyframes(self.chunk) - self.chunk // self.generator.stride
+        """Keyframes that a chunk needs beyond those."""
+        return self.generator.keyframes(self.chunk) - self._steps
+
+    def _latents(
+        self, seeds: Seeds, frames: int, start: int, labels: Labels, carry: State | None
+    ) -> Latents:
+        """Draws noise as `latents` does; from a state that is known, where one is given."""
+        numbers = _seeds(seeds)
+        first, last = self._chunks(frames, start)
+        label = self._labels(numbers, labels)
+        begin = first * self._steps - self.generator.context
+        need = (last - first) * self._steps + self._extra
+
+        def noise(rows):
+            # In blocks of one length, so that one program makes all of it.
+            blocks = [self._draw(rows, begin + at) for at in range(0, need, self._steps)]
+            motion = np.concatenate([motion for _, motion, _ in blocks], 1)[:, :need]
+            return blocks[0][0], motion, blocks[0][2]
+
+        content, motion, cycle = self._by_batch(noise, numbers)
+        latents = {"content": content, "motion": motion, "cycle": cycle, "label": label}
+        if self.generator.recurrent and first:
+            latents["carry"] = self._run_to(first, numbers, latents) if carry is None else carry
+        return latents
+
+    def _draw(self, seeds: UInt32[np.ndarray, " batch"], first: int) -> list[np.ndarray]:
+        """Draws content, one chunk's motion from keyframe `first` on, and cycle, of one batch."""
+        drawn = programs.draw(self.generator, self._steps)(seeds, np.asarray(first, np.int32))
+        return [np.asarray(x) for x in drawn]
+
+    def _run_to(self, chunk: int, seeds: np.ndarray, latents: Latents) -> State:
+        """Returns the state of a recurrent generator before a chunk, run through from frame 0."""
+        generator = self.generator
+        assert programs.is_recurrent(generator)
+        begin, advance = programs.begin(generator), programs.advance(generator, self._steps)
+
+        def run(seeds, content, label):
+            before = self._draw(seeds, -generator.context)[1][:, : generator.context]
+            state = begin(self.params, content, before, label)
+            for at in range(chunk):
+                motion = self._draw(seeds, at * self._steps)[1]
+                state, _ = advance(self.params, state, content, motion, label)
+            return (state,)
+
+        return self._by_batch(run, seeds, latents["content"], latents["label"])[0]
+
+    def _decode(self, latents: Latents, frames: int, start: int) -> tuple[Video, State | None]:
+        """Turns noise into video as `decode` does; also returns a recurrent generator's state."""
+        first, last = self._chunks(frames, start)
+        need, have = (last - first) * self._steps + self._extra, latents["motion"].shape[1]
+        if have != need:
+            raise ConfigError(
+                f"these latents hold {have} steps of motion, {frames} frames from {start} need "
+                f"{need}",
+                "decode with the frames and start they were drawn for",
+            )
+        count, length, states = len(latents["content"]), (last - first) * self.chunk, []
+        video = np.empty((count, length, self.size, self.size, 3), np.uint8)
+        for rows in self._rows(count):
+            state, batch = None, {name: self._pad(x[rows]) for name, x in latents.items()}
+            for number, (made, after) in enumerate(self._decode_batch(batch, first, last)):
+                time = slice(number * self.chunk, (number + 1) * self.chunk)
+                video[rows, time], state = made[: len(video[rows])], after
+            if state is not None:
+                states.append(state[: len(video[rows])])
+        skip = start - first * self.chunk
+        return video[:, skip : skip + frames], np.concatenate(states) if states else None
+
+    def _decode_batch(
+        self, latents: Latents, first: int, last: int
+    ) -> Iterator[tuple[Video, State | None]]:
+        """Yields chunk after chunk of one batch, with a recurrent generator's state after it."""
+        generator, steps = self.generator, self._steps
+        content, motion, cycle, label = (
+            latents[name] for name in ("content", "motion", "cycle", "label")
+        )
+        if programs.is_recurrent(generator):
+            render, advance = programs.render(generator), programs.advance(generator, steps)
+            before, motion = np.split(motion, [generator.context], 1)
+            state = latents.get("carry")
+            if state is None:
+                state = programs.begin(generator)(self.params, content, before, label)
+            for at in range(0, (last - first) * steps, steps):
+                part = motion[:, at : at + steps]
+                state, states = advance(self.params, state, content, part, label)
+                video = render(self.params, states, content, label)
+                yield np.asarray(video), np.asarray(state)
+            return
+        decode = programs.decode(generator, self.chunk)
+        for chunk in range(first, last):
+            at = (chunk - first) * steps
+            part = motion[:, at : at + steps + self._extra]
+            start = np.asarray(chunk * self.chunk, np.int32)
+            yield np.asarray(decode(self.params, content, part, cycle, start, label)), None
+
+    def _length(self, frames: int | None, start: int) -> int:
+        if frames is not None:
+            return frames
+        return max(self.limit - start, 1) if self.limit else FRAMES
 
     def _chunks(self, frames: int, start: int) -> tuple[int, int]:
+        """Returns the first chunk of a window, and the first after it."""
         if frames < 1:
             raise ConfigError(f"frames is {frames}", "at least 1")
         if self.limit and start + frames > self.limit:
@@ -265,190 +293,50 @@ class Sampler:
             raise ConfigError(f"start is {start}", "0 to about 2^31")
         return start // self.chunk, -(-(start + frames) // self.chunk)
 
+    def _by_batch(
+        self, function: Callable[..., Sequence[Any]], *arrays: np.ndarray
+    ) -> list[np.ndarray]:
+        """Calls a function with `batch` rows of arrays at a time; puts together what it returns."""
+        made = []
+        for rows in self._rows(len(arrays[0])):
+            results = function(*(self._pad(x[rows]) for x in arrays))
+            made.append([np.asarray(x)[: len(arrays[0][rows])] for x in results])
+        return [np.concatenate(parts) for parts in zip(*made, strict=True)]
+
     def _rows(self, count: int) -> Iterator[slice]:
-        return (slice(i, min(i + self.batch, count)) for i in range(0, count, self.batch))
+        return (slice(at, at + self.batch) for at in range(0, count, self.batch))
 
     def _pad(self, rows: np.ndarray) -> np.ndarray:
         missing = self.batch - len(rows)
         return np.concatenate([rows, np.repeat(rows[-1:], missing, 0)]) if missing else rows
 
-    def _labels(self, seeds: np.ndarray, labels) -> np.ndarray:
+    def _labels(self, seeds: np.ndarray, labels: Labels) -> Int32[np.ndarray, " videos"]:
         number = max(len(self.classes), 1)
         if labels is None:
             return (seeds % number).astype(np.int32)
         if isinstance(labels, (int, str, np.integer)):
-            labels = [labels] * len(seeds)
+            return np.full(len(seeds), self._label(labels, number), np.int32)
         if len(labels) != len(seeds):
             raise ConfigError(f"{len(labels)} labels for {len(seeds)} seeds", "give one for each")
-        found = []
-        for label in labels:
-            if isinstance(label, str) and label in self.classes:
-                found.append(self.classes.index(label))
-            elif not isinstance(label, str) and 0 <= int(label) < number:
-                found.append(int(label))
-            else:
-                raise ConfigError(
-                    f"there is no class {label!r}", "one of " + ", ".join(self.classes or ("0",))
-                )
-        return np.array(found, np.int32)
+        return np.array([self._label(label, number) for label in labels], np.int32)
 
-
-def load(
-    path: str | pathlib.Path,
-    step: int | str | None = None,
-    *,
-    batch: int | None = None,
-    chunk: int | None = None,
-    **choices: Any,
-) -> Sampler:
-    """Loads the averaged generator of a run.
-
-    Args:
-      path: The run's folder.
-      step: A step that has a checkpoint; "best" for what `training.keep_best` has kept; by
-        default the newest that verifies.
-      batch: Videos computed together; 1 on a CPU, 8 elsewhere by default.
-      chunk: Frames computed together, a multiple of the generator's stride; by default the
-        least that is at least 16.
-      **choices: What the generator's class names in `choices`, in place of what the run's config
-        has: of a `CodesGenerator` its `temperature`, `top_k` and `top_p`.
-
-    Returns:
-      A `Sampler`.
-
-    Raises:
-      StorageError: There is no checkpoint, or none that verifies.
-      ConfigError: `batch`, `chunk` or a choice is out of range, or the generator has no such one.
-    """
-    found: dict[str, Any] = {}
-
-    def wanted(meta):
-        found["generator"] = methods.generator(meta, **choices)
-        return {"ema": abstract_params(found["generator"])}
-
-    folder = pathlib.Path(path)
-    if not folder.is_dir():
-        raise StorageError(f"there is no run in {folder}", "name the folder given as --workdir")
-    kept = "best" if step == "best" else "checkpoints"
-    number = None if step == "best" or step is None else int(step)
-    at, items, meta = Checkpoints(folder / kept).restore(wanted, number)
-    return sampler(found["generator"], items["ema"], meta, at, batch=batch, chunk=chunk)
-
-
-def sampler(
-    generator: Any,
-    params: Any,
-    meta: dict[str, Any],
-    step: int,
-    *,
-    batch: int | None = None,
-    chunk: int | None = None,
-) -> Sampler:
-    """Makes a sampler of a generator and its weights; arguments as for `load`."""
-    stride = int(generator.stride)
-    if batch is None:
-        batch = 1 if jax.default_backend() == "cpu" else 8
-    if chunk is None:
-        chunk = int(generator.limit) or -(-16 // stride) * stride
-    if batch < 1:
-        raise ConfigError(f"batch is {batch}", "at least 1")
-    if chunk < 1 or chunk % stride:
-        raise ConfigError(f"chunk is {chunk}", f"a positive multiple of the stride, {stride}")
-    return Sampler(
-        generator=generator,
-        params=params,
-        classes=tuple(meta["classes"]),
-        fps=float(meta["fps"]),
-        step=step,
-        batch=batch,
-        chunk=chunk,
-    )
-
-
-def build(params: Any, meta: dict[str, Any], step: int) -> Sampler:
-    """Makes a sampler of a generator's weights and what is kept with them (`runs.meta`)."""
-    generator = methods.generator(meta)
-    return sampler(generator, params, meta, step)
-
-
-def _draw(sampler: Sampler, seeds: np.ndarray, first: np.ndarray):
-    per_chunk = sampler.chunk // sampler.generator.stride
-    return draw_program(sampler.generator, per_chunk)(seeds, first)
-
-
-def _decode(sampler: Sampler, *noise):
-    return decode_program(sampler.generator, sampler.chunk)(sampler.params, *noise)
-
-
-@functools.lru_cache(maxsize=8)
-def draw_program(generator: Any, steps: int):
-    """Compiles the drawing of noise: content, cycles, `steps` of motion from a given one on."""
-
-    @jax.jit
-    def draw(seeds, first):
-        roots = jax.vmap(keys.root)(seeds)
-        content = keys.normal(
-            jax.vmap(lambda k: keys.named(k, "content"))(roots), (generator.content,)
+    def _label(self, label: Any, number: int) -> int:
+        if isinstance(label, str) and label in self.classes:
+            return self.classes.index(label)
+        if isinstance(label, (int, np.integer)) and 0 <= label < number:
+            return int(label)
+        raise ConfigError(
+            f"there is no class {label!r}", "one of " + ", ".join(self.classes or ("0",))
         )
-        cycle = keys.uniform(
-            jax.vmap(lambda k: keys.named(k, "cycle"))(roots), (len(generator.periods),)
+
+
+def _seeds(seeds: Seeds) -> UInt32[np.ndarray, " videos"]:
+    numbers = np.atleast_1d(np.asarray(seeds))
+    if numbers.ndim != 1 or not numbers.size or not np.issubdtype(numbers.dtype, np.integer):
+        raise ConfigError(
+            f"seeds are {np.asarray(seeds).tolist()!r}", "a whole number, or a list of them"
         )
-        motion = keys.over_time(
-            jax.vmap(lambda k: keys.named(k, "motion"))(roots),
-            jnp.full(seeds.shape, first),
-            steps,
-            generator.motion,
-        )
-        return content, cycle, motion
-
-    return draw
-
-
-@functools.lru_cache(maxsize=8)
-def decode_program(generator: Any, frames: int):
-    """Compiles noise to video for one chunk of `frames`."""
-
-    @jax.jit
-    def decode(params, content, motion, cycle, start, label):
-        start = jnp.full(content.shape[:1], start)
-        label = label if generator.classes else None
-        noise = (content, motion, cycle, start, label)
-        return to_uint8(generator.apply({"params": params}, *noise, frames=frames))
-
-    return decode
-
-
-@functools.lru_cache(maxsize=8)
-def recurrence_programs(generator: Any, steps: int):
-    """Compiles how a recurrent generator begins, and how it advances by `steps`."""
-
-    def bound(method):
-        def run(params, *given):
-            *given, label = given
-            label = label if generator.classes else None
-            return generator.apply({"params": params}, *given, label, method=method)
-
-        return jax.jit(run)
-
-    def advance(module, carry, content, motion, label):
-        return module.advance(carry, content, motion[:, :steps], label)
-
-    return bound(lambda module, *given: module.begin(*given)), bound(advance)
-
-
-@functools.lru_cache(maxsize=8)
-def render_program(generator: Any):
-    """Compiles how a recurrent generator's states become frames."""
-
-    @jax.jit
-    def render(params, states, content, label):
-        label = label if generator.classes else None
-        given = (states, content, label)
-        return to_uint8(generator.apply({"params": params}, *given, method="render"))
-
-    return render
-
-
-def to_uint8(video: jax.Array) -> jax.Array:
-    """Maps float video in [-1, 1] to uint8 0..255, rounding; beyond is clipped."""
-    return jnp.clip(jnp.round((video + 1) * 127.5), 0, 255).astype(jnp.uint8)
+    low, high = numbers.min(), numbers.max()
+    if low < 0 or high >= 2**32:
+        raise ConfigError(f"seeds reach from {low} to {high}", "use 0 to 2^32-1")
+    return numbers.astype(np.uint32)

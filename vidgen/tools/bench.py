@@ -192,15 +192,15 @@ def _loader(clips, batch_size, needed, seconds) -> dict[str, float]:
 
 
 def _sampler(experiment, ema, store, top, seconds) -> dict[str, float]:
-    generator = models.network("generator", methods.networks("generator"), **experiment.generator)
-    sampler = sampling.sampler(generator, ema, {"classes": store.classes, "fps": store.fps}, 0)
+    meta = {"generator": experiment.generator, "classes": store.classes, "fps": store.fps}
+    sampler = sampling.from_weights(ema, meta, 0)
     frames = sampler.batch * sampler.chunk
     latents = sampler.latents(range(sampler.batch), sampler.chunk)
     if sampler.generator.recurrent:  # whose operations are those of several programs
         took = best(lambda: sampler.decode(latents, sampler.chunk), seconds)
         print(f"{'sampler':16s}{frames / took:10.1f} frames/s")
         return {"sampler_frames": frames / took}
-    decode = sampling.decode_program(sampler.generator, sampler.chunk)
+    decode = sampling.programs.decode(sampler.generator, sampler.chunk)
     noise = [latents[name] for name in ("content", "motion", "cycle")]
     noise += [jnp.zeros((), jnp.int32), latents["label"]]
     count = flops(decode.lower(sampler.params, *noise).compile())

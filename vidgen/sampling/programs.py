@@ -1,0 +1,172 @@
+"""The compiled programs of sampling, each made once for a generator and a length.
+
+Their arguments have fixed shapes, so that whatever is asked for comes out of the same program:
+that is why windows, streams and batches agree to the bit.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeGuard
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int32, Shaped, UInt8
+
+from vidgen import keys
+from vidgen.models.protocol import Generator, RecurrentGenerator
+
+
+def is_recurrent(generator: Generator) -> TypeGuard[RecurrentGenerator]:
+    """Tells whether a generator has a state from frame to frame."""
+    return generator.recurrent
+
+
+@functools.lru_cache(maxsize=8)
+def draw(generator: Generator, steps: int) -> Callable[..., tuple[Array, Array, Array]]:
+    """Compiles `(seeds, first) -> (content, motion, cycle)`.
+
+    Args:
+      generator: Says how many channels there are.
+      steps: Keyframes of motion noise, from the one numbered `first` on, which may be negative.
+
+    Returns:
+      A function of seeds uint32 `[B]` and `first` int32 to content `[B, content]`, motion
+      `[B, steps, motion]` and cycle `[B, len(periods)]`.
+    """
+
+    @jax.jit
+    def program(
+        seeds: Shaped[Array, " batch"], first: Int32[Array, ""]
+    ) -> tuple[
+        Float[Array, "batch content"],
+        Float[Array, "batch keyframes motion"],
+        Float[Array, "batch cycles"],
+    ]:
+        roots = jax.vmap(keys.root)(seeds)
+        content = keys.normal(
+            jax.vmap(lambda k: keys.named(k, "content"))(roots), (generator.content,)
+        )
+        cycle = keys.uniform(
+            jax.vmap(lambda k: keys.named(k, "cycle"))(roots), (len(generator.periods),)
+        )
+        motion = keys.over_time(
+            jax.vmap(lambda k: keys.named(k, "motion"))(roots),
+            jnp.full(seeds.shape, first),
+            steps,
+            generator.motion,
+        )
+        return content, motion, cycle
+
+    return program
+
+
+@functools.lru_cache(maxsize=8)
+def decode(generator: Generator, frames: int) -> jax.stages.Wrapped:
+    """Compiles `(params, content, motion, cycle, start, label) -> video`, uint8.
+
+    Args:
+      generator: Any but a recurrent one.
+      frames: Frames of a window; `start` is the first, int32.
+    """
+
+    @jax.jit
+    def program(
+        params: Any,
+        content: Float[Array, "batch content"],
+        motion: Float[Array, "batch keyframes motion"],
+        cycle: Float[Array, "batch cycles"],
+        start: Int32[Array, ""],
+        label: Int32[Array, " batch"],
+    ) -> UInt8[Array, "batch time height width 3"]:
+        first = jnp.full(content.shape[:1], start)
+        noise = (content, motion, cycle, first, label if generator.classes else None)
+        return to_uint8(generator.apply({"params": params}, *noise, frames=frames))
+
+    return program
+
+
+@functools.lru_cache(maxsize=8)
+def encode(generator: Generator, frames: int) -> Callable[..., tuple[Array, Array, Array]]:
+    """Compiles `(params, clips, label) -> (content, motion, cycle)`, the means of the posterior.
+
+    Args:
+      generator: One that has an encoder.
+      frames: Frames that the motion noise goes on for, at least those of the clips.
+    """
+
+    @jax.jit
+    def program(
+        params: Any, clips: UInt8[Array, "batch time height width 3"], label: Int32[Array, " batch"]
+    ) -> tuple[
+        Float[Array, "batch content"],
+        Float[Array, "batch keyframes motion"],
+        Float[Array, "batch cycles"],
+    ]:
+        video, start = clips.astype(jnp.float32) / 127.5 - 1, jnp.zeros(len(clips), jnp.int32)
+        given = (video, start, label if generator.classes else None, frames)
+        content, motion = generator.apply({"params": params}, *given, method="encode")
+        return content[0], motion[0], jnp.zeros((len(clips), len(generator.periods)))
+
+    return program
+
+
+@functools.lru_cache(maxsize=8)
+def begin(generator: RecurrentGenerator) -> Callable[..., Array]:
+    """Compiles `(params, content, motion, label) -> state`, the state before frame 0."""
+
+    @jax.jit
+    def program(
+        params: Any,
+        content: Float[Array, "batch content"],
+        motion: Float[Array, "batch context motion"],
+        label: Int32[Array, " batch"],
+    ) -> Shaped[Array, "batch ..."]:
+        given = (content, motion, label if generator.classes else None)
+        return generator.apply({"params": params}, *given, method="begin")
+
+    return program
+
+
+@functools.lru_cache(maxsize=8)
+def advance(generator: RecurrentGenerator, steps: int) -> Callable[..., tuple[Array, Array]]:
+    """Compiles `(params, state, content, motion, label) -> (last state, all states)`.
+
+    Args:
+      generator: The generator.
+      steps: How many frames it advances by; motion noise beyond them is left out.
+    """
+
+    @jax.jit
+    def program(
+        params: Any,
+        state: Shaped[Array, "batch ..."],
+        content: Float[Array, "batch content"],
+        motion: Float[Array, "batch keyframes motion"],
+        label: Int32[Array, " batch"],
+    ) -> tuple[Shaped[Array, "batch ..."], Shaped[Array, "batch time ..."]]:
+        given = (state, content, motion[:, :steps], label if generator.classes else None)
+        return generator.apply({"params": params}, *given, method="advance")
+
+    return program
+
+
+@functools.lru_cache(maxsize=8)
+def render(generator: RecurrentGenerator) -> Callable[..., Array]:
+    """Compiles `(params, states, content, label) -> video`, uint8."""
+
+    @jax.jit
+    def program(
+        params: Any,
+        states: Shaped[Array, "batch time ..."],
+        content: Float[Array, "batch content"],
+        label: Int32[Array, " batch"],
+    ) -> UInt8[Array, "batch time height width 3"]:
+        given = (states, content, label if generator.classes else None)
+        return to_uint8(generator.apply({"params": params}, *given, method="render"))
+
+    return program
+
+
+def to_uint8(video: Float[Array, "..."]) -> UInt8[Array, "..."]:
+    """Maps float video in [-1, 1] to uint8 0..255, rounding; beyond is clipped."""
+    return jnp.clip(jnp.round((video + 1) * 127.5), 0, 255).astype(jnp.uint8)

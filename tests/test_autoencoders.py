@@ -16,6 +16,7 @@ from vidgen import keys, methods, sampling
 from vidgen.cli import main
 from vidgen.errors import ConfigError
 from vidgen.methods import vae
+from vidgen.models import protocol
 from vidgen.run import artifacts
 from vidgen.runtime.checkpoint import Checkpoints
 from vidgen.sampling import latents

@@ -14,6 +14,7 @@ from vidgen import keys, methods, sampling
 from vidgen.errors import ConfigError
 from vidgen.methods import autoregressive, common
 from vidgen.models import autoregressive as priors
+from vidgen.models import protocol
 from vidgen.models import vqvae as networks
 from vidgen.runtime import checkpoint
 

@@ -13,6 +13,7 @@ from conftest import network
 from vidgen import keys, sampling
 from vidgen.errors import ConfigError
 from vidgen.methods import common, mocogan
+from vidgen.models import protocol
 
 CLASSES = 3
 FRAMES = 8

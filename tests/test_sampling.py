@@ -6,10 +6,11 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from conftest import TINY_CODES_GENERATOR, TINY_GENERATOR, tiny_config
+from conftest import TINY_CODES_GENERATOR, TINY_GENERATOR, network, tiny_config
 
 from vidgen import sampling
 from vidgen.errors import ConfigError, StorageError
+from vidgen.models import protocol
 from vidgen.runtime.checkpoint import Checkpoints
 
 
@@ -109,9 +110,7 @@ def test_videos_have_64_frames_or_all_there_are():
     )
     arguments = {"size": 8, "limit": 6, "features": 2}
     ends = network("generator", "dcgan", **arguments)
-    params = jax.tree.map(
-        lambda x: np.ones(x.shape, x.dtype), protocol.abstract_params(ends, 6)
-    )
+    params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), protocol.abstract_params(ends, 6))
     clips = sampling.from_generator(ends, params, {"classes": (), "fps": 1.0}, 0)
     assert clips.sample(0).shape[1] == 6 and clips.sample(0, start=2).shape[1] == 4
     with pytest.raises(ConfigError) as error:
@@ -157,9 +156,7 @@ def codes_run(tmp_path_factory):
     arguments = {"kind": "codes", "size": 8, "classes": 0, **TINY_CODES_GENERATOR}
     arguments |= {"temperature": 0.75, "top_p": 0.5}
     generator = network("generator", **arguments)
-    params = jax.tree.map(
-        lambda x: np.ones(x.shape, x.dtype), protocol.abstract_params(generator)
-    )
+    params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), protocol.abstract_params(generator))
     checkpoints = Checkpoints(folder / "checkpoints")
     checkpoints.save(1, {"ema": params}, {"generator": arguments, "classes": [], "fps": 10.0})
     checkpoints.close()

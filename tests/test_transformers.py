@@ -15,7 +15,7 @@ from conftest import (
 )
 
 from vidgen import sampling
-from vidgen.models import layers
+from vidgen.models import layers, protocol
 from vidgen.models.attention import Attention, FeedForward
 
 B, N, S, C, E, HEADS, WINDOW = 2, 3, 7, 6, 5, 2, 3

@@ -147,9 +147,7 @@ def generator(meta: dict[str, Any], **options: Any) -> Generator:
     Raises:
       ConfigError: A value is out of range.
     """
-    return models.network(
-        "generator", networks("generator"), **{**meta["generator"], **options}
-    )
+    return models.network("generator", networks("generator"), **{**meta["generator"], **options})
 
 
 def networks(role: str, *methods: str) -> dict[str, Any]:

@@ -14,9 +14,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from vidgen import keys
 
 
-def init(
-    key: Key[Array, ""], params: PyTree[Float[Array, "..."]]
-) -> PyTree[Float[Array, "..."]]:
+def init(key: Key[Array, ""], params: PyTree[Float[Array, "..."]]) -> PyTree[Float[Array, "..."]]:
     """Draws for each kernel a vector that the power iterations start from.
 
     Args:

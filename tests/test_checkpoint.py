@@ -8,7 +8,7 @@ import pytest
 from conftest import unawaited
 
 from vidgen.errors import StorageError
-from vidgen.runtime.checkpoint import Checkpoints, digest
+from vidgen.runtime.checkpoint import Checkpoints, arrays_sha256
 
 
 def tree(value):
@@ -124,7 +124,7 @@ def test_the_digest_sees_values_types_shapes_and_names():
         {"a": np.zeros((2, 3), np.int32)},
         {"a": -np.zeros((2, 3), np.float32)},
     ]
-    assert len({digest(t) for t in (base, *others)}) == 5
+    assert len({arrays_sha256(t) for t in (base, *others)}) == 5
 
 
 def test_a_full_disk_is_one_line_and_the_older_checkpoint_stays_good(tmp_path):

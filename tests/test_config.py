@@ -35,14 +35,14 @@ def test_frames_that_do_not_fold_are_refused_by_name(pick, says):
 
 
 def test_the_names_that_a_config_takes_are_those_that_there_are():
-    from vidgen.runtime import placement
+    from vidgen.runtime import devices
     from vidgen.training import augment, losses
 
     names = checks._CHOICES
     assert set(names["objective.loss"]) == set(losses.LOSSES)
     assert set(names["objective.augmentations"]) == set(augment.AUGMENTATIONS)
     for mode in names["parallel.mode"]:
-        placement.place(mode, batch_size=8)
+        devices.place(mode, batch_size=8)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ from vidgen.cli import main
 from vidgen.errors import ConfigError
 from vidgen.methods import gan
 from vidgen.run import artifacts, train
-from vidgen.tools import estimate
-from vidgen.tools.estimate import Chip, Estimate, Exchange
+from vidgen.tools import estimate, memory
+from vidgen.tools.collectives import Exchange, collectives
+from vidgen.tools.estimate import Chip, Estimate
 
 OUT = "RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.\nmore"
 
@@ -83,7 +84,7 @@ def linear(monkeypatch):
         grads, _ = mean(slopes, batch)
         return state.replace(gen=state.gen - grads), {"norm": jnp.sum(grads**2)}
 
-    made = types.SimpleNamespace(init=init, step=step, alone=0)
+    made = types.SimpleNamespace(init=init, step=step, alone=0, optimizers={"gen": 0, "dis": 0})
     monkeypatch.setattr(train, "build", lambda config, classes: made)
 
     def found(*mode, **more):
@@ -198,7 +199,7 @@ replica_groups=mesh['axis_0'=2,'axis_1'=1,'axis_2'=4], device_ids=([4,2]T(1,0)) 
 
 def test_collectives_are_read_from_a_program():
     everyone = tuple(range(8))
-    assert estimate.collectives(PROGRAM, 8) == [
+    assert collectives(PROGRAM, 8) == [
         Exchange("all-reduce", 64, 5, (0, 1)),
         Exchange("all-reduce", 4 + 4 * 384 * 512 + 16, 1, (0, 2, 4, 6)),
         Exchange("all-gather", 4 * 32 * 8, 1, (0, 1)),
@@ -217,7 +218,7 @@ def test_groups_of_a_mesh_are_its_axes():
     data, fsdp = (0, 4), (0, 1, 2, 3)
     for axis, groups in ((0, [data, fsdp]), (1, [fsdp, data])):
         program = jax.jit(lambda x, axis=axis: x.sum(axis), out_shardings=whole)
-        some = estimate.collectives(program.lower(x).compile().as_text(), 8)
+        some = collectives(program.lower(x).compile().as_text(), 8)
         assert [one.group for one in some] == groups  # an all-reduce, an all-gather
 
 
@@ -250,7 +251,8 @@ def test_a_prediction_is_what_the_figures_give_by_hand():
 
 def test_a_dry_run_prints_the_parts_and_leaves_nothing(tmp_path):
     out, err = run("train", "--dry-run", *TINY, f"--workdir={tmp_path / 'run'}")
-    assert err == "" and list(tmp_path.iterdir()) == []
+    (said,) = err.splitlines()
+    assert said.startswith("compiling the step (whole)") and list(tmp_path.iterdir()) == []
     one = found()
     assert "1 x cpu, jit, 8 clips on each, 8 in a step" in out
     assert f"{one.parameters['generator']:,d} parameters" in out
@@ -298,7 +300,7 @@ def test_classes_are_counted_without_packing(tmp_path, monkeypatch):
 
 def test_configs_that_need_less_come_in_order():
     changes = []
-    for other in estimate.smaller(settings()):
+    for other in memory.smaller(settings()):
         p, t = other.parallel, other.training
         changes.append((p.microbatches, len(p.remat), p.compute, t.batch_size))
     assert changes == [
@@ -312,7 +314,7 @@ def test_configs_that_need_less_come_in_order():
         (1, 2, "bfloat16", 1),
     ]
     # The deterministic step has parts of its own.
-    first = next(estimate.smaller(settings(deterministic=True)))
+    first = next(memory.smaller(settings(deterministic=True)))
     assert (first.parallel.microbatches, len(first.parallel.remat)) == (1, 2)
 
 
@@ -326,7 +328,7 @@ def test_out_of_memory_is_answered_through_the_command(monkeypatch, capsys):
 
     monkeypatch.setattr(train, "train", full)
     monkeypatch.setattr(estimate, "estimate", fake)
-    monkeypatch.setattr(estimate, "memory_limit", lambda: 3 * 2**30)
+    monkeypatch.setattr(memory, "memory_limit", lambda: 3 * 2**30)
     assert main.main(["train", *TINY, "--workdir=never"]) == 2
     *_, message, hint = capsys.readouterr().err.splitlines()
     assert message.startswith("vidgen: out of memory: a step takes 5.00 of 3.00 GiB a device: gen")
@@ -356,8 +358,8 @@ def test_the_nearest_setting_follows_from_the_limit(limit, flags, monkeypatch):
         return dataclasses.replace(found(), total=total)
 
     monkeypatch.setattr(estimate, "estimate", fake)
-    monkeypatch.setattr(estimate, "memory_limit", lambda: limit)
-    error = estimate.advice(settings(), jax.errors.JaxRuntimeError(OUT))
+    monkeypatch.setattr(memory, "memory_limit", lambda: limit)
+    error = memory.advice(settings(), jax.errors.JaxRuntimeError(OUT))
     assert error.exit_code == 2 and "out of memory" in str(error)
     for flag in flags:
         assert flag in error.hint
@@ -383,7 +385,7 @@ def test_the_state_is_let_go_before_settings_are_tried(monkeypatch):
         training()
     except jax.errors.JaxRuntimeError as error:
         assert alive[0]() is not None
-        assert "nothing that was tried" in estimate.advice(settings(), error, limit=1).hint
+        assert "nothing that was tried" in memory.advice(settings(), error, limit=1).hint
 
 
 def test_other_errors_are_not_taken_for_it(monkeypatch):
@@ -391,8 +393,8 @@ def test_other_errors_are_not_taken_for_it(monkeypatch):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
     monkeypatch.setattr(train, "train", broken)
-    monkeypatch.setattr(estimate, "advice", lambda *_: ConfigError("out of memory"))
+    monkeypatch.setattr(memory, "advice", lambda *_: ConfigError("out of memory"))
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
         main.main(["train", *TINY, "--workdir=never"])
-    assert estimate.out_of_memory(RuntimeError(OUT))
-    assert estimate.out_of_memory(RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: out of memory"))
+    assert memory.out_of_memory(RuntimeError(OUT))
+    assert memory.out_of_memory(RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: out of memory"))

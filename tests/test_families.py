@@ -21,7 +21,7 @@ from vidgen import sampling
 from vidgen.errors import ConfigError
 from vidgen.methods import experiments
 from vidgen.run import artifacts, train
-from vidgen.runtime import placement as parallel
+from vidgen.runtime import devices as parallel
 from vidgen.runtime.checkpoint import Checkpoints
 
 

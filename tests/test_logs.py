@@ -2,17 +2,20 @@ import json
 
 import numpy as np
 
-from vidgen.run import logs
+from vidgen.run import artifacts, logs
+from vidgen.run import clock as clocks
+from vidgen.run.clock import Clock
+from vidgen.run.metrics_log import RunLog
 
 
 def test_lines_beyond_the_step_of_a_restart_are_dropped(tmp_path):
-    first = logs.RunLog(tmp_path, 0)
+    first = RunLog(tmp_path, 0)
     for step in (1, 2, 3):
         first.metrics(step, {"loss": step / 2})
     first.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')  # killed in the middle of a line
-    again = logs.RunLog(tmp_path, 2)
+    again = RunLog(tmp_path, 2)
     again.metrics(3, {"loss": 9.0})
     again.close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -25,8 +28,8 @@ def test_lines_beyond_the_step_of_a_restart_are_dropped(tmp_path):
 
 def test_every_moment_of_a_run_is_accounted_for(tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(logs.time, "monotonic", lambda: now[0])
-    clock = logs.Clock()
+    monkeypatch.setattr(clocks.time, "monotonic", lambda: now[0])
+    clock = Clock()
     for part, seconds in (("compile", 3.0), ("step", 20.0), ("data", 1.0), ("step", 5.0)):
         now[0] += 2.0 if part == "compile" else 0.0  # startup
         clock.enter(part)
@@ -36,23 +39,23 @@ def test_every_moment_of_a_run_is_accounted_for(tmp_path, monkeypatch):
         "seconds/startup": 2.0, "seconds/compile": 3.0, "seconds/step": 25.0, "seconds/data": 1.0,
         "goodput": 25 / 31,
     }  # fmt: skip
-    log = logs.RunLog(tmp_path, 0)
+    log = RunLog(tmp_path, 0)
     log.metrics(1, seen)
     log.metrics(2, {**seen, "seconds/step": 29.0})
     log.event(2, {"skipped": ["gen"]})
     log.close()
-    again = logs.RunLog(tmp_path, 1)  # killed, and gone on from step 1: four seconds are lost
+    again = RunLog(tmp_path, 1)  # killed, and gone on from step 1: four seconds are lost
     again.close()
     assert again.seconds["lost"] == 4.0 and again.seconds["step"] == 25.0
     assert not (tmp_path / "events.jsonl").read_text()
-    clock = logs.Clock()
+    clock = Clock()
     clock.add(again.seconds)
     now[0] += 1.0
     assert clock.total() == 31.0 + 4.0 + 1.0
 
 
 def test_what_is_not_finite_is_null_in_the_log(tmp_path):
-    log = logs.RunLog(tmp_path, 0)
+    log = RunLog(tmp_path, 0)
     log.metrics(1, {"a": float("nan"), "b": float("inf"), "c": 1.0})
     log.close()
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
@@ -65,7 +68,7 @@ def test_videos_reach_tensorboard_as_moving_pictures(tmp_path):
     from PIL import Image
     from tensorboardX.proto import event_pb2
 
-    log = logs.RunLog(tmp_path, 0)
+    log = RunLog(tmp_path, 0)
     frames = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)
     log.video(3, "samples", frames, 10.0)
     log.close()
@@ -83,7 +86,7 @@ def test_videos_reach_tensorboard_as_moving_pictures(tmp_path):
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):
-    logs.write_json(tmp_path / "a.json", {"x": 1})
+    artifacts.write_json(tmp_path / "a.json", {"x": 1})
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 

@@ -12,6 +12,7 @@ from typing import Any
 from vidgen import config as configs
 from vidgen import methods, sampling
 from vidgen.run import artifacts, logs
+from vidgen.run.metrics_log import RunLog
 from vidgen.runtime.checkpoint import Checkpoints
 
 
@@ -54,11 +55,11 @@ def fit(config: configs.Config, workdir: pathlib.Path, command: str) -> None:
         classes=classes,
     )
     meta = artifacts.meta(config, arguments, store)
-    logs.write_json(
+    artifacts.write_json(
         workdir / "run.json", {**artifacts.facts(store, clips), **meta, "command": command}
     )
     found = method.figures(params, batch) if hasattr(method, "figures") else {}
-    log = logs.RunLog(workdir, 0)
+    log = RunLog(workdir, 0, config)
     try:
         taken = {"kclips": config.training.kclips, "seconds": time.monotonic() - begin}
         log.metrics(step, taken | found)

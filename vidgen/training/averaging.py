@@ -2,7 +2,7 @@
 
 A step hands over functions of a batch, and gets their means over the global batch back; how that
 comes about (one device or many, all clips together or few at a time) is bound here, by
-`vidgen.runtime.placement`. So a method is written once, and knows nothing of it.
+`vidgen.runtime.devices`. So a method is written once, and knows nothing of it.
 """
 
 import functools

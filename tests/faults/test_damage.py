@@ -177,10 +177,8 @@ def test_a_checkpoint_that_lacks_a_key_is_seen(tmp_path, monkeypatch):
             self, step, without_a_key(tree), meta
         ),
     )  # fmt: skip
-    with pytest.raises(
     there = r"train/gen_opt/count is not there, and int32\[\] in the model"
     with pytest.raises(StorageError, match=there):
-    ):
         check_saved_whole(tmp_path / "run")
 
 

@@ -262,6 +262,19 @@ def test_a_dry_run_prints_the_parts_and_leaves_nothing(tmp_path):
     assert "predicted" not in out  # it is about bfloat16, and this is float32
 
 
+def test_a_dry_run_says_what_it_knows_before_it_compiles(monkeypatch, capsys):
+    said = []
+
+    def compiled(step):
+        said.append(capsys.readouterr().out)
+        return found()
+
+    monkeypatch.setattr(estimate, "compiled", compiled)
+    estimate.dry_run(settings())
+    assert "parameters" in said[0] and "optimizers" in said[0] and "total" not in said[0]
+    assert said[0] + capsys.readouterr().out == estimate.report(found(), "float32") + "\n"
+
+
 @pytest.mark.parametrize(
     "flags, code, says",
     [

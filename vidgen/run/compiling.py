@@ -5,7 +5,8 @@ import hashlib
 import json
 import os
 import pathlib
-import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,9 +21,20 @@ from vidgen.run import artifacts, logs
 FILE = "compile-seconds.json"  # in the folder of compiled programs: {key: seconds}
 _KEPT = 500  # keys in it
 _ALARM_AFTER = 100.0  # seconds of compiling; XLA complains after 120 of its own work
-_ALARM = re.compile(
-    rb"[^\n]*\*{32}\n(?:[^\n]*\n)??[^\n]*Very slow compile\?.*?\*{32}[^\n]*\n?", re.DOTALL
+# A process of its own, so that nothing is lost should this one die: it copies what is written to
+# stderr but for the alarm, "[Compiling module jit_run] Very slow compile? ..." between two lines of
+# stars, said when it goes off and once more with the time when the program is there.
+_FILTER = r"""
+import os, re
+alarm = re.compile(
+    rb"(?:[^\n]*slow_operation_alarm[^\n]*\n\n?)?[^\n]*\*{32}\n"
+    rb"(?:(?!\*{32})[^\n]*\n){0,3}[^\n]*Very slow compile\?(?:(?!\*{32})[^\n]*\n)*\*{32}[^\n]*\n?"
 )
+while data := os.read(0, 1 << 16):
+    data = alarm.sub(b"", data)
+    while data:
+        data = data[os.write(1, data) :]
+"""
 
 
 def key(config: configs.Config, kind: str) -> str:
@@ -87,14 +99,12 @@ def _path() -> pathlib.Path | None:
 
 @contextlib.contextmanager
 def without_alarm(after: float = _ALARM_AFTER) -> Iterator[None]:
-    """Leaves XLA's "Very slow compile?" out of stderr; all else passes.
+    """Leaves XLA's "Very slow compile?" out of stderr while entered; all else passes.
 
-    XLA has no switch for it but a level that hides all of its errors. So, once compiling has taken
-    long, stderr goes through a pipe until the alarm has come or the block ends. Not before: what is
-    in a pipe when a process is killed is lost.
+    XLA has no switch for it but a level that hides all of its errors.
 
     Args:
-      after: Seconds from which on the alarm may come.
+      after: Seconds from which on the alarm may come; until then stderr stays as it is.
     """
     over = threading.Event()
     thread = threading.Thread(target=_filter, args=(over, after), name="xla-alarm", daemon=True)
@@ -110,29 +120,18 @@ def _filter(over: threading.Event, after: float) -> None:
     if over.wait(after):
         return
     stderr = os.dup(2)
-    reader, writer = os.pipe()
-    os.dup2(writer, 2)
-    os.close(writer)
-    os.set_blocking(reader, False)
     try:
-        alarmed = False
-        while not (alarmed or over.wait(0.05)):
-            alarmed = _pass_on(reader, stderr)
+        with subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _FILTER],
+            stdin=subprocess.PIPE,
+            stdout=stderr,
+            start_new_session=True,  # Ctrl-C is for this process; the filter ends at its last byte
+        ) as process:
+            assert process.stdin is not None
+            os.dup2(process.stdin.fileno(), 2)
+            process.stdin.close()
+            over.wait()
+            os.dup2(stderr, 2)  # closes the last end of the pipe; leaving waits for the filter
     finally:
-        os.dup2(stderr, 2)  # closes the last writer of the pipe
-        _pass_on(reader, stderr)
-        os.close(reader)
+        os.dup2(stderr, 2)
         os.close(stderr)
-
-
-def _pass_on(reader: int, stderr: int) -> bool:
-    """Copies what a pipe holds but for the alarm; tells whether there was one."""
-    data = b""
-    with contextlib.suppress(BlockingIOError):
-        while part := os.read(reader, 1 << 16):
-            data += part
-    data, alarms = _ALARM.subn(b"", data)
-    with contextlib.suppress(OSError):  # nobody reads it
-        while data:
-            data = data[os.write(stderr, data) :]
-    return alarms > 0

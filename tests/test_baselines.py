@@ -13,7 +13,7 @@ from vidgen.cli import main
 from vidgen.errors import ConfigError
 from vidgen.evaluation import evaluate
 from vidgen.methods.fitted import dynamic_texture, ppca
-from vidgen.run import artifacts, train
+from vidgen.run import artifacts, setup, train
 from vidgen.runtime.checkpoint import arrays_sha256
 
 ENDLESS = ("lookup", "dynamic_texture", "noise", "untrained")
@@ -89,7 +89,7 @@ def test_lookup_plays_training_clips_of_the_class_and_is_caught(fitted):
 
 def test_untrained_is_the_state_of_step_0(fitted):
     other = config("gan")
-    state = train.build(other, 2).init(other.seed)
+    state = setup.build(other, 2).init(other.seed)
     assert arrays_sha256(sampling.load(fitted / "untrained").params) == arrays_sha256(state.gen)
 
 

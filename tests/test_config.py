@@ -18,20 +18,20 @@ def test_the_tiny_config_is_valid():
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
 def test_every_config_file_is_valid_and_builds(path):
     from vidgen.cli import main
-    from vidgen.run import train
+    from vidgen.run import setup
 
     config = main.read_config([f"--config={path}", "--config.data.path=somewhere"], True)
-    assert train.build(config, classes=4).total > 0
+    assert setup.build(config, classes=4).total > 0
 
 
 @pytest.mark.parametrize("pick, says", [(0, "data.frames is 6"), (2, "data.pick is 2")])
 def test_frames_that_do_not_fold_are_refused_by_name(pick, says):
-    from vidgen.run import train
+    from vidgen.run import setup
 
     config = tiny_config()
     config.data.pick = pick
     with pytest.raises(ConfigError, match=says):
-        train.build(config, classes=2)
+        setup.build(config, classes=2)
 
 
 def test_the_names_that_a_config_takes_are_those_that_there_are():

@@ -17,7 +17,7 @@ from conftest import QUICK, TINY_DISCRIMINATOR, TINY_GENERATOR, tiny_config
 from vidgen import config as configs
 from vidgen import sampling
 from vidgen.errors import DataError, DivergedError
-from vidgen.run import artifacts, train
+from vidgen.run import artifacts, setup, train
 from vidgen.runtime.checkpoint import Checkpoints, arrays_sha256
 from vidgen.tools import bench
 
@@ -71,7 +71,7 @@ def digests(workdir, step):
     found = {}
 
     def wanted(meta):
-        experiment = train.build(configs.from_json(meta["config"]), 2)
+        experiment = setup.build(configs.from_json(meta["config"]), 2)
         state = jax.eval_shape(experiment.init, 0)
         return {"train": state.replace(ema=None), "ema": state.ema}
 

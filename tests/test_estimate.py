@@ -16,7 +16,7 @@ from test_end_to_end import TINY, run
 from vidgen.cli import main
 from vidgen.errors import ConfigError
 from vidgen.methods import gan
-from vidgen.run import artifacts, train
+from vidgen.run import artifacts, setup, train
 from vidgen.tools import estimate, memory
 from vidgen.tools.collectives import Exchange, collectives
 from vidgen.tools.estimate import Chip, Estimate
@@ -42,7 +42,7 @@ def held(tree):
 @pytest.mark.thorough
 def test_the_parts_of_the_memory_are_what_a_true_state_and_batch_hold():
     config = settings()
-    experiment, placed = train.build(config, 2), train.placement(config)
+    experiment, placed = setup.build(config, 2), setup.placement(config)
     state = placed.init(experiment.init, 0)
     _, clips = artifacts.open_clips(config)
     one = found()
@@ -85,7 +85,7 @@ def linear(monkeypatch):
         return state.replace(gen=state.gen - grads), {"norm": jnp.sum(grads**2)}
 
     made = types.SimpleNamespace(init=init, step=step, alone=0, optimizers={"gen": 0, "dis": 0})
-    monkeypatch.setattr(train, "build", lambda config, classes: made)
+    monkeypatch.setattr(setup, "build", lambda config, classes: made)
 
     def found(*mode, **more):
         config = settings(*mode, **more)

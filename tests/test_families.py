@@ -20,7 +20,7 @@ from vidgen import config as configs
 from vidgen import sampling
 from vidgen.errors import ConfigError
 from vidgen.methods import experiments
-from vidgen.run import artifacts, train
+from vidgen.run import artifacts, setup, train
 from vidgen.runtime import devices as parallel
 from vidgen.runtime.checkpoint import Checkpoints
 
@@ -236,10 +236,10 @@ def test_statistics_of_the_whole_batch_need_it_on_one_device():
     config.parallel.mode = "mesh"
     experiment = experiments.build(config, 2)
     with pytest.raises(ConfigError, match="8 parts") as error:
-        train.placement(config, experiment.alone)
+        setup.placement(config, experiment.alone)
     assert "at most 1" in error.value.hint
     config.parallel.mode = "jit"
-    assert train.placement(config, experiment.alone).parts == 1
+    assert setup.placement(config, experiment.alone).parts == 1
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,11 @@ from conftest import tiny_config
 import vidgen
 from vidgen.errors import ConfigError, DivergedError, Preempted, StorageError
 from vidgen.run import artifacts, logs, train, warm_start, watch
+from vidgen.run.after_step import Outputs, after_step, check_pending, save
 from vidgen.run.best import Best
 from vidgen.run.clock import Clock
 from vidgen.run.metrics_log import RunLog
+from vidgen.run.setup import LoopState, Pending, build, initial, placement, restored, setup
 from vidgen.runtime.checkpoint import Checkpoints, arrays_sha256
 
 
@@ -28,8 +30,8 @@ def small_config():
 def state():
     """The state of step 0."""
     config = small_config()
-    experiment = train.build(config, 2)
-    return train.placement(config).init(experiment.init, 0)
+    experiment = build(config, 2)
+    return placement(config).init(experiment.init, 0)
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def outputs(tmp_path):
         made.append(RunLog(run.workdir, 0))
         terminal = logs.Terminal(run.total, 0, "clips", run.batch_size)
         best = Best(run.workdir, run.config.training.keep_best)
-        return train.Outputs(terminal, watch.Watch(), best, Clock(), made[-1], **more)
+        return Outputs(terminal, watch.Watch(), best, Clock(), made[-1], **more)
 
     yield make
     for log in made:
@@ -59,7 +61,7 @@ def test_a_setup_knows_what_is_due_and_compiles_nothing(tmp_path, monkeypatch):
     config.training.update(
         kclips=0.072, log_kclips=0.016, save_kclips=0.024, sample_kclips=0.0, watch_kclips=0.0
     )
-    run = train.setup(config, tmp_path / "run")
+    run = setup(config, tmp_path / "run")
     assert (run.total, run.batch_size, run.first_process) == (9, 8, True)
     assert run.every == {"log": 2, "save": 3, "sample": 9}
     due = {step: run.due(step) for step in range(1, 10)}
@@ -71,11 +73,11 @@ def test_a_setup_knows_what_is_due_and_compiles_nothing(tmp_path, monkeypatch):
     assert jax.tree.leaves(run.abstract)[0].sharding is not None
     assert not (tmp_path / "run").exists()
     config.training.watch_kclips = 0.032
-    assert train.setup(config, tmp_path).every["watch"] == 4
+    assert setup(config, tmp_path).every["watch"] == 4
 
 
 def test_a_call_of_several_steps_has_their_batches_stacked(tmp_path):
-    run = train.setup(small_config(), tmp_path)
+    run = setup(small_config(), tmp_path)
     some = [run.clips.take(0, 8), run.clips.take(8, 8)]
     one, two = run.call_batch(some[:1]), run.call_batch(some, stop=True)
     assert one["index"].shape == (8,) and "stop" not in two  # there is one process
@@ -84,7 +86,7 @@ def test_a_call_of_several_steps_has_their_batches_stacked(tmp_path):
 
 
 def test_two_processes_tell_each_other_by_the_batch(tmp_path, monkeypatch):
-    run = train.setup(small_config(), tmp_path)
+    run = setup(small_config(), tmp_path)
     monkeypatch.setattr(type(run.placed), "host", (1, 2))
     batch = run.call_batch([run.clips.take(0, 4)], stop=True)
     assert batch["stop"].tolist() == [1] * 4 and not run.first_process
@@ -97,20 +99,20 @@ def metrics(skipped, loss=0.5):
 def pend(loop, values, step):
     loop.step = step
     index = np.arange(8 * (step - 1), 8 * step)
-    loop.pending = train.Pending(step, index, values)
+    loop.pending = Pending(step, index, values)
 
 
 def test_skipped_steps_are_counted_recorded_and_end_at_three(tmp_path, outputs):
-    run = train.setup(small_config(), tmp_path / "run")
-    loop, out = train.LoopState(0, 0, None), outputs(run)
-    assert train.check_pending(run, loop, out) == {}
+    run = setup(small_config(), tmp_path / "run")
+    loop, out = LoopState(0, 0, None), outputs(run)
+    assert check_pending(run, loop, out) == {}
     for step, skipped, row in ((1, 1, 1), (2, 1, 2), (3, 0, 0), (4, 1, 1), (5, 1, 2)):
         pend(loop, metrics(skipped, np.nan if skipped else 0.5), step)
-        train.check_pending(run, loop, out)
+        check_pending(run, loop, out)
         assert loop.skipped == row and loop.pending is None
     pend(loop, metrics(1, np.nan), 6)
     with pytest.raises(DivergedError, match=r"step 6 \(clips 40 to 47 .*gen/loss is nan"):
-        train.check_pending(run, loop, out)
+        check_pending(run, loop, out)
     events = read(run.workdir / "events.jsonl")
     assert [event["step"] for event in events] == [1, 2, 4, 5, 6]
     assert events[0]["skipped"] == ["gen/loss"]
@@ -120,12 +122,12 @@ def test_each_step_of_a_call_is_looked_at(tmp_path, outputs):
     config = small_config()
     config.parallel.dispatch = 2
     config.training.batch_size = 8
-    run = train.setup(config, tmp_path / "run")
-    loop, out = train.LoopState(0, 2, None), outputs(run)
+    run = setup(config, tmp_path / "run")
+    loop, out = LoopState(0, 2, None), outputs(run)
     stacked = {"skipped": np.array([1.0, 0.0]), "gen/loss": np.array([np.nan, 0.25])}
     stacked["stop"] = np.array([0, 1])
-    loop.pending = train.Pending(2, np.arange(16).reshape(2, 8), stacked)
-    last = train.check_pending(run, loop, out)
+    loop.pending = Pending(2, np.arange(16).reshape(2, 8), stacked)
+    last = check_pending(run, loop, out)
     assert last["gen/loss"] == 0.25 and loop.skipped == 0 and loop.stopping
     assert [e["step"] for e in read(run.workdir / "events.jsonl")] == [1]
 
@@ -133,28 +135,28 @@ def test_each_step_of_a_call_is_looked_at(tmp_path, outputs):
 def test_after_a_step_nothing_is_due_nothing_is_done(tmp_path, outputs, state):
     config = small_config()
     config.training.update(log_kclips=0.016)
-    run = train.setup(config, tmp_path / "run")
-    loop, out = train.LoopState(0, 1, state), outputs(run)
+    run = setup(config, tmp_path / "run")
+    loop, out = LoopState(0, 1, state), outputs(run)
     pend(loop, metrics(0), 1)
-    train.after_step(run, loop, out)
+    after_step(run, loop, out)
     assert loop.pending is not None  # not waited for
     assert read(run.workdir / "metrics.jsonl") == [] and run.checkpoints.steps() == []
 
 
 def test_after_a_step_what_is_due_is_logged_and_saved(tmp_path, outputs, state):
     seen = []
-    run = train.setup(small_config(), tmp_path / "run")
-    loop = train.LoopState(0, 2, state)
+    run = setup(small_config(), tmp_path / "run")
+    loop = LoopState(0, 2, state)
     out = outputs(run, progress=lambda *about: seen.append(about))
     pend(loop, metrics(0), 2)
-    train.after_step(run, loop, out)
+    after_step(run, loop, out)
     run.checkpoints.close()
     (line,) = read(run.workdir / "metrics.jsonl")
     assert line["step"] == 2 and line["gen/loss"] == 0.5 and line["kclips"] == 0.016
     assert "finite/gen" not in line and loop.pending is None
     ((step, total, told),) = seen
     assert (step, total, told["gen/loss"]) == (2, 4, 0.5)
-    again = train.restored(train.setup(small_config(), tmp_path / "run"))
+    again = restored(setup(small_config(), tmp_path / "run"))
     assert (again.first, again.step) == (2, 2)
     assert arrays_sha256(again.state) == arrays_sha256(state)
 
@@ -162,20 +164,20 @@ def test_after_a_step_what_is_due_is_logged_and_saved(tmp_path, outputs, state):
 def test_after_a_step_a_signal_saves_and_stops(tmp_path, outputs, state):
     config = small_config()
     config.training.update(log_kclips=0.0, save_kclips=0.0)
-    run = train.setup(config, tmp_path / "run")
-    loop, out = train.LoopState(0, 1, state), outputs(run)
+    run = setup(config, tmp_path / "run")
+    loop, out = LoopState(0, 1, state), outputs(run)
     pend(loop, metrics(0), 1)
     with pytest.raises(Preempted, match="SIGTERM: saved step 1 of 4"):
-        train.after_step(run, loop, out, stop="SIGTERM")
+        after_step(run, loop, out, stop="SIGTERM")
     assert run.checkpoints.steps() == [1]
     run.checkpoints.close()
 
 
 def test_a_state_that_broke_is_not_saved(tmp_path, state):
-    run = train.setup(small_config(), tmp_path / "run")
+    run = setup(small_config(), tmp_path / "run")
     broken = state.replace(ema=jax.tree.map(lambda x: x * np.nan, state.ema))
     with pytest.raises(DivergedError, match="the state itself is not finite"):
-        train.save(run, train.LoopState(0, 1, broken, skipped=1))
+        save(run, LoopState(0, 1, broken, skipped=1))
     assert run.checkpoints.steps() == []
 
 
@@ -213,7 +215,6 @@ def test_a_run_begins_with_the_weights_of_another(trained, state, tmp_path, monk
     config.seed = 7  # other weights, were they not taken
     config.training.kclips = 0.008
     first = []
-    initial = train.initial
 
     def kept(*about):
         loop = initial(*about)

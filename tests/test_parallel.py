@@ -13,7 +13,7 @@ from conftest import tiny_config
 
 from vidgen.errors import ConfigError
 from vidgen.models import layers
-from vidgen.run import artifacts, train
+from vidgen.run import artifacts, setup
 from vidgen.runtime.checkpoint import arrays_sha256
 from vidgen.runtime.devices import place
 from vidgen.training import averaging
@@ -61,7 +61,7 @@ def trained(mode, devices=1, steps=STEPS, interval=1, remat=(), **more):
     config = settings("adam" if "shards" in more else "sgd")
     config.objective.penalty_interval = interval
     config.parallel.remat = remat
-    experiment = train.build(config, classes=2)
+    experiment = setup.build(config, classes=2)
     placed = place(mode, batch_size=8, devices=jax.devices()[:devices], **more)
     abstract = placed.abstract(jax.eval_shape(experiment.init, 0))
     state = placed.init(experiment.init, 0)
@@ -165,7 +165,7 @@ def test_large_leaves_are_sharded_and_small_ones_whole():
 def test_a_sharded_state_is_made_in_shards():
     config = settings("adam")
     config.generator.widths, config.generator.style = (64,), 256
-    experiment = train.build(config, classes=2)
+    experiment = setup.build(config, classes=2)
     placed = place("mesh", batch_size=8, fsdp=8)
     state = placed.init(experiment.init, 0)
     kernel = state.gen["layout"]["kernel"]
@@ -247,12 +247,12 @@ from vidgen.runtime import cluster
 cluster.connect()
 import numpy as np, test_parallel as t
 from vidgen.runtime.devices import place
-from vidgen.run import train
+from vidgen.run import setup
 from vidgen.runtime.checkpoint import arrays_sha256
 mode, more = sys.argv[1], eval(sys.argv[2])
 t.layers.leaky_relu = t.smooth
 config = t.settings("adam" if "shards" in more else "sgd")
-experiment = train.build(config, classes=2)
+experiment = setup.build(config, classes=2)
 placed = place(mode, batch_size=8, **more)
 assert placed.host == (jax.process_index(), 2) and placed.mesh.size == jax.device_count()
 state = placed.init(experiment.init, 0)

@@ -18,7 +18,7 @@ from conftest import QUICK, tiny_config
 
 from vidgen import config as configs
 from vidgen.cli import main
-from vidgen.run import artifacts, train
+from vidgen.run import artifacts, setup, train
 from vidgen.runtime import devices
 from vidgen.runtime.checkpoint import Checkpoints, arrays_sha256
 
@@ -57,7 +57,7 @@ def keep_programs(monkeypatch, kind=""):
 
     Runs into whose step something was patched name that as their kind.
     """
-    build, compiled, init = train.build, devices.Placement.compile, devices.Placement.init
+    build, compiled, init = setup.build, devices.Placement.compile, devices.Placement.init
 
     def same(config):
         free = tuple(name for name in artifacts.FREE if not name.startswith("parallel"))
@@ -81,7 +81,7 @@ def keep_programs(monkeypatch, kind=""):
             _FIRST[key] = init(self, function, seed)
         return jax.tree.map(jnp.copy, _FIRST[key])
 
-    monkeypatch.setattr(train, "build", kept_build)
+    monkeypatch.setattr(setup, "build", kept_build)
     monkeypatch.setattr(devices.Placement, "compile", kept_compile)
     monkeypatch.setattr(devices.Placement, "init", kept_init)
 
@@ -104,7 +104,7 @@ def items(workdir, step=None):
     """Restores `(step, {"train": ..., "ema": ...})` of a run's checkpoint as the product does."""
 
     def wanted(meta):
-        experiment = train.build(configs.from_json(meta["config"]), len(meta["classes"]))
+        experiment = setup.build(configs.from_json(meta["config"]), len(meta["classes"]))
         state = jax.eval_shape(experiment.init, 0)
         return {"train": state.replace(ema=None), "ema": state.ema}
 

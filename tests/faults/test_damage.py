@@ -13,7 +13,7 @@ from harness import check_same_run, keep_programs, parts, small_config, trained
 from vidgen import config as configs
 from vidgen.cli import main
 from vidgen.errors import StorageError
-from vidgen.run import train
+from vidgen.run import setup, train
 from vidgen.runtime import checkpoint
 from vidgen.runtime.checkpoint import Checkpoints
 
@@ -55,7 +55,7 @@ def run(whole, tmp_path, monkeypatch):
 
 
 def shapes(meta):
-    experiment = train.build(configs.from_json(meta["config"]), len(meta["classes"]))
+    experiment = setup.build(configs.from_json(meta["config"]), len(meta["classes"]))
     state = jax.eval_shape(experiment.init, 0)
     return {"train": state.replace(ema=None), "ema": state.ema}
 

@@ -62,9 +62,9 @@ def refused(change, name):
     try:
         configs.validate(config)
         if name.startswith(MODELS):  # these are checked where the models are built
-            from vidgen.run import train
+            from vidgen.run import setup
 
-            train.build(config, classes=2)
+            setup.build(config, classes=2)
     except ConfigError as error:
         return f"{error} | {error.hint}"
     return ""

@@ -21,7 +21,7 @@ from jax.extend import core
 
 from vidgen import config as configs
 from vidgen import models, sampling
-from vidgen.run import artifacts, logs, train
+from vidgen.run import artifacts, logs, setup
 
 PRODUCTS = ("conv_general_dilated", "dot_general")
 
@@ -114,14 +114,14 @@ def bench(
     """
     with logs.bar() as progress:
         store, clips = artifacts.open_clips(config, progress)
-    experiment = train.build(config, len(store.classes))
+    experiment = setup.build(config, len(store.classes))
     batch_size = config.training.batch_size
     result: dict[str, float] = {"matmul": ceiling(seconds, dtype=config.parallel.compute)}
     top = result["matmul"]
     kind = f"(1536 x 1536, {config.parallel.compute})"
     print(f"{'matrix product':16s}{top / 1e9:26.0f} GFLOP/s  {kind}")
 
-    placed = train.placement(config, experiment.alone)
+    placed = setup.placement(config, experiment.alone)
     batch = placed.put(_call(clips, batch_size, placed.dispatch))
     one = clips.take(0, batch_size)
 
@@ -223,7 +223,7 @@ def _call(clips: Any, batch_size: int, dispatch: int) -> dict[str, Any]:
     return {name: jnp.stack([jnp.asarray(x)] * dispatch) for name, x in batch.items()}
 
 
-def _update(experiment: train.Experiment) -> Callable:
+def _update(experiment: setup.Experiment) -> Callable:
     """Returns a program that applies all optimizers and the average, to no purpose."""
 
     @jax.jit

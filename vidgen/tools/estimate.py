@@ -19,7 +19,7 @@ from vidgen import config as configs
 from vidgen.data.decoder import Limits
 from vidgen.data.listing import is_toy, open_source
 from vidgen.data.pack import Pack
-from vidgen.run import compiling, train
+from vidgen.run import compiling, setup
 from vidgen.runtime import devices
 from vidgen.tools.collectives import SENT, Exchange, collectives, sent
 
@@ -73,7 +73,7 @@ class Layout:
     """
 
     config: configs.Config
-    experiment: train.Experiment
+    experiment: setup.Experiment
     placed: devices.Placement
     state: Any
     batch: dict[str, jax.ShapeDtypeStruct]
@@ -128,8 +128,8 @@ def layout(config: configs.Config, classes: int) -> Layout:
     Raises:
       ConfigError: The config cannot be built, or does not fit the devices.
     """
-    experiment = train.build(config, classes)
-    placed = train.placement(config, experiment.alone)
+    experiment = setup.build(config, classes)
+    placed = setup.placement(config, experiment.alone)
     state = placed.abstract(jax.eval_shape(experiment.init, config.seed))
     return Layout(config, experiment, placed, state, _batch(config, classes, placed))
 

@@ -10,7 +10,7 @@ import jax
 
 from vidgen import config as configs
 from vidgen.errors import ConfigError
-from vidgen.run import artifacts, logs, train
+from vidgen.run import artifacts, logs, setup
 from vidgen.tools import estimate
 
 GIB = 2**30
@@ -36,7 +36,7 @@ def smaller(config: configs.Config) -> Iterator[configs.Config]:
     """
     config = copy.deepcopy(config)
     asked, training = config.parallel, config.training
-    each = training.batch_size // train.placement(config).mesh.size
+    each = training.batch_size // setup.placement(config).mesh.size
     while not asked.deterministic and each % (2 * asked.microbatches) == 0:
         asked.microbatches *= 2
         yield copy.deepcopy(config)

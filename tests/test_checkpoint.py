@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from conftest import unawaited
 
-from vidgen.errors import StorageError
-from vidgen.runtime.checkpoint import Checkpoints, digest
+from vidgen import config as configs
+from vidgen.errors import ConfigError, StorageError
+from vidgen.run import artifacts
+from vidgen.runtime.checkpoint import Checkpoints, MismatchError, arrays_sha256
 
 
 def tree(value):
@@ -100,6 +102,129 @@ def test_no_bit_flipped_anywhere_is_restored_as_if_it_were_good(saved):
         jax.tree.map(np.testing.assert_array_equal, items["ema"], tree(3.5))
 
 
+def changed(change):
+    """Asks for trees that a change has made other than those that were saved."""
+
+    def asked(meta):
+        trees = wanted(meta)
+        change(trees["train"])
+        return trees
+
+    return asked
+
+
+CHANGES = {
+    "wider": (
+        lambda tree: tree.update(a=jax.ShapeDtypeStruct((64, 128), jnp.float32)),
+        "train/a is float32[64, 64], and float32[64, 128] in the model",
+    ),
+    "of another type": (
+        lambda tree: tree.update(a=jax.ShapeDtypeStruct((64, 64), jnp.bfloat16)),
+        "train/a is float32[64, 64], and bfloat16[64, 64] in the model",
+    ),
+    "missing": (
+        lambda tree: tree["b"].update(d=jax.ShapeDtypeStruct((3,), jnp.float32)),
+        "train/b/d is not there, and float32[3] in the model",
+    ),
+    "extra": (lambda tree: tree.pop("b"), "train/b/c is int32[7], and not there in the model"),
+}
+
+
+@pytest.mark.parametrize("how", CHANGES)
+def test_a_checkpoint_of_another_model_is_not_called_damaged(saved, how, caplog):
+    change, says = CHANGES[how]
+    with pytest.raises(MismatchError) as error:
+        saved.restore(changed(change))
+    assert error.value.exit_code == 5 and says in str(error.value)
+    assert str(saved.folder / "3") in str(error.value) and "damaged" not in caplog.text
+    assert "in config or code" in error.value.hint
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_all_that_differs_is_noted_for_debug(saved):
+    def change(tree):
+        CHANGES["wider"][0](tree)
+        CHANGES["missing"][0](tree)
+
+    with pytest.raises(MismatchError, match="train/a .*and 1 more array") as error:
+        saved.restore(changed(change))
+    assert error.value.__notes__ == [CHANGES["wider"][1] + "\n" + CHANGES["missing"][1]]
+
+
+def test_a_checkpoint_of_another_version_names_it(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"ema": tree(1)}, {"vidgen": "0.0.7"})
+    checkpoints.close()
+    with pytest.raises(MismatchError) as error:
+        checkpoints.restore(lambda meta: {"ema": {"a": jnp.zeros(3)}})
+    assert "vidgen 0.0.7 saved it, and can read it" in error.value.hint
+    with pytest.raises(StorageError, match="its layout is of another version") as error:
+        checkpoints.restore(lambda meta: meta["generator"])
+    assert "vidgen 0.0.7 saved it, and can read it" in error.value.hint
+
+    def refuse(meta):
+        raise ConfigError("the generator takes no 'knots'", "leave it out")
+
+    with pytest.raises(ConfigError, match="takes no 'knots'") as error:
+        checkpoints.restore(refuse)
+    assert error.value.hint == "leave it out; vidgen 0.0.7 saved it, and can read it"
+
+
+def test_what_made_a_checkpoint_unreadable_is_its_cause(saved):
+    for step in (2, 3):
+        (saved.folder / str(step) / "files.json").write_text("{")
+    with pytest.raises(StorageError, match="no checkpoint verifies") as error:
+        saved.restore(wanted)
+    assert isinstance(error.value.__cause__.__cause__, ValueError)  # json's
+
+
+def test_all_can_be_had_as_it_was_saved(saved):
+    step, items, _ = saved.restore(None)
+    assert step == 3 and set(items) == {"train", "ema"}
+    jax.tree.map(np.testing.assert_array_equal, items["ema"], tree(3.5))
+
+
+def old_and_new(**changes):
+    """Returns what two versions keep of a config of transformers; the old one changed by name."""
+    config = configs.base()
+    config.generator = {"kind": "transformer", "width": 96, "heads": 4}
+    now = {"config": configs.to_json(config), "fingerprint": "f"}
+    saved = {"config": configs.to_json(config), "fingerprint": "f"}
+    for name, value in changes.items():
+        section, _, field = name.partition("__")
+        if value is None:
+            saved["config"][section].pop(field)
+        else:
+            saved["config"][section][field] = value
+    return saved, now
+
+
+def test_a_run_of_older_fields_goes_on(tmp_path):
+    for changes in (
+        {"training__gone": 3},  # this version has no such field
+        {"data__short": None},  # that one had not yet: at its default, nothing has changed
+        {"generator__knots": 5},
+    ):
+        artifacts.check_same(*old_and_new(**changes), tmp_path)
+    saved, now = old_and_new(data__short=None)
+    now["config"]["data"]["short"] = "loop"
+    with pytest.raises(ConfigError, match="config.data.short was 'skip', is 'loop'"):
+        artifacts.check_same(saved, now, tmp_path)
+
+
+def test_arguments_of_networks_have_the_defaults_of_the_networks(tmp_path):
+    saved, now = old_and_new()
+    now["config"]["generator"]["time_layers"] = 3  # an argument that the run does not name
+    with pytest.raises(ConfigError, match="config.generator.time_layers was"):
+        artifacts.check_same(saved, now, tmp_path)
+    saved, now = old_and_new(generator__time_layers=3)  # that this start does not name
+    with pytest.raises(ConfigError, match="config.generator.time_layers was 3"):
+        artifacts.check_same(saved, now, tmp_path)
+    saved, now = old_and_new(generator__width=64)
+    with pytest.raises(ConfigError, match="config.generator.width was 64, is 96"):
+        artifacts.check_same(saved, now, tmp_path)
+
+
 def test_later_steps_are_set_aside_not_deleted(saved):
     saved.go_on_from(2)
     assert saved.steps() == [2]
@@ -124,7 +249,7 @@ def test_the_digest_sees_values_types_shapes_and_names():
         {"a": np.zeros((2, 3), np.int32)},
         {"a": -np.zeros((2, 3), np.float32)},
     ]
-    assert len({digest(t) for t in (base, *others)}) == 5
+    assert len({arrays_sha256(t) for t in (base, *others)}) == 5
 
 
 def test_a_full_disk_is_one_line_and_the_older_checkpoint_stays_good(tmp_path):

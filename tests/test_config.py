@@ -34,14 +34,14 @@ def test_frames_that_do_not_fold_are_refused_by_name(pick, says):
 
 
 def test_the_names_that_a_config_takes_are_those_that_there_are():
-    from vidgen.runtime import placement
+    from vidgen.runtime import devices
     from vidgen.training import augment, losses
 
     fields = dict(flat(methods.sections("gan")))
     assert set(fields["objective.loss"].choices) == set(losses.LOSSES)
     assert set(fields["objective.augmentations"].choices) == set(augment.AUGMENTATIONS)
     for mode in fields["parallel.mode"].choices:
-        placement.place(mode, batch_size=8)
+        devices.place(mode, batch_size=8)
 
 
 @pytest.mark.parametrize(

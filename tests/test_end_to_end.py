@@ -17,8 +17,8 @@ from conftest import QUICK, TINY_DISCRIMINATOR, TINY_GENERATOR, tiny_config
 from vidgen import config as configs
 from vidgen import methods, sampling
 from vidgen.errors import DataError, DivergedError
-from vidgen.run import artifacts, train
-from vidgen.runtime.checkpoint import Checkpoints, digest
+from vidgen.run import artifacts, setup, train
+from vidgen.runtime.checkpoint import Checkpoints, arrays_sha256
 from vidgen.tools import bench
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -76,7 +76,7 @@ def digests(workdir, step):
         return {"train": state.replace(ema=None), "ema": state.ema}
 
     _, items, _ = Checkpoints(workdir / "checkpoints").restore(wanted, step)
-    found.update({name: digest(tree) for name, tree in items.items()})
+    found.update({name: arrays_sha256(tree) for name, tree in items.items()})
     return found
 
 

@@ -16,10 +16,11 @@ from test_end_to_end import TINY, run
 from vidgen import methods
 from vidgen.cli import main
 from vidgen.errors import ConfigError
-from vidgen.methods import common
-from vidgen.run import artifacts, train
-from vidgen.tools import estimate
-from vidgen.tools.estimate import Chip, Estimate, Exchange
+from vidgen.methods import gan
+from vidgen.run import artifacts, setup, train
+from vidgen.tools import estimate, memory
+from vidgen.tools.collectives import Exchange, collectives
+from vidgen.tools.estimate import Chip, Estimate
 
 OUT = "RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.\nmore"
 
@@ -42,7 +43,7 @@ def held(tree):
 @pytest.mark.thorough
 def test_the_parts_of_the_memory_are_what_a_true_state_and_batch_hold():
     config = settings()
-    experiment, placed = methods.experiment(config, 2), train.placement(config)
+    experiment, placed = methods.experiment(config, 2), setup.placement(config)
     state = placed.init(experiment.init, 0)
     _, clips = artifacts.open_clips(config)
     one = found()
@@ -84,8 +85,8 @@ def linear(monkeypatch):
         grads, _ = mean(slopes, batch)
         return state.replace(gen=state.gen - grads), {"norm": jnp.sum(grads**2)}
 
-    made = types.SimpleNamespace(init=init, step=step, alone=0)
-    monkeypatch.setattr(train, "build", lambda config, classes: made)
+    made = types.SimpleNamespace(init=init, step=step, alone=0, optimizers={"gen": 0, "dis": 0})
+    monkeypatch.setattr(setup, "build", lambda config, classes: made)
 
     def found(*mode, **more):
         config = settings(*mode, **more)
@@ -199,7 +200,7 @@ replica_groups=mesh['axis_0'=2,'axis_1'=1,'axis_2'=4], device_ids=([4,2]T(1,0)) 
 
 def test_collectives_are_read_from_a_program():
     everyone = tuple(range(8))
-    assert estimate.collectives(PROGRAM, 8) == [
+    assert collectives(PROGRAM, 8) == [
         Exchange("all-reduce", 64, 5, (0, 1)),
         Exchange("all-reduce", 4 + 4 * 384 * 512 + 16, 1, (0, 2, 4, 6)),
         Exchange("all-gather", 4 * 32 * 8, 1, (0, 1)),
@@ -218,7 +219,7 @@ def test_groups_of_a_mesh_are_its_axes():
     data, fsdp = (0, 4), (0, 1, 2, 3)
     for axis, groups in ((0, [data, fsdp]), (1, [fsdp, data])):
         program = jax.jit(lambda x, axis=axis: x.sum(axis), out_shardings=whole)
-        some = estimate.collectives(program.lower(x).compile().as_text(), 8)
+        some = collectives(program.lower(x).compile().as_text(), 8)
         assert [one.group for one in some] == groups  # an all-reduce, an all-gather
 
 
@@ -251,7 +252,8 @@ def test_a_prediction_is_what_the_figures_give_by_hand():
 
 def test_a_dry_run_prints_the_parts_and_leaves_nothing(tmp_path):
     out, err = run("train", "--dry-run", *TINY, f"--workdir={tmp_path / 'run'}")
-    assert err == "" and list(tmp_path.iterdir()) == []
+    (said,) = err.splitlines()
+    assert said.startswith("compiling the step (whole)") and list(tmp_path.iterdir()) == []
     one = found()
     assert "1 x cpu, jit, 8 clips on each, 8 in a step" in out
     assert f"{one.parameters['generator']:,d} parameters" in out
@@ -259,6 +261,19 @@ def test_a_dry_run_prints_the_parts_and_leaves_nothing(tmp_path):
     assert float(lines["optimizers"]) == round(one.memory["optimizers"] / 2**20, 1)
     assert float(lines["temporaries"]) > 0 and float(lines["operations"]) > 0
     assert "predicted" not in out  # it is about bfloat16, and this is float32
+
+
+def test_a_dry_run_says_what_it_knows_before_it_compiles(monkeypatch, capsys):
+    said = []
+
+    def compiled(step):
+        said.append(capsys.readouterr().out)
+        return found()
+
+    monkeypatch.setattr(estimate, "compiled", compiled)
+    estimate.dry_run(settings())
+    assert "parameters" in said[0] and "optimizers" in said[0] and "total" not in said[0]
+    assert said[0] + capsys.readouterr().out == estimate.report(found(), "float32") + "\n"
 
 
 @pytest.mark.parametrize(
@@ -299,7 +314,7 @@ def test_classes_are_counted_without_packing(tmp_path, monkeypatch):
 
 def test_configs_that_need_less_come_in_order():
     changes = []
-    for other in estimate.smaller(settings()):
+    for other in memory.smaller(settings()):
         p, t = other.parallel, other.training
         changes.append((p.microbatches, len(p.remat), p.compute, t.batch_size))
     assert changes == [
@@ -313,7 +328,7 @@ def test_configs_that_need_less_come_in_order():
         (1, 2, "bfloat16", 1),
     ]
     # The deterministic step has parts of its own.
-    first = next(estimate.smaller(settings(deterministic=True)))
+    first = next(memory.smaller(settings(deterministic=True)))
     assert (first.parallel.microbatches, len(first.parallel.remat)) == (1, 2)
 
 
@@ -327,7 +342,7 @@ def test_out_of_memory_is_answered_through_the_command(monkeypatch, capsys):
 
     monkeypatch.setattr(train, "train", full)
     monkeypatch.setattr(estimate, "estimate", fake)
-    monkeypatch.setattr(estimate, "memory_limit", lambda: 3 * 2**30)
+    monkeypatch.setattr(memory, "memory_limit", lambda: 3 * 2**30)
     assert main.main(["train", *TINY, "--workdir=never"]) == 2
     *_, message, hint = capsys.readouterr().err.splitlines()
     assert message.startswith("vidgen: out of memory: a step takes 5.00 of 3.00 GiB a device: gen")
@@ -357,8 +372,8 @@ def test_the_nearest_setting_follows_from_the_limit(limit, flags, monkeypatch):
         return dataclasses.replace(found(), total=total)
 
     monkeypatch.setattr(estimate, "estimate", fake)
-    monkeypatch.setattr(estimate, "memory_limit", lambda: limit)
-    error = estimate.advice(settings(), jax.errors.JaxRuntimeError(OUT))
+    monkeypatch.setattr(memory, "memory_limit", lambda: limit)
+    error = memory.advice(settings(), jax.errors.JaxRuntimeError(OUT))
     assert error.exit_code == 2 and "out of memory" in str(error)
     for flag in flags:
         assert flag in error.hint
@@ -384,7 +399,7 @@ def test_the_state_is_let_go_before_settings_are_tried(monkeypatch):
         training()
     except jax.errors.JaxRuntimeError as error:
         assert alive[0]() is not None
-        assert "nothing that was tried" in estimate.advice(settings(), error, limit=1).hint
+        assert "nothing that was tried" in memory.advice(settings(), error, limit=1).hint
 
 
 def test_other_errors_are_not_taken_for_it(monkeypatch):
@@ -392,8 +407,8 @@ def test_other_errors_are_not_taken_for_it(monkeypatch):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
     monkeypatch.setattr(train, "train", broken)
-    monkeypatch.setattr(estimate, "advice", lambda *_: ConfigError("out of memory"))
+    monkeypatch.setattr(memory, "advice", lambda *_: ConfigError("out of memory"))
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
         main.main(["train", *TINY, "--workdir=never"])
-    assert estimate.out_of_memory(RuntimeError(OUT))
-    assert estimate.out_of_memory(RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: out of memory"))
+    assert memory.out_of_memory(RuntimeError(OUT))
+    assert memory.out_of_memory(RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: out of memory"))

@@ -22,8 +22,9 @@ from vidgen import methods, sampling
 from vidgen.config import checks
 from vidgen.config.fields import FITTED, TRAINED, flat
 from vidgen.errors import ConfigError
-from vidgen.run import artifacts, train
-from vidgen.runtime import placement as parallel
+from vidgen.methods import experiments
+from vidgen.run import artifacts, setup, train
+from vidgen.runtime import devices as parallel
 from vidgen.runtime.checkpoint import Checkpoints
 
 
@@ -290,10 +291,10 @@ def test_statistics_of_the_whole_batch_need_it_on_one_device():
     config.parallel.mode = "mesh"
     experiment = methods.experiment(config, 2)
     with pytest.raises(ConfigError, match="8 parts") as error:
-        train.placement(config, experiment.alone)
+        setup.placement(config, experiment.alone)
     assert "at most 1" in error.value.hint
     config.parallel.mode = "jit"
-    assert train.placement(config, experiment.alone).parts == 1
+    assert setup.placement(config, experiment.alone).parts == 1
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,26 @@
 import json
+import os
+import time
 
+import jax
 import numpy as np
+import pytest
+from conftest import tiny_config
 
-from vidgen.run import logs
+from vidgen.run import artifacts, compiling, logs
+from vidgen.run import clock as clocks
+from vidgen.run.clock import Clock
+from vidgen.run.metrics_log import RunLog
 
 
 def test_lines_beyond_the_step_of_a_restart_are_dropped(tmp_path):
-    first = logs.RunLog(tmp_path, 0)
+    first = RunLog(tmp_path, 0)
     for step in (1, 2, 3):
         first.metrics(step, {"loss": step / 2})
     first.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')  # killed in the middle of a line
-    again = logs.RunLog(tmp_path, 2)
+    again = RunLog(tmp_path, 2)
     again.metrics(3, {"loss": 9.0})
     again.close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -25,8 +33,8 @@ def test_lines_beyond_the_step_of_a_restart_are_dropped(tmp_path):
 
 def test_every_moment_of_a_run_is_accounted_for(tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(logs.time, "monotonic", lambda: now[0])
-    clock = logs.Clock()
+    monkeypatch.setattr(clocks.time, "monotonic", lambda: now[0])
+    clock = Clock()
     for part, seconds in (("compile", 3.0), ("step", 20.0), ("data", 1.0), ("step", 5.0)):
         now[0] += 2.0 if part == "compile" else 0.0  # startup
         clock.enter(part)
@@ -36,46 +44,80 @@ def test_every_moment_of_a_run_is_accounted_for(tmp_path, monkeypatch):
         "seconds/startup": 2.0, "seconds/compile": 3.0, "seconds/step": 25.0, "seconds/data": 1.0,
         "goodput": 25 / 31,
     }  # fmt: skip
-    log = logs.RunLog(tmp_path, 0)
+    log = RunLog(tmp_path, 0)
     log.metrics(1, seen)
     log.metrics(2, {**seen, "seconds/step": 29.0})
     log.event(2, {"skipped": ["gen"]})
     log.close()
-    again = logs.RunLog(tmp_path, 1)  # killed, and gone on from step 1: four seconds are lost
+    again = RunLog(tmp_path, 1)  # killed, and gone on from step 1: four seconds are lost
     again.close()
     assert again.seconds["lost"] == 4.0 and again.seconds["step"] == 25.0
     assert not (tmp_path / "events.jsonl").read_text()
-    clock = logs.Clock()
+    clock = Clock()
     clock.add(again.seconds)
     now[0] += 1.0
     assert clock.total() == 31.0 + 4.0 + 1.0
 
 
 def test_what_is_not_finite_is_null_in_the_log(tmp_path):
-    log = logs.RunLog(tmp_path, 0)
+    log = RunLog(tmp_path, 0)
     log.metrics(1, {"a": float("nan"), "b": float("inf"), "c": 1.0})
     log.close()
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line) == {"step": 1, "a": None, "b": None, "c": 1.0}
 
 
+def events(folder):
+    """Reads TensorBoard's events, all of one file."""
+    from tensorboardX.proto import event_pb2
+
+    (path,) = (folder / "tensorboard").iterdir()
+    data, found = path.read_bytes(), []
+    while data:  # a record is length (8), check (4), event, check (4)
+        size = int.from_bytes(data[:8], "little")
+        found.append(event_pb2.Event.FromString(data[12 : 12 + size]))
+        data = data[12 + size + 4 :]
+    return found
+
+
+def test_tensorboard_shows_the_config(tmp_path):
+    from tensorboardX.proto import plugin_hparams_pb2
+
+    config = tiny_config()
+    for step in (0, 1):  # a start that goes on does not write it again
+        (tmp_path / str(step)).mkdir()
+        log = RunLog(tmp_path / str(step), step, config)
+        log.metrics(step + 1, {"gen/loss": 1.0})
+        log.close()
+    values = [value for event in events(tmp_path / "0") for value in event.summary.value]
+    (text,) = [v.tensor.string_val[0].decode() for v in values if v.tag.startswith("config")]
+    assert "| training.batch_size | 8 |" in text.splitlines()
+    (data,) = [
+        plugin_hparams_pb2.HParamsPluginData.FromString(v.metadata.plugin_data.content)
+        for v in values
+        if v.tag == "_hparams_/session_start_info"
+    ]
+    given = data.session_start_info.hparams
+    assert given["training.batch_size"].number_value == 8
+    assert given["generator.widths"].string_value == "(8, 8)"
+    values = [value for event in events(tmp_path / "1") for value in event.summary.value]
+    assert [v.tag for v in values] == ["gen/loss"]
+
+
 def test_videos_reach_tensorboard_as_moving_pictures(tmp_path):
     import io
 
     from PIL import Image
-    from tensorboardX.proto import event_pb2
 
-    log = logs.RunLog(tmp_path, 0)
+    log = RunLog(tmp_path, 0)
     frames = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)
     log.video(3, "samples", frames, 10.0)
     log.close()
-    (path,) = (tmp_path / "tensorboard").iterdir()
-    data, found = path.read_bytes(), []
-    while data:  # a record is length (8), check (4), event, check (4)
-        size = int.from_bytes(data[:8], "little")
-        event = event_pb2.Event.FromString(data[12 : 12 + size])
-        found += [(event.step, v.image.encoded_image_string) for v in event.summary.value]
-        data = data[12 + size + 4 :]
+    found = [
+        (event.step, value.image.encoded_image_string)
+        for event in events(tmp_path)
+        for value in event.summary.value
+    ]
     ((step, gif),) = found
     assert step == 3
     with Image.open(io.BytesIO(gif)) as picture:
@@ -83,7 +125,7 @@ def test_videos_reach_tensorboard_as_moving_pictures(tmp_path):
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):
-    logs.write_json(tmp_path / "a.json", {"x": 1})
+    artifacts.write_json(tmp_path / "a.json", {"x": 1})
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
@@ -96,3 +138,86 @@ def test_the_rate_leaves_the_first_step_out(monkeypatch):
     assert shown.rate() == 0
     shown.step(13, "")  # a second later: two steps of eight clips
     assert shown.rate() == 2 * 8 / (162.0 - 160.0)
+
+
+@pytest.fixture
+def programs(tmp_path):
+    """A folder of compiled programs of its own."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "programs"))
+    yield tmp_path / "programs"
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def compiled(config, kind="whole"):
+    with compiling.announced(config, kind):
+        time.sleep(0.03)
+
+
+def test_how_long_a_program_took_to_compile_is_said_the_next_time(programs, capfd):
+    config = tiny_config()
+    compiled(config)
+    (took,) = compiling.seconds().values()
+    assert 0.02 < took < 5
+    compiling._note(compiling.key(config, "whole"), 44.4)
+    compiled(config)
+    first, second = capfd.readouterr().err.splitlines()
+    assert first.startswith("compiling the step (whole): the first time here")
+    assert second == "compiling the step (whole): last time 44 s"
+    config.training.save_kclips = 0.5  # of what does not change the program, nothing is new
+    compiled(config)
+    compiled(config, "bare")
+    config.generator.head = 4
+    compiled(config)
+    said = capfd.readouterr().err.splitlines()
+    assert ["first time" in line for line in said] == [False, True, True]
+    assert len(compiling.seconds()) == 3
+    assert [path.name for path in programs.iterdir()] == [compiling.FILE]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", '{"a": "b"}', '{"a": null}', "{" * 10])
+def test_a_damaged_note_of_seconds_is_ignored(programs, text):
+    programs.mkdir()
+    (programs / compiling.FILE).write_text(text)
+    compiled(tiny_config())
+    assert len(compiling.seconds()) == 1
+
+
+def test_a_folder_of_programs_that_cannot_be_written_is_no_obstacle(programs):
+    programs.write_text("in the way")
+    compiled(tiny_config())
+    assert compiling.seconds() == {}
+
+
+ALARM = b"""E0101 12:00:00.000000   12 slow_operation_alarm.cc:73]
+********************************
+[Compiling module jit_run] Very slow compile? If you want to file a bug, run with envvar \
+XLA_FLAGS=--xla_dump_to=/tmp/foo and attach the results.
+********************************
+"""
+LATER = b"""E0101 12:00:00.000000 12 slow_operation_alarm.cc:140] The operation took 2m3.4s
+
+********************************
+[Compiling module jit_run] Very slow compile? If you want to file a bug, run with envvar \
+XLA_FLAGS=--xla_dump_to=/tmp/foo and attach the results.
+********************************
+"""
+
+
+@pytest.mark.parametrize("alarm", [ALARM, LATER])
+def test_the_alarm_of_slow_compiling_is_left_out_and_nothing_else(capfd, alarm):
+    with compiling.without_alarm(after=0.0):
+        time.sleep(0.5)
+        os.write(2, b"before\n")
+        time.sleep(0.3)
+        os.write(2, b"an error\n" + alarm + b"another\n")
+        time.sleep(0.3)
+        os.write(2, b"with no end")
+    os.write(2, b", after\n")
+    assert capfd.readouterr().err == "before\nan error\nanother\nwith no end, after\n"
+
+
+def test_a_quick_program_is_compiled_with_stderr_as_it_is(capfd):
+    with compiling.without_alarm():
+        os.write(2, ALARM)
+    assert capfd.readouterr().err == ALARM.decode()

@@ -14,9 +14,9 @@ from conftest import tiny_config
 from vidgen import methods
 from vidgen.errors import ConfigError
 from vidgen.models import layers
-from vidgen.run import artifacts
-from vidgen.runtime import placement
-from vidgen.runtime.checkpoint import digest
+from vidgen.run import artifacts, setup
+from vidgen.runtime.checkpoint import arrays_sha256
+from vidgen.runtime.devices import place
 from vidgen.training import averaging
 
 STEPS = 30
@@ -63,7 +63,7 @@ def trained(mode, devices=1, steps=STEPS, interval=1, remat=(), **more):
     config.objective.penalty_interval = interval
     config.parallel.remat = remat
     experiment = methods.experiment(config, classes=2)
-    placed = placement.place(mode, batch_size=8, devices=jax.devices()[:devices], **more)
+    placed = place(mode, batch_size=8, devices=jax.devices()[:devices], **more)
     abstract = placed.abstract(jax.eval_shape(experiment.init, 0))
     state = placed.init(experiment.init, 0)
     calls = more.get("dispatch", 1)
@@ -114,9 +114,9 @@ def test_every_placement_computes_the_same_losses(mode, devices, more):
 
 @pytest.mark.parametrize("mode, devices", [("pmap", 8), thorough("jit", 1), thorough("mesh", 8)])
 def test_the_same_path_twice_gives_the_same_bits(mode, devices):
-    first = digest(trained(mode, devices)[0])
+    first = arrays_sha256(trained(mode, devices)[0])
     trained.cache_clear()
-    assert digest(trained(mode, devices)[0]) == first
+    assert arrays_sha256(trained(mode, devices)[0]) == first
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ def test_the_same_path_twice_gives_the_same_bits(mode, devices):
     ],
 )
 def test_deterministic_bits_do_not_depend_on_the_devices(mode, devices, shards):
-    expected = digest(trained("jit", 1, 5, shards=shards)[0])
-    assert digest(trained(mode, devices, 5, shards=shards)[0]) == expected
+    expected = arrays_sha256(trained("jit", 1, 5, shards=shards)[0])
+    assert arrays_sha256(trained(mode, devices, 5, shards=shards)[0]) == expected
 
 
 def test_deterministic_losses_are_those_of_the_plain_step():
@@ -150,7 +150,7 @@ def test_the_state_is_never_stacked():
 
 
 def test_large_leaves_are_sharded_and_small_ones_whole():
-    placed = placement.place("mesh", batch_size=8, fsdp=4)
+    placed = place("mesh", batch_size=8, fsdp=4)
     shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, np.float32)  # noqa: E731
     tree = {
         "kernel": shape(3, 3, 64, 128), "bias": shape(128), "step": shape(),
@@ -167,7 +167,7 @@ def test_a_sharded_state_is_made_in_shards():
     config = settings("adam")
     config.generator.widths, config.generator.style = (64,), 256
     experiment = methods.experiment(config, classes=2)
-    placed = placement.place("mesh", batch_size=8, fsdp=8)
+    placed = place("mesh", batch_size=8, fsdp=8)
     state = placed.init(experiment.init, 0)
     kernel = state.gen["layout"]["kernel"]
     assert kernel.addressable_shards[0].data.size == kernel.size // 8
@@ -204,7 +204,7 @@ def test_parts_of_a_batch_average_to_the_whole(how):
 
 
 def test_each_device_keeps_what_is_its_own():
-    mesh = placement.place("mesh", batch_size=16).mesh
+    mesh = place("mesh", batch_size=16).mesh
     batch = {"x": jax.numpy.arange(16.0)}
     factor = jax.numpy.full((3,), 2.0)
 
@@ -237,23 +237,24 @@ def test_each_device_keeps_what_is_its_own():
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(arguments, match, hint):
     with pytest.raises(ConfigError, match=match) as error:
-        placement.place(**arguments)
+        place(**arguments)
     assert hint in error.value.hint
 
 
 TWO = """
 import sys; sys.path.insert(0, "tests")
 import conftest, jax
-from vidgen.runtime import placement
-placement.connect()
+from vidgen.runtime import cluster
+cluster.connect()
 import numpy as np, test_parallel as t
-from vidgen.run import train
-from vidgen.runtime.checkpoint import digest
+from vidgen.runtime.devices import place
+from vidgen.run import setup
+from vidgen.runtime.checkpoint import arrays_sha256
 mode, more = sys.argv[1], eval(sys.argv[2])
 t.layers.leaky_relu = t.smooth
 config = t.settings("adam" if "shards" in more else "sgd")
 experiment = methods.experiment(config, classes=2)
-placed = placement.place(mode, batch_size=8, **more)
+placed = place(mode, batch_size=8, **more)
 assert placed.host == (jax.process_index(), 2) and placed.mesh.size == jax.device_count()
 state = placed.init(experiment.init, 0)
 rows = slice(4 * jax.process_index(), 4 * jax.process_index() + 4)
@@ -262,11 +263,11 @@ for batch in t.clips()[:5]:
     batch = {name: values[rows] for name, values in batch.items()}
     batches.append(placed.put({**batch, "stop": np.full(4, jax.process_index(), np.int32)}))
 step = placed.compile(experiment.step, state, batches[0])
-placement.meet("first step")
+cluster.meet("first step")
 for batch in batches:
     state, metrics = step(state, batch)
     assert float(metrics["stop"]) == 1.0
-print(digest(state), *(float(metrics[n]).hex() for n in ("dis/loss", "gen/loss", "dis/r1")))
+print(arrays_sha256(state), *(float(metrics[n]).hex() for n in ("dis/loss", "gen/loss", "dis/r1")))
 """
 
 
@@ -306,7 +307,7 @@ def two_processes(mode, devices, **more):
 )
 def test_two_processes_compute_the_same_bits_as_one(mode, devices, shards):
     bits, _ = two_processes(mode, devices, shards=shards)
-    assert bits == digest(trained("jit", 1, 5, shards=shards)[0])
+    assert bits == arrays_sha256(trained("jit", 1, 5, shards=shards)[0])
 
 
 @pytest.mark.thorough

@@ -17,7 +17,7 @@ import pytest
 
 from vidgen import methods
 from vidgen.cli import main
-from vidgen.run import artifacts, train
+from vidgen.run import artifacts, setup
 
 BOTH = ("generator", "discriminator")
 VARIANTS = {
@@ -37,7 +37,7 @@ def variant(name, values):
     """Returns a function that makes one call of a step, its steps, and its temporary bytes."""
     config = main.read_config([f"--config={pathlib.Path('configs/toy.py').absolute()}"], True)
     config.parallel.update(values)
-    experiment, placed = methods.experiment(config, 2), train.placement(config)
+    experiment, placed = methods.experiment(config, 2), setup.placement(config)
     batch = artifacts.open_clips(config)[1].take(0, config.training.batch_size)
     if placed.dispatch > 1:
         batch = {key: np.stack([x] * placed.dispatch) for key, x in batch.items()}

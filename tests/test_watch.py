@@ -9,7 +9,8 @@ from test_features import sliding
 
 from vidgen import sampling
 from vidgen.run import artifacts, train, watch
-from vidgen.runtime.checkpoint import Checkpoints, digest
+from vidgen.run.best import Best
+from vidgen.runtime.checkpoint import Checkpoints, arrays_sha256
 
 GOOD_STEP = {
     "dis/accuracy": 0.8, "dis/real": 1.0, "dis/fake": 0.2, "dis/loss": 0.4, "dis/penalty": 0.1,
@@ -27,7 +28,7 @@ def alarmed(step, look, looks=6):
     for number in range(looks):
         for n in range(60):
             watching.step(GOOD_STEP | (step(n) if callable(step) else step))
-        found.append([a.cause for a in watching.look(GOOD_LOOK | (look if number else {}))])
+        found.append([a.cause for a in watching.check(GOOD_LOOK | (look if number else {}))])
     return found
 
 
@@ -62,24 +63,24 @@ def test_an_alarm_that_was_clear_in_between_is_given_again():
     watching = watch.Watch()
     for _ in range(60):
         watching.step(GOOD_STEP)
-    found = [watching.look(GOOD_LOOK | {"motion": m}) for m in (1, 1, 1, 0, 0, 1, 0)]
+    found = [watching.check(GOOD_LOOK | {"motion": m}) for m in (1, 1, 1, 0, 0, 1, 0)]
     assert [len(alarms) for alarms in found] == [0, 0, 0, 1, 0, 0, 1]
     assert "hardly move: 0%" in found[3][0].seen and "stride" in found[3][0].help
 
 
 def test_figures_of_clips_made_for_them():
-    real = watch.looks(np.stack([sliding((0, k % 3 - 1), 8, k, 16) for k in range(12)]))
+    real = watch.describe(np.stack([sliding((0, k % 3 - 1), 8, k, 16) for k in range(12)]))
     video = np.stack([sliding((0, k % 3 - 1), 8, 50 + k, 16) for k in range(12)])
     other = np.stack([sliding((k % 3 - 1, 0), 8, 50 + k, 16) for k in range(12)])
-    good = watch.figures(real, video, other)
+    good = watch.compare(real, video, other)
     assert 0.7 < good["content"] < 1.4 and 0.7 < good["motion"] < 1.4 and good["noise"] > 0.3
-    one = watch.figures(real, np.repeat(video[:1], 12, 0), np.repeat(video[:1], 12, 0))
+    one = watch.compare(real, np.repeat(video[:1], 12, 0), np.repeat(video[:1], 12, 0))
     assert one["content"] == 0 and one["noise"] == 0 and one["distance"] > good["distance"]
     still = np.repeat(video[:, :1], 8, 1)
-    assert watch.figures(real, still, still)["motion"] == 0
+    assert watch.compare(real, still, still)["motion"] == 0
     loop = np.concatenate([video[:, :2]] * 4, 1)
     moving = loop[np.arange(12) % 3 != 1]  # the others stand still
-    assert watch.looks(moving)["period"].min() > 0.9 and good["period"] < 0.5
+    assert watch.describe(moving)["period"].min() > 0.9 and good["period"] < 0.5
     assert set(good) == set(GOOD_LOOK)
 
 
@@ -95,7 +96,7 @@ def watched(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         # The second of three looks finds the best samples, and something to complain of.
         found = iter([0.9, 0.3, 0.7])
-        figures = artifacts.figures
+        figures = artifacts.compare_samples
 
         def told(sampler, clips):
             seen = figures(sampler, clips)
@@ -103,7 +104,7 @@ def watched(tmp_path_factory):
             return {**GOOD_LOOK, "distance": next(found), "motion": 0.0}
 
         monkeypatch.setattr(watch, "_EARLY", 1)
-        monkeypatch.setattr(artifacts, "figures", told)
+        monkeypatch.setattr(artifacts, "compare_samples", told)
         train.train(config, workdir)
     return workdir
 
@@ -129,11 +130,11 @@ def test_the_best_checkpoint_stays_besides_the_newest(watched):
     assert json.loads((watched / "best" / "best.json").read_text())["distance"] == 0.3
     newest, kept = sampling.load(watched), sampling.load(watched, "best")
     assert (newest.step, kept.step) == (6, 4)
-    assert digest(newest.params) != digest(kept.params)
+    assert arrays_sha256(newest.params) != arrays_sha256(kept.params)
     # A start of the run knows what it has kept.
-    again = artifacts.Best(watched, "distance")
+    again = Best(watched, "distance")
     assert not again.improved({"distance": 0.31}) and again.improved({"distance": 0.29})
-    near = artifacts.Best(watched, "noise")
+    near = Best(watched, "noise")
     assert near.improved({"noise": 1.0}) and not near.improved({"noise": 1.6})
 
 
@@ -141,5 +142,5 @@ def test_a_damaged_note_of_the_best_is_no_obstacle(tmp_path, caplog):
     (tmp_path / "best").mkdir()
     for text in ("", "{}", "[]", '{"distance": null}'):
         (tmp_path / "best" / "best.json").write_text(text)
-        assert artifacts.Best(tmp_path, "distance").improved({"distance": 9.0}), text
+        assert Best(tmp_path, "distance").improved({"distance": 9.0}), text
     assert "holds no distance" in caplog.text

@@ -10,9 +10,10 @@ _LAZY = {
     "load": "vidgen.sampling",
     "Sampler": "vidgen.sampling",
     "read_video": "vidgen.video.reading",
+    "train": "vidgen.run.train",
     "write_video": "vidgen.video.writing",
 }
-__all__ = ["Sampler", "__version__", "load", "read_video", "write_video"]
+__all__ = ["Sampler", "__version__", "load", "read_video", "train", "write_video"]
 
 
 def __getattr__(name: str):

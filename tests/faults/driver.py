@@ -49,9 +49,9 @@ def forget_average():
 
 def append_only():
     """Sabotage: what was logged beyond the checkpoint stays in metrics.jsonl."""
-    from vidgen.run import logs
+    from vidgen.run import metrics_log
 
-    logs._rewrite = lambda path, lines: None
+    metrics_log._rewrite = lambda path, lines: None
 
 
 def small_files():

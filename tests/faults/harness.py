@@ -19,9 +19,9 @@ from conftest import QUICK, tiny_config
 from vidgen import config as configs
 from vidgen import methods
 from vidgen.cli import main
-from vidgen.run import artifacts, train
-from vidgen.runtime import placement
-from vidgen.runtime.checkpoint import Checkpoints, digest
+from vidgen.run import artifacts, setup, train
+from vidgen.runtime import devices
+from vidgen.runtime.checkpoint import Checkpoints, arrays_sha256
 
 ROOT = pathlib.Path(__file__).parents[2]
 BATCH = 2
@@ -58,7 +58,7 @@ def keep_programs(monkeypatch, kind=""):
 
     Runs into whose step something was patched name that as their kind.
     """
-    build, compiled, init = train.build, placement.Placement.compile, placement.Placement.init
+    build, compiled, init = setup.build, devices.Placement.compile, devices.Placement.init
 
     def same(config):
         free = tuple(name for name in artifacts.FREE if not name.startswith("parallel"))
@@ -82,9 +82,9 @@ def keep_programs(monkeypatch, kind=""):
             _FIRST[key] = init(self, function, seed)
         return jax.tree.map(jnp.copy, _FIRST[key])
 
-    monkeypatch.setattr(train, "build", kept_build)
-    monkeypatch.setattr(placement.Placement, "compile", kept_compile)
-    monkeypatch.setattr(placement.Placement, "init", kept_init)
+    monkeypatch.setattr(setup, "build", kept_build)
+    monkeypatch.setattr(devices.Placement, "compile", kept_compile)
+    monkeypatch.setattr(devices.Placement, "init", kept_init)
 
 
 def trained(config, tmp_path_factory):
@@ -117,7 +117,7 @@ def parts(state, ema=None):
     """Returns the digest of each part of a state."""
     each = {name: getattr(state, name) for name in PARTS}
     each["ema"] = state.ema if ema is None else ema
-    return {name: digest(part) for name, part in each.items()}
+    return {name: arrays_sha256(part) for name, part in each.items()}
 
 
 def saved_parts(workdir, step=None):

@@ -15,7 +15,7 @@ import pytest
 from harness import check_same_run, keep_programs, small_config
 
 from vidgen.errors import StorageError
-from vidgen.run import logs, train
+from vidgen.run import metrics_log, train
 from vidgen.runtime import checkpoint
 from vidgen.runtime.checkpoint import Checkpoints
 
@@ -163,7 +163,7 @@ def delete_first(monkeypatch):
 
 def append_only(monkeypatch):
     """Sabotage: what was logged beyond the checkpoint stays."""
-    monkeypatch.setattr(logs, "_rewrite", lambda path, lines: None)
+    monkeypatch.setattr(metrics_log, "_rewrite", lambda path, lines: None)
 
 
 def no_manifest(monkeypatch):

@@ -19,7 +19,7 @@ from harness import (
 )
 
 from vidgen.errors import StorageError
-from vidgen.run import train
+from vidgen.run import after_step, train
 from vidgen.runtime import checkpoint
 from vidgen.runtime.checkpoint import Checkpoints
 
@@ -174,7 +174,7 @@ def left_there(monkeypatch):
 
 
 def no_choice(monkeypatch):
-    monkeypatch.setattr(train, "FullDisk", KeyError)
+    monkeypatch.setattr(after_step, "FullDisk", KeyError)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from vidgen.errors import DivergedError, Preempted
 from vidgen.methods import gan
 from vidgen.models import layers
 from vidgen.run import train
-from vidgen.runtime import placement as parallel
+from vidgen.runtime import devices as parallel
 from vidgen.training import augment, averaging, nonfinite, optimizers
 from vidgen.training import losses as objectives
 

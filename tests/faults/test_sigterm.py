@@ -23,7 +23,7 @@ from vidgen import sampling
 from vidgen.data.stream import Clips
 from vidgen.errors import Preempted
 from vidgen.run import artifacts, signals, train
-from vidgen.runtime import placement
+from vidgen.runtime import devices
 from vidgen.runtime.checkpoint import Checkpoints
 
 STEPS = 8
@@ -31,7 +31,7 @@ SECONDS = 5.0  # and one step, which takes none here
 # What runs when the signal comes: a function, which of its calls, and the steps done by then.
 PHASES = {
     "opening the clips": (artifacts, "open_clips", 1, 0),
-    "compiling": (placement.Placement, "compile", 1, 0),
+    "compiling": (devices.Placement, "compile", 1, 0),
     "training": (Clips, "take", 6, None),
     "sampling": (sampling.Sampler, "sample", 1, 4),
     "saving": (Checkpoints, "save", 2, 4),

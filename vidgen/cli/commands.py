@@ -38,18 +38,18 @@ def _train_until_signal(options: argparse.Namespace, signals: Any, beat: Any) ->
     import jax
 
     from vidgen.run import train
-    from vidgen.runtime import placement
+    from vidgen.runtime import cluster
 
     if config.parallel.distributed or os.environ.get("VIDGEN_COORDINATOR"):
-        placement.connect()
+        cluster.connect()
     try:
         train.train(config, options.workdir, options.line, signals, beat)
     except jax.errors.JaxRuntimeError as error:
-        from vidgen.tools import estimate
+        from vidgen.tools import memory
 
-        if not estimate.out_of_memory(error):
+        if not memory.out_of_memory(error):
             raise
-        raise estimate.advice(config, error) from error
+        raise memory.advice(config, error) from error
 
 
 def _dry_run(options: argparse.Namespace) -> None:
@@ -59,16 +59,12 @@ def _dry_run(options: argparse.Namespace) -> None:
     """
     config = options.config
     compilation_cache()
-    import jax
-
-    from vidgen.runtime import placement
+    from vidgen.runtime import cluster
     from vidgen.tools import estimate
 
     if config.parallel.distributed or os.environ.get("VIDGEN_COORDINATOR"):
-        placement.connect()
-    found = estimate.estimate(config, estimate.classes(config))
-    if jax.process_index() == 0:
-        print(estimate.report(found, config.parallel.compute))
+        cluster.connect()
+    estimate.dry_run(config)
 
 
 def compilation_cache() -> None:

@@ -1,12 +1,13 @@
 """What the start of any run needs, and what every run writes beside its checkpoints."""
 
+import dataclasses
 import importlib.metadata
 import json
 import logging
+import os
 import pathlib
 import platform
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -14,14 +15,15 @@ import numpy as np
 
 import vidgen
 from vidgen import config as configs
-from vidgen import sampling
+from vidgen import models, sampling
 from vidgen.data.decoder import Limits
-from vidgen.data.pack import open_store
+from vidgen.data.pack import Pack, open_store
 from vidgen.data.stream import Clips
-from vidgen.errors import ConfigError, DataError
-from vidgen.run import logs, watch
-from vidgen.runtime.checkpoint import Checkpoints
-from vidgen.video import atomic, layout, writing
+from vidgen.data.toy import ToySource
+from vidgen.errors import ConfigError, DataError, StorageError
+from vidgen.run import watch
+from vidgen.run.metrics_log import RunLog
+from vidgen.video import layout, writing
 
 _LOG = logging.getLogger("vidgen")
 
@@ -44,9 +46,26 @@ FREE = (
     "parallel.remat",
     "parallel.distributed",
 )
+_NETWORKS = {"generator": models.GENERATORS, "discriminator": models.DISCRIMINATORS}
 
 
-def open_clips(config: configs.Config, progress: Callable | None = None) -> tuple[Any, Clips]:
+def write_json(path: pathlib.Path, data: dict[str, Any]) -> None:
+    """Writes a JSON file whole or not at all.
+
+    Raises:
+      StorageError: The disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(data, indent=2) + "\n")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise StorageError(f"{path} could not be written: {error.strerror}") from error
+
+
+def open_clips(
+    config: configs.Config, progress: Callable | None = None
+) -> tuple[Pack | ToySource, Clips]:
     """Opens the clips that a config names, packing them if need be.
 
     Returns:
@@ -80,8 +99,8 @@ def open_clips(config: configs.Config, progress: Callable | None = None) -> tupl
         short=data.short,
     )
     if len(clips.skipped):
-        names = getattr(store, "names", None) or [f"clip {n}" for n in range(len(store))]
-        some = ", ".join(names[n] for n in clips.skipped[:3].tolist())
+        names = store.names if isinstance(store, Pack) else range(len(store))
+        some = ", ".join(str(names[n]) for n in clips.skipped[:3].tolist())
         _LOG.warning(
             "%d of %d clips are shorter than a window of data.frames=%d, data.stride=%d and are "
             "left out (%s%s); data.short=loop would repeat them",
@@ -91,7 +110,9 @@ def open_clips(config: configs.Config, progress: Callable | None = None) -> tupl
     return store, clips
 
 
-def meta(config: configs.Config, generator: dict[str, Any], store: Any) -> dict[str, Any]:
+def meta(
+    config: configs.Config, generator: dict[str, Any], store: Pack | ToySource
+) -> dict[str, Any]:
     """Returns what is kept with each checkpoint; JSON data.
 
     Args:
@@ -109,7 +130,7 @@ def meta(config: configs.Config, generator: dict[str, Any], store: Any) -> dict[
     }
 
 
-def facts(store: Any, clips: Clips) -> dict[str, Any]:
+def facts(store: Pack | ToySource, clips: Clips) -> dict[str, Any]:
     """Returns what run.json says of the machine and the clips."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "av")
     return {
@@ -124,12 +145,18 @@ def facts(store: Any, clips: Clips) -> dict[str, Any]:
 
 
 def check_same(saved: dict[str, Any], now: dict[str, Any], workdir: pathlib.Path) -> None:
-    """Refuses to go on with a run whose result the new config or data would change."""
+    """Refuses to go on with a run whose result the new config or data would change.
+
+    Fields that this version has no more are not compared; those that the version that saved the run
+    had not yet are taken for their defaults.
+
+    Raises:
+      ConfigError: The config would change the result.
+      DataError: The clips have changed.
+    """
     changed = [
         f"config.{name} was {old!r}, is {new!r}"
-        for name, old, new in configs.differences(
-            configs.from_json(saved["config"]), configs.from_json(now["config"])
-        )
+        for name, old, new in _changes(saved["config"], now["config"])
         if not name.startswith(FREE)
     ]
     if changed:
@@ -145,13 +172,40 @@ def check_same(saved: dict[str, Any], now: dict[str, Any], workdir: pathlib.Path
         )
 
 
+def _changes(saved: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yields `(field, old value, new value)` of what both versions know, or have a default for."""
+    old, new = (configs.flatten(configs.from_json(data)) for data in (saved, now))
+    defaults = _defaults(configs.from_json(now))
+    for name in sorted(old.keys() | new.keys()):
+        if name in old and name not in new and name not in defaults:
+            continue  # this version has no such field
+        before, after = (fields.get(name, defaults.get(name)) for fields in (old, new))
+        if before != after:
+            yield name, before, after
+
+
+def _defaults(config: configs.Config) -> dict[str, Any]:
+    """Returns the defaults of a config's fields, those of its networks' arguments among them."""
+    found = configs.flatten(configs.from_json(configs.to_json(configs.base(config.method))))
+    found = {n: v for n, v in found.items() if n.partition(".")[0] not in _NETWORKS}
+    for role, registry in _NETWORKS.items():
+        network = registry.get(config[role].get("kind")) if role in config else None
+        if network is not None:
+            found |= {
+                f"{role}.{field.name}": field.default
+                for field in dataclasses.fields(network)
+                if field.default is not dataclasses.MISSING and field.name not in ("parent", "name")
+            }
+    return found
+
+
 def sample_path(workdir: pathlib.Path, step: int, suffix: str) -> pathlib.Path:
     """Returns where the samples of a step are."""
     return workdir / "samples" / f"step-{step:08d}{suffix}"
 
 
 def write_samples(
-    workdir: pathlib.Path, config: configs.Config, sampler: sampling.Sampler, log: logs.RunLog
+    workdir: pathlib.Path, config: configs.Config, sampler: sampling.Sampler, log: RunLog
 ) -> None:
     """Writes sample videos, always of the same seeds, as MP4, PNG and to TensorBoard."""
     frames = min(config.sampling.frames, sampler.limit or config.sampling.frames)
@@ -163,59 +217,15 @@ def write_samples(
     writing.write_grid(sample_path(workdir, sampler.step, ".png"), videos)
 
 
-def figures(sampler: sampling.Sampler, clips: Clips) -> dict[str, float]:
-    """Looks at samples of seeds 0, 1, 2, ... beside the first clips of the stream.
+def compare_samples(sampler: sampling.Sampler, clips: Clips) -> dict[str, float]:
+    """Compares samples of seeds 0, 1, 2, ... with the first clips of the stream.
 
     Returns:
-      What `watch.figures` does.
+      What `watch.compare` does.
     """
-    real = watch.looks(clips.take(0, watch.CLIPS)["video"])
+    real = watch.describe(clips.take(0, watch.CLIPS)["video"])
     latents = sampler.latents(range(watch.CLIPS), clips.frames)
     # Each clip with the motion of the one before it.
     other = {**latents, **{n: np.roll(latents[n], 1, 0) for n in ("motion", "cycle")}}
     video, moved = (sampler.decode(noise, clips.frames) for noise in (latents, other))
-    return watch.figures(real, video, moved)
-
-
-class Best:
-    """Keeps the best checkpoint of a run, in `best/`, besides the newest.
-
-    Args:
-      workdir: The run's folder.
-      figure: What decides: "distance", the lower the better; another figure of `watch.figures`,
-        the nearer to 1 the better; "" for none.
-    """
-
-    def __init__(self, workdir: pathlib.Path, figure: str):
-        self.figure, self._folder = figure, workdir / "best"
-        self._note, self._score = self._folder / "best.json", float("inf")
-        if figure and self._note.exists():
-            try:
-                self._score = self._score_of(json.loads(self._note.read_text()))
-            except (ValueError, KeyError, TypeError):  # damaged, or of another figure
-                _LOG.warning("%s: holds no %s; the next look is taken for the best", self._note,
-                             figure)  # fmt: skip
-
-    def _score_of(self, found: dict[str, float]) -> float:
-        value = float(found[self.figure])
-        return value if self.figure == "distance" else abs(value - 1)
-
-    def improved(self, found: dict[str, float]) -> bool:
-        """Tells whether figures are better than those of the checkpoint that is kept."""
-        return bool(self.figure) and self.figure in found and self._score_of(found) < self._score
-
-    def keep(self, step: int, found: dict[str, float], checkpoints: Checkpoints) -> None:
-        """Keeps a checkpoint that is on disk in place of the one before.
-
-        Raises:
-          StorageError: It could not be written.
-        """
-        if step not in checkpoints.steps():  # there was no space for it
-            return
-        with atomic.storage(self._folder):
-            checkpoints.link(step, self._folder)
-            logs.write_json(self._note, {"step": step, **found})
-            for old in Checkpoints(self._folder).steps():
-                if old != step:
-                    shutil.rmtree(self._folder / str(old))
-        self._score = self._score_of(found)
+    return watch.compare(real, video, moved)

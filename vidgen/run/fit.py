@@ -11,6 +11,7 @@ import time
 from vidgen import config as configs
 from vidgen import methods, sampling
 from vidgen.run import artifacts, logs
+from vidgen.run.metrics_log import RunLog
 from vidgen.runtime.checkpoint import Checkpoints
 
 
@@ -48,11 +49,11 @@ def fit(config: configs.Config, workdir: pathlib.Path, command: str) -> None:
         classes=classes,
     )
     meta = artifacts.meta(config, arguments, store)
-    logs.write_json(
+    artifacts.write_json(
         workdir / "run.json", {**artifacts.facts(store, clips), **meta, "command": command}
     )
     found = method.scores(params, batch) if "scores" in vars(method) else {}
-    log = logs.RunLog(workdir, 0)
+    log = RunLog(workdir, 0, config)
     try:
         taken = {"kclips": config.training.kclips, "seconds": time.monotonic() - begin}
         log.metrics(count, taken | found)

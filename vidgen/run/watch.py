@@ -12,14 +12,14 @@ import numpy as np
 
 from vidgen.metrics import distances
 
-CLIPS = 32  # of each set that is looked at
+CLIPS = 32  # of each set that is compared
 _FIELDS = 8  # clips are described in 8 x 8 fields
 _RECENT = 50  # steps that alarms about the training look back on
-_EARLY = 3  # looks before figures of samples raise an alarm: all generators begin alike
+_EARLY = 3  # checks before figures of samples raise an alarm: all generators begin alike
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class Thresholds:
     """Where alarms go off; from the runs of docs/metrics.md.
 
     Attributes:
@@ -62,7 +62,7 @@ class Alarm:
     help: str
 
 
-def looks(video: np.ndarray) -> dict[str, np.ndarray]:
+def describe(video: np.ndarray) -> dict[str, np.ndarray]:
     """Describes clips coarsely.
 
     Args:
@@ -99,7 +99,7 @@ def _fields(video: np.ndarray) -> np.ndarray:
     return (sums / size).reshape(n, t, -1)
 
 
-def figures(
+def compare(
     real: Mapping[str, np.ndarray],
     video: np.ndarray,
     moved: np.ndarray,
@@ -107,7 +107,7 @@ def figures(
     """Compares samples with real clips.
 
     Args:
-      real: `looks` of real clips.
+      real: `describe` of real clips.
       video: Samples of fixed seeds, uint8 `[N, T, H, W, 3]`.
       moved: The same with other motion noise.
 
@@ -118,7 +118,7 @@ def figures(
       and `noise`: how much samples change with their motion noise, over what a real clip's frames
       change.
     """
-    fake = looks(video)
+    fake = describe(video)
     both = [np.concatenate([x["still"], 4 * x["change"]], 1) for x in (real, fake)]
     apart = [_apart(x["still"]) for x in (real, fake)]
     moves = max(float(real["moves"].mean()), 1e-3)
@@ -142,34 +142,34 @@ def _apart(x: np.ndarray) -> float:
 class Watch:
     """Takes in what a training shows and says what goes wrong.
 
-    An alarm is given once, and again only after it has been clear for a look in between.
+    An alarm is given once, and again only after it has been clear for a check in between.
 
     Args:
-      limits: Where alarms go off.
+      thresholds: Where alarms go off.
     """
 
-    def __init__(self, limits: Limits | None = None):
-        self.limits = limits or Limits()
+    def __init__(self, thresholds: Thresholds | None = None):
+        self.thresholds = thresholds or Thresholds()
         self._recent: collections.deque[dict[str, float]] = collections.deque(maxlen=_RECENT)
-        self._looks = 0
+        self._checks = 0
         self._on: set[str] = set()
 
     def step(self, metrics: Mapping[str, float]) -> None:
         """Takes in the metrics of a step."""
         self._recent.append({name: float(value) for name, value in metrics.items()})
 
-    def look(self, found: Mapping[str, float]) -> list[Alarm]:
-        """Takes in the figures of a look, and returns the alarms that are new."""
-        self._looks += 1
+    def check(self, figures: Mapping[str, float]) -> list[Alarm]:
+        """Takes in what `compare` found, and returns the alarms that are new."""
+        self._checks += 1
         alarms = [*self._of_steps()]
-        if self._looks > _EARLY:
-            alarms += self._of_samples(found)
+        if self._checks > _EARLY:
+            alarms += self._of_samples(figures)
         new = [alarm for alarm in alarms if alarm.cause not in self._on]
         self._on = {alarm.cause for alarm in alarms}
         return new
 
     def _of_steps(self) -> Iterable[Alarm]:
-        recent, limits = list(self._recent), self.limits
+        recent, thresholds = list(self._recent), self.thresholds
         if len(recent) < _RECENT or "dis/accuracy" not in recent[0]:
             return
         # Not every kind of step has every metric.
@@ -182,34 +182,36 @@ class Watch:
                 "lower config.optimizer.learning_rate or raise config.objective.r1 and r2",
             )
             return
-        gap, told = mean["dis/real"] - mean["dis/fake"], mean["dis/accuracy"]
-        if told >= limits.winning and gap >= limits.gap:
+        gap, accuracy = mean["dis/real"] - mean["dis/fake"], mean["dis/accuracy"]
+        if accuracy >= thresholds.winning and gap >= thresholds.gap:
             yield Alarm(
                 "winning",
-                f"the discriminator wins: it tells {told:.0%} of the pairs, {gap:.1f} logits apart",
+                f"the discriminator wins: it tells {accuracy:.0%} of the pairs, {gap:.1f} logits "
+                "apart",
                 "raise config.objective.r1 and r2, or lower config.optimizer.discriminator_rate",
             )
-        if told <= limits.losing:
+        if accuracy <= thresholds.losing:
             yield Alarm(
                 "losing",
-                f"the discriminator loses: it tells {told:.0%} of the pairs",
+                f"the discriminator loses: it tells {accuracy:.0%} of the pairs",
                 "lower config.optimizer.learning_rate, or the penalties",
             )
         whole = mean.get("dis/penalty", 0.0) + abs(mean["dis/loss"])
         penalty = mean.get("dis/penalty", 0.0) / max(whole, 1e-12)
         has = "dis/penalty" in mean  # not every method has
-        if has and not limits.penalty[0] <= penalty <= limits.penalty[1]:
+        lowest, highest = thresholds.penalty
+        if has and not lowest <= penalty <= highest:
             yield Alarm(
                 "penalty",
                 f"the penalties are {penalty:.2%} of the discriminator's loss",
-                f"{'lower' if penalty > limits.penalty[1] else 'raise'} config.objective.r1 and r2",
+                f"{'lower' if penalty > highest else 'raise'} config.objective.r1 and r2",
             )
         for name in ("gen/grad", "dis/grad"):
             norms = np.array([m[name] for m in recent if name in m])
             if not norms.size:
                 continue
             jump = norms.max() / max(float(np.median(norms)), 1e-12)
-            if jump >= limits.jump:
+            if jump >= thresholds.jump:
                 yield Alarm(
                     "gradients",
                     f"{name} jumps to {jump:.0f} times what is usual",
@@ -217,37 +219,37 @@ class Watch:
                 )
                 break
 
-    def _of_samples(self, found: Mapping[str, float]) -> Iterable[Alarm]:
-        limits = self.limits
-        if found["content_real"] < limits.least:
+    def _of_samples(self, figures: Mapping[str, float]) -> Iterable[Alarm]:
+        thresholds = self.thresholds
+        if figures["content_real"] < thresholds.least:
             yield Alarm(
                 "content",
-                f"the real clips are alike: {found['content_real']:.1f} levels of 255 apart",
+                f"the real clips are alike: {figures['content_real']:.1f} levels of 255 apart",
                 "see what `vidgen data inspect` finds in config.data.path",
             )
-        elif found["content"] < limits.alike:
+        elif figures["content"] < thresholds.alike:
             yield Alarm(
                 "content",
-                f"the samples are alike: {found['content']:.0%} as far apart as real clips",
+                f"the samples are alike: {figures['content']:.0%} as far apart as real clips",
                 "raise config.objective.r1 and r2, or go back to an earlier checkpoint",
             )
-        if found["motion"] < limits.frozen:
+        if figures["motion"] < thresholds.frozen:
             yield Alarm(
                 "motion",
-                f"the samples hardly move: {found['motion']:.0%} of what real clips do",
+                f"the samples hardly move: {figures['motion']:.0%} of what real clips do",
                 "see whether the real clips move: a lower config.data.fps, or a stride, may help",
             )
-        elif found["noise"] < limits.ignored:
+        elif figures["noise"] < thresholds.ignored:
             yield Alarm(
                 "motion",
-                f"the samples move alike whatever the motion noise: it changes {found['noise']:.0%}"
-                " of what moves in real clips",
+                "the samples move alike whatever the motion noise: it changes "
+                f"{figures['noise']:.0%} of what moves in real clips",
                 "raise config.generator.motion, or the penalties",
             )
-        if found["period"] > found["period_real"] + limits.loop:
+        if figures["period"] > figures["period_real"] + thresholds.loop:
             yield Alarm(
                 "loop",
-                f"the samples come back to where they were: {found['period']:.0%} of the way, real "
-                f"clips {found['period_real']:.0%}",
+                f"the samples come back to where they were: {figures['period']:.0%} of the way, "
+                f"real clips {figures['period_real']:.0%}",
                 "lengthen config.generator.periods, or config.data.frames",
             )

@@ -24,8 +24,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from vidgen.errors import StorageError
+import vidgen
+from vidgen.errors import ConfigError, StorageError
 
+Abstract = Callable[[dict[str, Any]], dict[str, Any]]  # meta -> shapes of the items to restore
 log = logging.getLogger("vidgen")
 _LISTING = "files.json"
 _UNDER_WAY = ".orbax-checkpoint-tmp"  # what Orbax calls a step until it is committed
@@ -43,7 +45,7 @@ def _unraisable(about: Any) -> None:
 sys.unraisablehook = _unraisable
 
 
-def _named(tree: Any) -> dict[str, Any]:
+def named(tree: Any) -> dict[str, Any]:
     """Returns the arrays of a tree by path."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
@@ -52,16 +54,16 @@ def _named(tree: Any) -> dict[str, Any]:
 
 
 def _kinds(tree: Any) -> set[tuple[str, str, str]]:
-    return {(name, str(leaf.dtype), str(leaf.shape)) for name, leaf in _named(tree).items()}
+    return {(name, str(leaf.dtype), str(leaf.shape)) for name, leaf in named(tree).items()}
 
 
-def digest(tree: Any) -> str:
+def arrays_sha256(tree: Any) -> str:
     """Returns the SHA-256 of a tree of arrays: paths, types, shapes and bits.
 
     A path is its names and numbers alone, so that a dataclass and the dict of its fields, as which
     Orbax reads it where nobody says what it was, are the same.
     """
-    leaves = _named(tree)
+    leaves = named(tree)
     total = hashlib.sha256()
     for path in sorted(leaves):
         array = np.asarray(_whole(leaves[path]))
@@ -111,7 +113,10 @@ class Checkpoints:
           FullDisk: There was no space for this save, or for the one before it in the background.
           StorageError: One of them could not be written for another reason.
         """
-        meta = {"meta": meta, "digests": {name: digest(tree) for name, tree in items.items()}}
+        meta = {
+            "meta": meta,
+            "digests": {name: arrays_sha256(tree) for name, tree in items.items()},
+        }
         args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         self.wait()  # so that _finalize is of one step at a time
         self._saving, self._needed = step, _bytes(items)
@@ -143,13 +148,14 @@ class Checkpoints:
             self._sweep()
 
     def restore(
-        self, abstract: Callable[[dict], dict[str, Any]], step: int | None = None
+        self, abstract: Abstract | None, step: int | None = None
     ) -> tuple[int, dict[str, Any], dict[str, Any]]:
         """Restores the newest checkpoint that verifies, or a given one.
 
         Args:
           abstract: Given the checkpoint's `meta`, returns the items to restore as trees of
-            `jax.ShapeDtypeStruct` (with shardings, where they matter).
+            `jax.ShapeDtypeStruct` (with shardings, where they matter). None: all items, as dicts
+            and lists, on the first device.
           step: Only this step.
 
         Returns:
@@ -157,19 +163,21 @@ class Checkpoints:
 
         Raises:
           StorageError: There is none, or none that verifies.
+          MismatchError: It verifies, and its trees are not those that are asked for.
         """
         steps = self.steps() if step is None else [s for s in self.steps() if s == step]
-        reasons = []
+        reasons, last = [], None
         for candidate in reversed(steps):
             try:
                 items, meta = self._read(candidate, abstract)
             except _Damaged as damage:
+                last = damage
                 reasons.append(f"{self.folder / str(candidate)}: {damage}")
                 log.warning("checkpoint is damaged, left out: %s", reasons[-1])
                 continue
             return candidate, items, meta
         if reasons:
-            raise StorageError("no checkpoint verifies: " + "; ".join(reasons))
+            raise StorageError("no checkpoint verifies: " + "; ".join(reasons)) from last
         wanted = "" if step is None else f" of step {step}"
         have = ", ".join(map(str, self.steps())) or "none"
         raise StorageError(f"no checkpoint{wanted} in {self.folder}", f"there are: {have}")
@@ -227,7 +235,7 @@ class Checkpoints:
         except _Damaged as damage:
             raise StorageError(f"{self.folder / str(step)}: {damage}") from damage
 
-    def _read(self, step, abstract):
+    def _read(self, step: int, abstract: Abstract | None) -> tuple[dict[str, Any], dict[str, Any]]:
         """Reads a step; without `abstract`, all that it says it has."""
         folder = self.folder / str(step)
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
@@ -236,12 +244,14 @@ class Checkpoints:
                 saved = reader.restore(
                     folder, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
                 )["meta"]
-            if abstract is not None:
-                wanted = abstract(saved["meta"])
+            asked = None if abstract is None else _asked(folder, abstract, saved["meta"])
             with _damage():
-                if abstract is None:
-                    wanted = {name: _shapes(folder / name) for name in saved["digests"]}
+                names = saved["digests"] if asked is None else asked.keys() & saved["digests"]
+                there = {name: _shapes(folder / name) for name in names}
+                wanted = there if asked is None else asked
                 _refuse_bomb(folder, wanted)
+            _check_fit(folder, there, wanted, saved["meta"])
+            with _damage():
                 wanted = jax.tree.map(_placed, wanted)
                 items = reader.restore(
                     folder,
@@ -254,7 +264,7 @@ class Checkpoints:
             # Orbax takes what was saved as None for anything that is wanted.
             if lacking := sorted(_kinds(wanted[name]) - _kinds(tree)):
                 raise _Damaged(f"has no array {name}/{' '.join(lacking[0])}")
-            if digest(tree) != saved["digests"].get(name):
+            if arrays_sha256(tree) != saved["digests"].get(name):
                 raise _Damaged(f"the arrays of {name!r} are not those that were saved")
         return items, saved["meta"]
 
@@ -314,6 +324,58 @@ class Checkpoints:
                 f"{needed} bytes needed, {free} free",
                 "free some space; the older checkpoints are whole, the same command goes on",
             ) from error
+
+
+def _asked(folder: pathlib.Path, abstract: Abstract, meta: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a reader wants of a checkpoint; says who can read one that it cannot.
+
+    Raises:
+      StorageError: What is kept beside the arrays is not what this version expects there.
+    """
+    try:
+        return abstract(meta)
+    except ConfigError as error:
+        if meta.get("vidgen") not in (None, vidgen.__version__):
+            error.hint = "; ".join(filter(None, (error.hint, _who_reads(meta))))
+        raise
+    except (KeyError, TypeError) as error:
+        raise StorageError(
+            f"{folder}: its layout is of another version ({type(error).__name__}: {error})",
+            _who_reads(meta),
+        ) from error
+
+
+def _who_reads(meta: dict[str, Any]) -> str:
+    return f"vidgen {meta.get('vidgen', 'of unknown version')} saved it, and can read it"
+
+
+def _check_fit(
+    folder: pathlib.Path, there: dict[str, Any], wanted: dict[str, Any], meta: dict[str, Any]
+) -> None:
+    """Refuses a checkpoint whose trees are not those that the model has.
+
+    Raises:
+      MismatchError: The first path that differs and both shapes; all of them as its note.
+    """
+    old, new = (
+        {name: f"{kind}[{shape.strip('(,)')}]" for name, kind, shape in _kinds(trees)}
+        for trees in ({name: tree for name, tree in there.items() if name in wanted}, wanted)
+    )
+    different = [
+        f"{name} is {old.get(name, 'not there')}, and {new.get(name, 'not there')} in the model"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+    if not different:
+        return
+    more = f" (and {len(different) - 1} more arrays)" if len(different) > 1 else ""
+    if meta.get("vidgen") in (None, vidgen.__version__):
+        hint = "the networks or the optimizer have changed since it was saved, in config or code"
+    else:
+        hint = f"the code has changed since: {_who_reads(meta)}; this is {vidgen.__version__}"
+    error = MismatchError(f"{folder} does not fit the model: {different[0]}{more}", hint)
+    error.add_note("\n".join(different))
+    raise error
 
 
 def _linked(source: str, target: str) -> None:
@@ -407,6 +469,10 @@ def _refuse_bomb(folder: pathlib.Path, wanted: dict[str, Any]) -> None:
     there = _size(folder)
     if claimed > 64 * there + 2**20:
         raise _Damaged(f"claims arrays of {claimed} bytes, in files of {there}")
+
+
+class MismatchError(StorageError):
+    """A whole checkpoint holds other arrays than the model that it is to be restored for."""
 
 
 class FullDisk(StorageError):

@@ -20,8 +20,8 @@ import optax
 from jax.extend import core
 
 from vidgen import config as configs
-from vidgen import methods, sampling
-from vidgen.run import artifacts, logs, train
+from vidgen import models, sampling
+from vidgen.run import artifacts, logs, setup
 
 PRODUCTS = ("conv_general_dilated", "dot_general")
 
@@ -121,7 +121,7 @@ def bench(
     kind = f"(1536 x 1536, {config.parallel.compute})"
     print(f"{'matrix product':16s}{top / 1e9:26.0f} GFLOP/s  {kind}")
 
-    placed = train.placement(config, experiment.alone)
+    placed = setup.placement(config, experiment.alone)
     batch = placed.put(_call(clips, batch_size, placed.dispatch))
     one = clips.take(0, batch_size)
 
@@ -155,7 +155,7 @@ def bench(
         device = jax.devices()[0].device_kind
         facts = {"device": device, "devices": placed.mesh.size, "python": platform.python_version()}
         facts |= {"jax": jax.__version__, "config": configs.to_json(config)}
-        logs.write_json(pathlib.Path(path), {"figures": result, **facts})
+        artifacts.write_json(pathlib.Path(path), {"figures": result, **facts})
     return result
 
 
@@ -223,15 +223,16 @@ def _call(clips: Any, batch_size: int, dispatch: int) -> dict[str, Any]:
     return {name: jnp.stack([jnp.asarray(x)] * dispatch) for name, x in batch.items()}
 
 
-def _update(experiment: Any) -> Callable:
+def _update(experiment: setup.Experiment) -> Callable:
     """Returns a program that applies all optimizers and the average, to no purpose."""
 
     @jax.jit
     def update(state):
         new = {}
         for name, tx in experiment.optimizers.items():
-            params = getattr(state, name)
-            slopes, new[name] = tx.update(params, getattr(state, f"{name}_opt"), params)
+            parts = vars(state)
+            params = parts[name]
+            slopes, new[name] = tx.update(params, parts[f"{name}_opt"], params)
             new[name] = optax.apply_updates(params, slopes), new[name]
         return new, jax.tree.map(lambda e, p: e + 0.1 * (p - e), state.ema, state.gen)
 

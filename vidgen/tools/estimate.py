@@ -6,14 +6,9 @@ The compiler says what a device holds and computes; what devices exchange stands
 docs/scaling.md reads these figures and says how far they can be trusted.
 """
 
-import copy
 import dataclasses
-import gc
 import math
 import pathlib
-import re
-import traceback
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -25,53 +20,64 @@ from vidgen import methods
 from vidgen.data.decoder import Limits
 from vidgen.data.listing import is_toy, open_source
 from vidgen.data.pack import Pack
-from vidgen.errors import ConfigError
-from vidgen.run import artifacts, logs, train
-from vidgen.runtime import placement
+from vidgen.run import compiling, setup
+from vidgen.runtime import devices
+from vidgen.tools.collectives import SENT, Exchange, collectives, sent
 
-MIB, GIB = 2**20, 2**30
-
-
-@dataclasses.dataclass(frozen=True)
-class Exchange:
-    """A collective of a program.
-
-    Attributes:
-      kind: `all-reduce`, `all-gather`, ...
-      size: Bytes of its result on one device.
-      times: How often a step runs it.
-      group: The devices of the first group that does it, by their places in the mesh.
-    """
-
-    kind: str
-    size: int
-    times: float
-    group: tuple[int, ...]
+MIB = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimate:
-    """What one step takes, with penalties.
+class Sizes:
+    """What is known of a step before it is compiled.
 
     Attributes:
       where: The placement, in words.
       clips: Clips of a step, over all devices.
       parameters: Numbers of the generator and of the discriminator, sharded or not.
       memory: Bytes on each device by part.
-      total: Bytes on each device, as the compiler counts them.
-      flops: Operations of each device.
-      traffic: Bytes that each device moves between its memory and its cores.
-      exchanges: Collectives.
     """
 
     where: str
     clips: int
     parameters: dict[str, int]
     memory: dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate(Sizes):
+    """What one step takes, with penalties.
+
+    Attributes:
+      total: Bytes on each device, as the compiler counts them.
+      flops: Operations of each device.
+      traffic: Bytes that each device moves between its memory and its cores.
+      exchanges: Collectives.
+    """
+
     total: int
     flops: float
     traffic: float
     exchanges: tuple[Exchange, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A step that could be compiled: shapes and where they lie.
+
+    Attributes:
+      config: The run's.
+      experiment: The config, built.
+      placed: Where it lies.
+      state: Shapes of the state.
+      batch: Shapes of the batch of one call.
+    """
+
+    config: configs.Config
+    experiment: setup.Experiment
+    placed: devices.Placement
+    state: Any
+    batch: dict[str, jax.ShapeDtypeStruct]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,15 +105,6 @@ CHIPS = {
 }
 SHARE = 0.3  # of a chip's peak that a step is taken to reach: an assumption
 
-# Bytes that a device of n sends by the usual algorithms on rings, over the bytes of its result.
-SENT = {
-    "all-reduce": lambda n: 2 * (n - 1) / n,
-    "all-gather": lambda n: (n - 1) / n,
-    "reduce-scatter": lambda n: n - 1,
-    "all-to-all": lambda n: (n - 1) / n,
-    "collective-permute": lambda n: 1,
-}
-
 
 def classes(config: configs.Config) -> int:
     """Counts the classes of a config's clips; lists their files, but decodes and packs none.
@@ -122,6 +119,71 @@ def classes(config: configs.Config) -> int:
     return len(open_source(data.path, labels=data.labels, limits=limits).classes)
 
 
+def layout(config: configs.Config, classes: int) -> Layout:
+    """Builds a config for the devices at hand; compiles and allocates nothing.
+
+    Args:
+      config: A config that `vidgen.config.validate` took.
+      classes: Number of classes of the data.
+
+    Raises:
+      ConfigError: The config cannot be built, or does not fit the devices.
+    """
+    experiment = methods.experiment(config, classes)
+    placed = setup.placement(config, experiment.alone)
+    state = placed.abstract(jax.eval_shape(experiment.init, config.seed))
+    return Layout(config, experiment, placed, state, _batch(config, classes, placed))
+
+
+def sizes(step: Layout) -> Sizes:
+    """Reckons what a step holds, but for what only its compiler knows."""
+    state, placed = step.state, step.placed
+    players = {"generator": state.gen}
+    if "dis" in step.experiment.optimizers:  # not every method has one
+        players["discriminator"] = state.dis
+    count, batch_size = placed.mesh.size, step.config.training.batch_size
+    shards, each = placed.mesh.shape[devices.FSDP], batch_size // count
+    mode = placed.mode if shards == 1 else f"{placed.mode}, fsdp={shards}"
+    return Sizes(
+        where=f"{count} x {placed.mesh.devices.flat[0].device_kind}, {mode}, {each} clips on each",
+        clips=batch_size,
+        parameters={name: _numbers(part) for name, part in players.items()},
+        memory={
+            **{name: _held(part) for name, part in players.items()},
+            "average": _held(state.ema),
+            "optimizers": sum(_held(part) for n, part in vars(state).items() if n.endswith("_opt")),
+            "batch": _held(step.batch),
+        },
+    )
+
+
+def compiled(step: Layout) -> Estimate:
+    """Compiles a step and reads what it takes."""
+    placed, known = step.placed, sizes(step)
+    lowered: Any = placed.compile(step.experiment.step, step.state)
+    program = lowered.lower(step.state, step.batch).compile()
+    memory, cost = program.memory_analysis(), program.cost_analysis()
+    calls, repeat = placed.dispatch, 1
+    if jax.default_backend() != "cpu":  # loops, of which the compiler counts one round
+        calls, repeat = 1, 1 if placed.ordered else placed.parts
+    return Estimate(
+        where=known.where,
+        clips=known.clips,
+        parameters=known.parameters,
+        memory={**known.memory, "temporaries": memory.temp_size_in_bytes},
+        total=memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes,
+        flops=cost["flops"] * repeat / calls,
+        traffic=cost["bytes accessed"] * repeat / calls,
+        exchanges=tuple(
+            dataclasses.replace(one, times=one.times / placed.dispatch)
+            for one in collectives(program.as_text(), placed.mesh.size)
+        ),
+    )
+
+
 def estimate(config: configs.Config, classes: int) -> Estimate:
     """Compiles the step of a config for the devices at hand and reads what it takes.
 
@@ -132,55 +194,37 @@ def estimate(config: configs.Config, classes: int) -> Estimate:
     Raises:
       ConfigError: The config cannot be built, or does not fit the devices.
     """
-    experiment = methods.experiment(config, classes)
-    placed = train.placement(config, experiment.alone)
-    state = placed.abstract(jax.eval_shape(experiment.init, config.seed))
-    batch = _batch(config, classes, placed)
-    program: Any = placed.compile(experiment.step, state)
-    compiled = program.lower(state, batch).compile()
-
-    sizes, cost = compiled.memory_analysis(), compiled.cost_analysis()
-    players = {"generator": state.gen}
-    if hasattr(state, "dis"):  # not every method has one
-        players["discriminator"] = state.dis
-    count, calls, repeat = placed.mesh.size, placed.dispatch, 1
-    if jax.default_backend() != "cpu":  # loops, of which the compiler counts one round
-        calls, repeat = 1, 1 if placed.ordered else placed.parts
-    shards, each = placed.mesh.shape[placement.FSDP], config.training.batch_size // count
-    mode = placed.mode if shards == 1 else f"{placed.mode}, fsdp={shards}"
-    return Estimate(
-        where=f"{count} x {placed.mesh.devices.flat[0].device_kind}, {mode}, {each} clips on each",
-        clips=config.training.batch_size,
-        parameters={name: _numbers(part) for name, part in players.items()},
-        memory={
-            **{name: _held(part) for name, part in players.items()},
-            "average": _held(state.ema),
-            "optimizers": sum(_held(part) for n, part in vars(state).items() if n.endswith("_opt")),
-            "batch": _held(batch),
-            "temporaries": sizes.temp_size_in_bytes,
-        },
-        total=sizes.argument_size_in_bytes
-        + sizes.output_size_in_bytes
-        - sizes.alias_size_in_bytes
-        + sizes.temp_size_in_bytes,
-        flops=cost["flops"] * repeat / calls,
-        traffic=cost["bytes accessed"] * repeat / calls,
-        exchanges=tuple(
-            dataclasses.replace(one, times=one.times / placed.dispatch)
-            for one in collectives(compiled.as_text(), count)
-        ),
-    )
+    return compiled(layout(config, classes))
 
 
-def _batch(config: configs.Config, classes: int, placed: placement.Placement) -> dict[str, Any]:
+def dry_run(config: configs.Config) -> None:
+    """Prints what a step of a config takes: sizes at once, the rest when it is compiled.
+
+    The program is the one that the training runs, so it is kept in the cache for that.
+
+    Raises:
+      ConfigError: The config cannot be built, or does not fit the devices.
+      DataError: There are no clips.
+    """
+    step = layout(config, classes(config))
+    if jax.process_index() == 0:
+        print(report_sizes(sizes(step)), flush=True)
+    kind = next(iter(step.experiment.steps))
+    with compiling.announced(config, kind):
+        found = compiled(step)
+    if jax.process_index() == 0:
+        print(report_program(found, config.parallel.compute))
+
+
+def _batch(config: configs.Config, classes: int, placed: devices.Placement) -> dict[str, Any]:
     """Returns the shapes of a call's batch, lying as `placed.put` would have it."""
     data, lead = config.data, () if placed.dispatch == 1 else (placed.dispatch,)
     clips, sharding = (config.training.batch_size,), placed.rows
     if placed.mode == "pmap":
-        devices = len(placed.mesh.local_devices)
-        clips = (devices, clips[0] // jax.process_count() // devices)
-        local = Mesh(np.array(placed.mesh.local_devices), placement.DATA)
-        sharding = NamedSharding(local, PartitionSpec(*[None] * len(lead), placement.DATA))
+        local_count = len(placed.mesh.local_devices)
+        clips = (local_count, clips[0] // jax.process_count() // local_count)
+        local = Mesh(np.array(placed.mesh.local_devices), devices.DATA)
+        sharding = NamedSharding(local, PartitionSpec(*[None] * len(lead), devices.DATA))
     frames = (data.frames, data.size, data.size, 3)
     arrays = {"video": (frames, np.uint8), "index": ((), np.int32), "label": ((), np.int32)}
     return {
@@ -202,103 +246,6 @@ def _held(tree: Any) -> int:
     return total
 
 
-# -------------------------------------------------------------------------------- collectives
-
-_HEAD = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
-_CALLS = re.compile(r"\w=\{?(%[\w.-]+(?:, %[\w.-]+)*)")
-_ROUNDS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-_DONE = re.compile(rf" = (.*?) ({'|'.join(SENT)})(-start|-done)?\(([^,)]*)")
-_SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
-# Groups one by one, as [groups, devices]<=[sizes]T(order), or as axes of a mesh.
-_LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
-_TILED = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
-_MESHED = re.compile(
-    r"replica_groups=mesh\[(.*?)\]"
-    r"(?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{(.*?)\}"
-)
-
-
-def collectives(text: str, devices: int) -> list[Exchange]:
-    """Finds the collectives of a compiled program.
-
-    Args:
-      text: The program as HLO, from `compiled.as_text()`. A pair of `-start` and `-done` is one;
-        what lies in a loop of a known number of rounds counts as often.
-      devices: How many the program is for.
-    """
-    found: dict[str, list[Exchange]] = {}
-    calls: dict[str, list[tuple[str, int]]] = {}  # who calls whom, and how often
-    groups: dict[str, tuple[int, ...]] = {}  # those of -start, for their -done
-    inside, entry = "", ""
-    for line in text.splitlines():
-        if head := _HEAD.match(line):
-            inside = head[2]
-            entry = inside if head[1] else entry
-            found[inside], calls[inside] = [], []
-            continue
-        if not inside:
-            continue
-        rounds = _ROUNDS.search(line) if " while(" in line else None
-        for names in _CALLS.findall(line):
-            for name in names.split(", "):
-                calls[inside].append((name[1:], int(rounds[1]) if rounds else 1))
-        done = _DONE.search(line)
-        if done and "metadata=" not in done[1]:  # else it is a name
-            kind, part, operand = done[2], done[3], done[4].split()[-1:]
-            if part == "-start":
-                groups[line.split(" = ")[0].split()[-1]] = _group(line, devices)
-                continue
-            group = groups.get(operand[0]) if part else _group(line, devices)
-            size = sum(_bytes(*shape) for shape in _SHAPE.findall(done[1]))
-            found[inside].append(Exchange(kind, size, 1, group or tuple(range(devices))))
-    times = dict.fromkeys(found, 0)
-    times[entry] = 1
-    for name in reversed(found):  # what is called is printed before who calls it
-        for called, rounds in calls[name]:
-            if called in times:
-                times[called] += times[name] * rounds
-    return [
-        dataclasses.replace(one, times=times[name])
-        for name, some in found.items()
-        for one in some
-        if times[name]
-    ]
-
-
-def _bytes(kind: str, shape: str) -> int:
-    bits = re.search(r"\d+", kind)  # f32, bf16, f8e4m3fn; but pred, token
-    each = max(int(bits[0]) // 8, 1) if bits else int(kind == "pred")
-    return each * math.prod(int(n) for n in shape.split(",") if n)
-
-
-def _group(line: str, devices: int) -> tuple[int, ...]:
-    """Returns the first group of a collective, or all devices where the text is of another form."""
-
-    def ints(text):
-        return [int(n) for n in text.split(",")]
-
-    def places(sizes, order):
-        every = np.arange(math.prod(ints(sizes))).reshape(ints(sizes))
-        return every.transpose(ints(order)) if order else every
-
-    if found := _LISTED.search(line):
-        return tuple(ints(found[1]))
-    if found := _TILED.search(line):
-        return tuple(places(found[2], found[3]).reshape(ints(found[1]))[0].tolist())
-    if found := _MESHED.search(line):
-        axes = {name: int(size) for name, size in re.findall(r"('\w+')=(\d+)", found[1])}
-        chosen = [n for n, name in enumerate(axes) if name in found[4]]
-        sizes = ",".join(map(str, axes.values()))
-        every = places(found[2] or sizes, found[3]).reshape(ints(sizes))
-        count = math.prod(every.shape[n] for n in chosen)
-        every = np.moveaxis(every, chosen, range(-len(chosen), 0))
-        return tuple(every.reshape(-1, count)[0].tolist())
-    return tuple(range(devices))
-
-
-# -------------------------------------------------------------------------------- what it means
-
-
 def predict(found: Estimate, chip: Chip, share: float = SHARE) -> dict[str, float]:
     """Predicts the time of a step on chips from their published figures; nothing is measured.
 
@@ -316,7 +263,7 @@ def predict(found: Estimate, chip: Chip, share: float = SHARE) -> dict[str, floa
     """
     operations = found.flops / (share * chip.flops)
     traffic = found.traffic / chip.memory
-    exchange = sum(one.times * _sent(one) / _link(one, chip) for one in found.exchanges)
+    exchange = sum(one.times * sent(one) / _link(one, chip) for one in found.exchanges)
     alone = max(operations, traffic)
     return {
         "operations": operations,
@@ -326,11 +273,6 @@ def predict(found: Estimate, chip: Chip, share: float = SHARE) -> dict[str, floa
         "efficiency": alone / (alone + exchange),
         "least": operations / (operations + exchange),
     }
-
-
-def _sent(one: Exchange) -> float:
-    """Returns the bytes that a device sends."""
-    return SENT[one.kind](len(one.group)) * one.size
 
 
 def _link(one: Exchange, chip: Chip) -> float:
@@ -343,27 +285,42 @@ def _link(one: Exchange, chip: Chip) -> float:
 
 
 def report(found: Estimate, compute: str = "bfloat16") -> str:
-    """Returns an estimate as a table.
+    """Returns an estimate as a table; arguments as for `report_program`."""
+    return f"{report_sizes(found)}\n{report_program(found, compute)}"
+
+
+def report_sizes(known: Sizes) -> str:
+    """Returns what is known before compiling as a table."""
+    lines = [f"{known.where}, {known.clips} in a step"]
+    lines += [f"{name:16s}{count:14,d} parameters" for name, count in known.parameters.items()]
+    lines += ["memory of each device"]
+    lines += [_bytes_line(*part) for part in known.memory.items() if part[0] != "temporaries"]
+    return "\n".join(lines)
+
+
+def _bytes_line(name: str, size: int) -> str:
+    return f"  {name:14s}{size / MIB:14,.1f} MiB"
+
+
+def report_program(found: Estimate, compute: str = "bfloat16") -> str:
+    """Returns what a compiled step takes beside its sizes, as a table.
 
     Args:
       found: What a step takes.
       compute: Type of the computation. The prediction knows the peak of bfloat16 alone, so it is
         left out for another.
     """
-    lines = [f"{found.where}, {found.clips} in a step"]
-    lines += [f"{name:16s}{count:14,d} parameters" for name, count in found.parameters.items()]
-    lines += ["memory of each device"]
-    parts = {**found.memory, "total": found.total}
-    lines += [f"  {name:14s}{size / MIB:14,.1f} MiB" for name, size in parts.items()]
+    lines = [_bytes_line("temporaries", found.memory["temporaries"])]
+    lines += [_bytes_line("total", found.total)]
     lines += ["a step of each device"]
     lines += [f"  {'operations':14s}{found.flops / 1e9:14,.1f} GFLOP"]
     lines += [f"  {'memory traffic':14s}{found.traffic / 1e9:14,.1f} GB"]
     for kind in SENT:
         if some := [one for one in found.exchanges if one.kind == kind]:
             size = sum(one.times * one.size for one in some) / MIB
-            sent = sum(one.times * _sent(one) for one in some) / MIB
+            total = sum(one.times * sent(one) for one in some) / MIB
             number = sum(one.times for one in some)
-            lines += [f"  {kind:18s}{size:10,.1f} MiB in {number:g}, {sent:,.1f} MiB sent"]
+            lines += [f"  {kind:18s}{size:10,.1f} MiB in {number:g}, {total:,.1f} MiB sent"]
     if compute == "bfloat16":
         lines += [f"predicted, not measured, at {SHARE:.0%} of the peak (docs/scaling.md)"]
         for name, chip in CHIPS.items():
@@ -375,99 +332,3 @@ def report(found: Estimate, compute: str = "bfloat16") -> str:
                 f"to {s['efficiency']:.0%}"
             ]
     return "\n".join(lines)
-
-
-# -------------------------------------------------------------------------------- out of memory
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Tells whether an error of JAX means that a device's memory did not do."""
-    text = str(error).lower()
-    return "resource_exhausted" in text or "out of memory" in text
-
-
-def memory_limit() -> int | None:
-    """Returns the bytes that a device can hold, where it tells."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return stats.get("bytes_limit")
-
-
-def smaller(config: configs.Config) -> Iterator[configs.Config]:
-    """Yields configs that need less memory, from the nearest on, each a step on from the last.
-
-    First what changes the time alone, then what changes the result: parts of a batch, features
-    computed again, bfloat16, fewer clips.
-    """
-    config = copy.deepcopy(config)
-    asked, training = config.parallel, config.training
-    each = training.batch_size // train.placement(config).mesh.size
-    while not asked.deterministic and each % (2 * asked.microbatches) == 0:
-        asked.microbatches *= 2
-        yield copy.deepcopy(config)
-    if set(asked.remat) != {"generator", "discriminator"}:
-        asked.remat = ("generator", "discriminator")
-        yield copy.deepcopy(config)
-    if asked.compute != "bfloat16":
-        asked.compute = "bfloat16"
-        yield copy.deepcopy(config)
-    while each % 2 == 0:
-        each //= 2
-        training.batch_size //= 2
-        asked.microbatches = min(asked.microbatches, each)
-        yield copy.deepcopy(config)
-
-
-def advice(config: configs.Config, error: BaseException, limit: int | None = None) -> ConfigError:
-    """Answers an error for lack of memory: what takes how much, and the nearest setting that fits.
-
-    Every setting that is tried is compiled, which takes as long as the start of a training.
-
-    Args:
-      config: What did not fit.
-      error: What JAX raised; what its frames hold is let go.
-      limit: Bytes of a device; by default what the device says.
-    """
-    first = str(error).strip().splitlines()[0]
-    if jax.process_count() > 1:  # the others may be gone, and compiling needs all
-        return ConfigError(
-            f"out of memory: {first}",
-            "vidgen train --dry-run shows what takes how much; set config.parallel.microbatches "
-            "or config.parallel.remat",
-        )
-    # The state is still alive in the error's frames, and compilers measure on the device.
-    traceback.clear_frames(error.__traceback__)
-    gc.collect()
-    number = classes(config)
-    logs.say("out of memory; looking for the nearest setting that fits, by compiling each")
-    limit = limit or memory_limit()
-    try:
-        taken = estimate(config, number)
-    except jax.errors.JaxRuntimeError:
-        return ConfigError(f"out of memory: {first}", "set config.parallel.microbatches")
-    parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in taken.memory.items())
-    have = f" of {limit / GIB:.2f}" if limit else ""
-    message = f"out of memory: a step takes {taken.total / GIB:.2f}{have} GiB a device: {parts}"
-    # Where it should have fitted, a part of the memory was not to be had.
-    most = limit if limit and limit < taken.total else 0.9 * taken.total
-    for other in smaller(config):
-        try:
-            total = estimate(other, number).total
-        except (ConfigError, jax.errors.JaxRuntimeError):  # does not divide; not even compiled
-            continue
-        changes = {name: value for name, _, value in configs.differences(config, other)}
-        flags = " ".join(_flag(name, value) for name, value in changes.items())
-        logs.say(f"{flags}: {total / GIB:.2f} GiB")
-        if total <= most:
-            bound = [name for name in changes if not name.startswith(artifacts.FREE)]
-            where = f" (in a new workdir: {', '.join(bound)} may not change)" if bound else ""
-            return ConfigError(message, f"{total / GIB:.2f} GiB with {flags}{where}")
-    return ConfigError(
-        message,
-        "nothing that was tried fits; make the models smaller, or share the state among more "
-        "devices with config.parallel.mode=mesh and config.parallel.fsdp",
-    )
-
-
-def _flag(name: str, value: Any) -> str:
-    text = str(value).replace(" ", "")
-    return f"--config.{name}=" + (f'"{text}"' if isinstance(value, tuple) else text)

@@ -2,7 +2,7 @@
 
 A step passes functions of a batch to `mean` and gets their means over the global batch. Whether
 there is one device or many, and all clips are computed together or a few at a time, are arguments
-of `mean` that `vidgen.runtime.placement` binds, so a method is written once for all of them.
+of `mean` that `vidgen.runtime.devices` binds, so a method is written once for all of them.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Placing a run on devices and hosts; nothing else in vidgen knows how many there are.
+"""Placing a run on devices: shardings, compiling; nothing else in vidgen knows how many there are.
 
 A `Placement` says where state and clips lie and compiles steps for it. The state is never stacked:
 in every mode it is one tree of whole (or sharded) arrays, so that a checkpoint fits all of them.
@@ -6,9 +6,7 @@ in every mode it is one tree of whole (or sharded) arrays, so that a checkpoint 
 
 import dataclasses
 import functools
-import itertools
 import math
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,14 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from orbax.checkpoint import multihost
 
 from vidgen.errors import ConfigError
 from vidgen.training import averaging
 
 DATA, FSDP = "data", "fsdp"
 AXES = (DATA, FSDP)
-_MEETINGS = itertools.count()  # so that no two have the same name
 SHARDED = 2**14  # parameters; a smaller leaf costs more to gather than to keep
 
 
@@ -145,7 +141,7 @@ class Placement:
         def run(state, batch):
             if self.dispatch == 1:
                 return one(state, batch)
-            # Laid out one by one on a CPU, for the reason that accumulate.mean gives.
+            # Laid out one by one on a CPU, for the reason that averaging.mean gives.
             unroll = self.dispatch if jax.default_backend() == "cpu" else 1
             return jax.lax.scan(one, state, batch, unroll=unroll)
 
@@ -166,53 +162,6 @@ class Placement:
             donate_argnums=0,
         )
         return program if batch is None else program.lower(state, batch).compile()
-
-
-def connect() -> None:
-    """Joins this process with the others of a run; before any device is looked at.
-
-    Which they are, the environment says: VIDGEN_COORDINATOR (`host:port`), VIDGEN_PROCESSES and
-    VIDGEN_PROCESS where they are set, as `vidgen launch` does; otherwise what JAX finds out about
-    a TPU pod, SLURM, Open MPI or Kubernetes.
-
-    Raises:
-      ConfigError: They are not set, and there is no such cluster.
-    """
-    # JAX's own handler of SIGTERM would take the place of ours.
-    jax.config.update("jax_enable_preemption_service", False)
-    known: dict[str, Any] = {}
-    if address := os.environ.get("VIDGEN_COORDINATOR"):
-        try:
-            known = {
-                "coordinator_address": address,
-                "num_processes": int(os.environ["VIDGEN_PROCESSES"]),
-                "process_id": int(os.environ["VIDGEN_PROCESS"]),
-                # Inside a SLURM step JAX would give every process the first device otherwise.
-                "cluster_detection_method": "deactivate",
-            }
-        except (KeyError, ValueError) as error:
-            raise ConfigError(
-                f"VIDGEN_COORDINATOR is set, and VIDGEN_PROCESSES or VIDGEN_PROCESS is not a "
-                f"number ({error})",
-                "set all three: host:port, how many processes, and which this one is",
-            ) from error
-    try:
-        jax.distributed.initialize(**known)
-    except ValueError as error:
-        raise ConfigError(
-            f"config.parallel.distributed is True, and no cluster was found ({error})",
-            "set VIDGEN_COORDINATOR, VIDGEN_PROCESSES and VIDGEN_PROCESS, or use vidgen launch",
-        ) from error
-
-
-def meet(where: str) -> None:
-    """Waits until every process has come here.
-
-    Not by a collective: those give up on a process that is half a minute late (Gloo, on CPUs).
-    """
-    if jax.process_count() > 1:
-        wait: Any = multihost.get_barrier_sync_fn()
-        wait(key=f"{where} {next(_MEETINGS)}", timeout_ms=3_600_000)
 
 
 def place(

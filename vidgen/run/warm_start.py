@@ -1,0 +1,112 @@
+"""Beginning a run from the weights of another: those that fit, and a list of what did not.
+
+The averaged generator of the other run becomes the generator and its average. Of a run whose
+training state is there, all other parameters are taken, too. Optimizers begin anew, and so do step
+and schedules.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from vidgen.errors import ConfigError, StorageError
+from vidgen.runtime.checkpoint import Checkpoints, named
+
+Record = dict[str, Any]  # {"run": folder, "step": its checkpoint}
+
+
+def recorded(workdir: pathlib.Path) -> Record | None:
+    """Returns what the run in a folder began from, as its run.json has it; None for nothing."""
+    try:
+        return json.loads((workdir / "run.json").read_text()).get("init_from")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def source(
+    workdir: pathlib.Path, init_from: str | pathlib.Path | None, begun: bool
+) -> Record | None:
+    """Decides what a run begins from: what it once did, or else what is asked for.
+
+    Args:
+      workdir: The run's folder.
+      init_from: Folder of the other run, or None.
+      begun: Whether the run has checkpoints.
+
+    Returns:
+      A record; its `step` is None where any step will do.
+
+    Raises:
+      ConfigError: The run has begun from something else.
+      StorageError: There is no such run.
+    """
+    was = recorded(workdir)
+    if init_from is None:
+        return was
+    asked = str(pathlib.Path(init_from).absolute())
+    if (was or begun) and (was is None or was["run"] != asked):
+        raise ConfigError(
+            f"--init_from={init_from}, and the run in {workdir} began from "
+            f"{was['run'] if was else 'nothing'}",
+            "leave it out to go on with the run, or name a new --workdir",
+        )
+    if not pathlib.Path(asked).is_dir():
+        raise StorageError(f"there is no run in {init_from}", "name the folder given as --workdir")
+    return was or {"run": asked, "step": None}
+
+
+def apply(state: Any, record: Record) -> tuple[Any, Record, list[str]]:
+    """Puts the weights of another run into a state, each where the state has its array.
+
+    Args:
+      state: That of step 0.
+      record: As from `source`.
+
+    Returns:
+      `(state, record, left)`: the record with the step that was taken, and a line for each array
+      that kept its first value: its path and both shapes.
+
+    Raises:
+      StorageError: The other run has no checkpoint that verifies, or nothing of it fits.
+    """
+    checkpoints = Checkpoints(pathlib.Path(record["run"]) / "checkpoints")
+    step, items, _ = checkpoints.restore(None, record["step"])
+    average = items["ema"]
+    given = {**items.get("train", {}), "gen": average, "ema": average}
+    changes, left, taken = {}, [], 0
+    for part, tree in vars(state).items():
+        if part in ("step", "key") or part.endswith("_opt") or tree is None:
+            continue
+        there = named(given.get(part))
+        leaves, shape = jax.tree_util.tree_flatten_with_path(tree)
+        new = []
+        for path, leaf in leaves:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            found = there.get(name)
+            if found is not None and found.shape == leaf.shape:
+                new.append(_placed_as(found, leaf))
+                taken += 1
+            else:
+                new.append(leaf)
+                old = "not there" if found is None else _shape(found)
+                left.append("/".join(filter(None, (part, name))) + f": {old}, here {_shape(leaf)}")
+        changes[part] = jax.tree.unflatten(shape, new)
+    if not taken:
+        raise StorageError(
+            f"nothing of {checkpoints.folder / str(step)} fits the networks of this config",
+            "begin without --init_from, or with a config whose networks have the same sizes",
+        )
+    return state.replace(**changes), {**record, "step": step}, left
+
+
+def _placed_as(value: Any, like: jax.Array) -> jax.Array:
+    """Makes an array of its own of a value, lying as another does."""
+    whole = np.asarray(value).astype(like.dtype)
+    return jax.make_array_from_callback(whole.shape, like.sharding, lambda at: whole[at])
+
+
+def _shape(leaf: Any) -> str:
+    return "x".join(map(str, leaf.shape)) or "one number"

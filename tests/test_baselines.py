@@ -13,7 +13,7 @@ from vidgen.cli import main
 from vidgen.errors import ConfigError
 from vidgen.evaluation import evaluate
 from vidgen.methods.fitted import dynamic_texture, ppca
-from vidgen.run import artifacts, setup, train
+from vidgen.run import artifacts, train
 from vidgen.runtime.checkpoint import arrays_sha256
 
 ENDLESS = ("lookup", "dynamic_texture", "noise", "untrained")

@@ -8,6 +8,7 @@ import pytest
 from conftest import unawaited
 
 from vidgen import config as configs
+from vidgen import methods
 from vidgen.errors import ConfigError, StorageError
 from vidgen.run import artifacts
 from vidgen.runtime.checkpoint import Checkpoints, MismatchError, arrays_sha256
@@ -186,7 +187,7 @@ def test_all_can_be_had_as_it_was_saved(saved):
 
 def old_and_new(**changes):
     """Returns what two versions keep of a config of transformers; the old one changed by name."""
-    config = configs.base()
+    config = methods.base()
     config.generator = {"kind": "transformer", "width": 96, "heads": 4}
     now = {"config": configs.to_json(config), "fingerprint": "f"}
     saved = {"config": configs.to_json(config), "fingerprint": "f"}

@@ -17,7 +17,7 @@ from conftest import QUICK, TINY_DISCRIMINATOR, TINY_GENERATOR, tiny_config
 from vidgen import config as configs
 from vidgen import methods, sampling
 from vidgen.errors import DataError, DivergedError
-from vidgen.run import artifacts, setup, train
+from vidgen.run import artifacts, train
 from vidgen.runtime.checkpoint import Checkpoints, arrays_sha256
 from vidgen.tools import bench
 

@@ -16,7 +16,7 @@ from test_end_to_end import TINY, run
 from vidgen import methods
 from vidgen.cli import main
 from vidgen.errors import ConfigError
-from vidgen.methods import gan
+from vidgen.methods import common
 from vidgen.run import artifacts, setup, train
 from vidgen.tools import estimate, memory
 from vidgen.tools.collectives import Exchange, collectives

@@ -22,7 +22,6 @@ from vidgen import methods, sampling
 from vidgen.config import checks
 from vidgen.config.fields import FITTED, TRAINED, flat
 from vidgen.errors import ConfigError
-from vidgen.methods import experiments
 from vidgen.run import artifacts, setup, train
 from vidgen.runtime import devices as parallel
 from vidgen.runtime.checkpoint import Checkpoints

@@ -14,7 +14,7 @@ from conftest import tiny_config
 from vidgen import methods
 from vidgen.errors import ConfigError
 from vidgen.models import layers
-from vidgen.run import artifacts, setup
+from vidgen.run import artifacts
 from vidgen.runtime.checkpoint import arrays_sha256
 from vidgen.runtime.devices import place
 from vidgen.training import averaging

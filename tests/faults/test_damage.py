@@ -14,7 +14,7 @@ from vidgen import config as configs
 from vidgen import methods
 from vidgen.cli import main
 from vidgen.errors import StorageError
-from vidgen.run import setup, train
+from vidgen.run import train
 from vidgen.runtime import checkpoint
 from vidgen.runtime.checkpoint import Checkpoints
 

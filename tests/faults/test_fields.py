@@ -65,8 +65,6 @@ def refused(change, name):
     try:
         methods.validate(config)
         if name.startswith(MODELS):  # these are checked where the models are built
-            from vidgen.run import setup
-
             methods.experiment(config, classes=2)
     except ConfigError as error:
         return f"{error} | {error.hint}"

@@ -160,22 +160,26 @@ def networks(role: str, *methods: str) -> dict[str, Any]:
 
 
 def free_fields(method: str) -> set[str]:
-    """Returns the fields that may change between the starts of a run."""
+    """Returns the fields that may change between the starts of a run: they change no result."""
     return {name for name, field in flat(sections(method)) if field.free}
 
 
-def describe(config: configs.Config) -> str:
-    """Returns all fields of a config as text: value, range and comment, a line or two each."""
+def fields(config: configs.Config) -> dict[str, Field]:
+    """Returns the fields of a config by dotted name, those of its networks' kinds among them."""
     known = dict(flat(sections(config.method)))
     for role in ("generator", "discriminator"):
-        if role in config:  # those of its kind, which may be another than the default one
-            kinds = load(config.method).__dict__[f"{role.upper()}S"]
-            own = models.fields(kinds, config[role].kind)
-            known |= {f"{role}.{name}": field for name, field in own.items()}
-    lines = []
+        if role in config:  # perhaps of another kind than the default one
+            known = {n: field for n, field in known.items() if not n.startswith(f"{role}.")}
+            arguments = models.fields(networks(role, config.method), config[role].kind)
+            known |= {f"{role}.{name}": field for name, field in arguments.items()}
+    return known
+
+
+def describe(config: configs.Config) -> str:
+    """Returns all fields of a config as text: value, comment and range, a line or two each."""
+    known, lines = fields(config), []
     for name, value in configs.flatten(config).items():
-        field = known[name]
-        about = "; ".join(filter(None, (field.comment.rstrip("."), field.range())))
+        comment = "; ".join(filter(None, (known[name].comment.rstrip("."), known[name].range())))
         head = f"{name} = {value!r}"
-        lines += textwrap.wrap(f"{head:40s}  # {about}", 100, subsequent_indent=" " * 42 + "# ")
+        lines += textwrap.wrap(f"{head:40s}  # {comment}", 100, subsequent_indent=" " * 42 + "# ")
     return "\n".join(lines)

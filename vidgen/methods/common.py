@@ -179,7 +179,8 @@ def update_generator(
     Norms see what is not finite anywhere, in the average too, which no loss reads.
     """
     updates, opt = gen_tx.update(grads, state.gen_opt, state.gen)
-    params = with_stats(optax.apply_updates(state.gen, updates), state.gen, stats)
+    params: Any = optax.apply_updates(state.gen, updates)
+    params = with_stats(params, state.gen, stats)
     ema = update_average(state.ema, params, decay)
     return dataclasses.replace(state, gen=params, ema=ema, gen_opt=opt), {
         "gen/grad": optax.tree.norm(grads),

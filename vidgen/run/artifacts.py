@@ -1,6 +1,5 @@
 """What the start of any run needs, and what every run writes beside its checkpoints."""
 
-import dataclasses
 import importlib.metadata
 import json
 import logging
@@ -15,7 +14,7 @@ import numpy as np
 
 import vidgen
 from vidgen import config as configs
-from vidgen import models, sampling
+from vidgen import methods, sampling
 from vidgen.data.decoder import Limits
 from vidgen.data.pack import Pack, open_store
 from vidgen.data.stream import Clips
@@ -26,27 +25,6 @@ from vidgen.run.metrics_log import RunLog
 from vidgen.video import layout, writing
 
 _LOG = logging.getLogger("vidgen")
-
-# Fields that may change between the starts of one run: they do not change its result.
-FREE = (
-    "training.log_kclips",
-    "training.sample_kclips",
-    "training.save_kclips",
-    "training.watch_kclips",
-    "training.keep",
-    "training.full_disk",
-    "sampling.",
-    "data.cache",
-    "data.workers",
-    "data.strict",
-    "parallel.mode",
-    "parallel.data",
-    "parallel.fsdp",
-    "parallel.microbatches",
-    "parallel.remat",
-    "parallel.distributed",
-)
-_NETWORKS = {"generator": models.GENERATORS, "discriminator": models.DISCRIMINATORS}
 
 
 def write_json(path: pathlib.Path, data: dict[str, Any]) -> None:
@@ -154,10 +132,11 @@ def check_same(saved: dict[str, Any], now: dict[str, Any], workdir: pathlib.Path
       ConfigError: The config would change the result.
       DataError: The clips have changed.
     """
+    free = methods.free_fields(now["config"]["method"])
     changed = [
         f"config.{name} was {old!r}, is {new!r}"
         for name, old, new in _changes(saved["config"], now["config"])
-        if not name.startswith(FREE)
+        if name not in free
     ]
     if changed:
         raise ConfigError(
@@ -175,28 +154,14 @@ def check_same(saved: dict[str, Any], now: dict[str, Any], workdir: pathlib.Path
 def _changes(saved: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """Yields `(field, old value, new value)` of what both versions know, or have a default for."""
     old, new = (configs.flatten(configs.from_json(data)) for data in (saved, now))
-    defaults = _defaults(configs.from_json(now))
+    known = methods.fields(configs.from_json(now))
+    defaults = {name: field.default for name, field in known.items()}
     for name in sorted(old.keys() | new.keys()):
         if name in old and name not in new and name not in defaults:
             continue  # this version has no such field
         before, after = (fields.get(name, defaults.get(name)) for fields in (old, new))
         if before != after:
             yield name, before, after
-
-
-def _defaults(config: configs.Config) -> dict[str, Any]:
-    """Returns the defaults of a config's fields, those of its networks' arguments among them."""
-    found = configs.flatten(configs.from_json(configs.to_json(configs.base(config.method))))
-    found = {n: v for n, v in found.items() if n.partition(".")[0] not in _NETWORKS}
-    for role, registry in _NETWORKS.items():
-        network = registry.get(config[role].get("kind")) if role in config else None
-        if network is not None:
-            found |= {
-                f"{role}.{field.name}": field.default
-                for field in dataclasses.fields(network)
-                if field.default is not dataclasses.MISSING and field.name not in ("parent", "name")
-            }
-    return found
 
 
 def sample_path(workdir: pathlib.Path, step: int, suffix: str) -> pathlib.Path:

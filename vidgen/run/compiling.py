@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from vidgen import config as configs
+from vidgen import methods
 from vidgen.errors import StorageError
 from vidgen.run import artifacts, logs
 
@@ -40,9 +41,9 @@ while data := os.read(0, 1 << 16):
 def key(config: configs.Config, kind: str) -> str:
     """Names a program: its config, its kind, the devices and the version of JAX."""
     fields = configs.flatten(config).items()
-    free = [name for name in artifacts.FREE if not name.startswith("parallel.")]
-    said = sorted((name, value) for name, value in fields if not name.startswith((*free, "data.")))
-    shapes = [config.data.frames, config.data.pick, config.data.size]
+    free = {n for n in methods.free_fields(config.method) if not n.startswith("parallel.")}
+    said = sorted((n, value) for n, value in fields if n not in free and not n.startswith("data."))
+    shapes = [config.data.frames, config.data.get("pick", 0), config.data.size]
     device = jax.devices()[0].device_kind
     text = repr([said, shapes, kind, jax.__version__, device, jax.device_count()])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from vidgen import config as configs
+from vidgen import methods
 from vidgen.data.pack import Pack
 from vidgen.data.stream import Batch, Clips
 from vidgen.data.toy import ToySource
 from vidgen.errors import ConfigError
-from vidgen import methods
 from vidgen.methods.common import Experiment
 from vidgen.run import artifacts, compiling, logs, warm_start
 from vidgen.runtime import devices

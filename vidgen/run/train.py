@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from vidgen import config as configs
+from vidgen import methods
 from vidgen.errors import ConfigError, DivergedError, Preempted
 from vidgen.run import artifacts, fit, logs, metrics_log, warm_start, watch
 from vidgen.run.after_step import Outputs, Progress, after_step, check_pending, sample
@@ -66,7 +67,7 @@ def train(
     workdir = pathlib.Path(workdir)
     with atomic.storage(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-    if fit.is_fitted(config):
+    if methods.is_fitted(config.method):
         if init_from is not None:
             raise ConfigError(
                 f"--init_from={init_from}, and config.method is {config.method!r}",

@@ -20,7 +20,7 @@ import optax
 from jax.extend import core
 
 from vidgen import config as configs
-from vidgen import models, sampling
+from vidgen import methods, sampling
 from vidgen.run import artifacts, logs, setup
 
 PRODUCTS = ("conv_general_dilated", "dot_general")

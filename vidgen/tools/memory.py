@@ -9,8 +9,9 @@ from typing import Any
 import jax
 
 from vidgen import config as configs
+from vidgen import methods
 from vidgen.errors import ConfigError
-from vidgen.run import artifacts, logs, setup
+from vidgen.run import logs, setup
 from vidgen.tools import estimate
 
 GIB = 2**30
@@ -94,7 +95,7 @@ def advice(config: configs.Config, error: BaseException, limit: int | None = Non
         flags = " ".join(_flag(name, value) for name, value in changes.items())
         logs.say(f"{flags}: {total / GIB:.2f} GiB")
         if total <= most:
-            bound = [name for name in changes if not name.startswith(artifacts.FREE)]
+            bound = sorted(changes.keys() - methods.free_fields(config.method))
             where = f" (in a new workdir: {', '.join(bound)} may not change)" if bound else ""
             return ConfigError(message, f"{total / GIB:.2f} GiB with {flags}{where}")
     return ConfigError(

@@ -17,7 +17,7 @@ Likelihood = Callable[
     [
         Float[Array, "batch time height width channel"],
         Float[Array, "batch time height width channel"],
-        Float[ArrayLike, ""],
+        float,
     ],
     Float32[Array, " batch"],
 ]

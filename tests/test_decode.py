@@ -19,7 +19,8 @@ from PIL import Image
 
 from vidgen.data import decoder as decoding
 from vidgen.data import workers
-from vidgen.data.decoder import Limits, array_clips, strip_shape
+from vidgen.data.arrays import array_clips, strip_shape
+from vidgen.data.limits import Limits
 from vidgen.data.workers import Worker, each, request
 from vidgen.errors import DataError
 from vidgen.video import files
@@ -201,14 +202,14 @@ def test_a_decoder_that_cannot_start_says_why(tmp_path, monkeypatch):
     broken.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(broken))
     with Worker(Limits()) as worker, pytest.raises(DataError, match="start: no such module"):
-        worker.look(place("x"))
+        worker.picture_header(place("x"))
 
 
 def test_the_process_loads_no_jax_and_needs_no_main_guard(video):
     script = (
         "import sys\n"
         "from vidgen.data.workers import Worker, request\n"
-        "from vidgen.data.decoder import Limits\n"
+        "from vidgen.data.limits import Limits\n"
         "w = Worker(Limits())\n"
         "n = []\n"
         f"w.decode(request({place(video[0])!r}, w.limits), lambda f: n.append(len(f)))\n"
@@ -411,7 +412,7 @@ def test_grey_of_16_bits_keeps_its_levels(worker, tmp_path):
 def test_pictures_without_a_white_are_refused(worker, tmp_path, dtype):
     Image.fromarray(np.zeros((16, 64), dtype)).save(tmp_path / "a.tiff")
     with pytest.raises(Unreadable, match="pictures have 8 or 16 bits"):
-        worker.look(place(tmp_path / "a.tiff", "strip"))
+        worker.picture_header(place(tmp_path / "a.tiff", "strip"))
 
 
 @pytest.mark.parametrize(

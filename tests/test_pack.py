@@ -16,7 +16,7 @@ import pytest
 
 from vidgen.data import pack as packs
 from vidgen.data import packing
-from vidgen.data.decoder import Limits
+from vidgen.data.limits import Limits
 from vidgen.data.listing import list_source
 from vidgen.data.pack import Pack, open_store
 from vidgen.data.packing import write_pack

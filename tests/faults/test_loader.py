@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vidgen.data import workers
-from vidgen.data.decoder import Limits
+from vidgen.data.limits import Limits
 from vidgen.data.pack import open_store
 from vidgen.data.workers import Worker
 from vidgen.errors import DataError

@@ -18,7 +18,7 @@ from conftest import unawaited
 from harness import ROOT, small_config, trained
 
 from vidgen import sampling
-from vidgen.data.decoder import Limits
+from vidgen.data.limits import Limits
 from vidgen.data.listing import list_source
 from vidgen.errors import StorageError, VidgenError
 from vidgen.runtime import checkpoint
@@ -148,7 +148,7 @@ ARCHIVES = """
 import io, sys, resource
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 from vidgen.data.pack import open_store
-from vidgen.data.decoder import Limits
+from vidgen.data.limits import Limits
 from vidgen.errors import VidgenError
 try:
     open_store(sys.argv[1], frames=4, size=16, cache=sys.argv[2], limits=Limits(seconds=5.0))

@@ -321,7 +321,7 @@ def pack(options: argparse.Namespace) -> None:
 
 
 def _limits(data: Any) -> Any:
-    from vidgen.data.decoder import Limits
+    from vidgen.data.limits import Limits
 
     return Limits(**data.limits.to_dict())
 

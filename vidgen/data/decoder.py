@@ -17,12 +17,10 @@ and `"archive": "zip" | "tar"` beside `"member"` or `"files"` where P is an arch
 first video, PyAV.
 """
 
-import dataclasses
 import functools
 import io
 import json
 import lzma
-import math
 import os
 import signal
 import sys
@@ -34,36 +32,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from vidgen.data.arrays import read_npy, read_npz, strip_shape
+from vidgen.data.limits import Limits
 from vidgen.video.containers import missing
 from vidgen.video.decoding import Unreadable, converter, open_image, reason, resample, timed_frames
 
 _CHUNK = 1 << 20  # bytes of frames that travel together
-_HEADER = 10_000  # bytes of an .npy header, as NumPy bounds them, but before they are read
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """What one file may cost; a file beyond any of these is refused, by name, with the field.
-
-    Attributes:
-      frames: Frames kept of a file.
-      pixels: Pixels of one frame, as stored and as resized.
-      bytes: Bytes of all its frames at the size kept, or of one member of an archive.
-      seconds: Seconds that decoding may take.
-    """
-
-    frames: int = 100_000
-    pixels: int = 50_000_000  # 8K video has 33 million
-    bytes: int = 4_000_000_000
-    seconds: float = 120.0
-
-    def memory(self) -> int:
-        """Returns the bytes of address space for a decoder under these limits.
-
-        One GiB for Python, NumPy and FFmpeg; 40 bytes for each pixel, since H.264 keeps up to 17
-        frames of 1.5 bytes and the frame being converted comes on top; one archive member.
-        """
-        return (1 << 30) + 40 * self.pixels + self.bytes
 
 
 # -------------------------------------------------------------------------------- one file
@@ -78,7 +52,7 @@ def decode(request: dict[str, Any], info: dict[str, Any]) -> Iterator[tuple[floa
       info: Filled with what is known of the file after the first frame.
 
     Raises:
-      Unreadable, OSError, MemoryError, ValueError: The file is of no use; see `frames.reason`.
+      Unreadable, OSError, MemoryError, ValueError: The file is of no use; see `decoding.reason`.
     """
     ref, limits = request["ref"], Limits(**request["limits"])
     timed = _READERS[ref["kind"]](ref, request, limits, info)
@@ -175,17 +149,6 @@ def _strip(ref: dict, request: dict, limits: Limits, info: dict) -> Iterator[tup
         yield n / request["rate"], picture.crop((left, top, left + side, top + side))
 
 
-def strip_shape(width: int, height: int) -> tuple[int, int]:
-    """Returns the side and the number of the square frames in a picture; `(0, 0)` for no strip.
-
-    A picture is a strip if one side is a whole multiple, 4 or more, of the other.
-    """
-    side, length = min(width, height), max(width, height)
-    if not side or length % side or length // side < 4:
-        return 0, 0
-    return side, length // side
-
-
 def _picture(ref: dict, name: str | None, limits: Limits) -> Any:
     from PIL import ImageOps
 
@@ -196,11 +159,11 @@ def _picture(ref: dict, name: str | None, limits: Limits) -> Any:
 def _array(ref: dict, request: dict, limits: Limits, info: dict) -> Iterator[tuple[float, Any]]:
     if ref["key"] is None:
         file = _open(ref, ref.get("member"), limits)
-        array, rate = _npy(file, ref["index"], limits.bytes), 0.0
+        array, rate = read_npy(file, ref["index"], limits.bytes), 0.0
     else:
-        found = os.stat(ref["path"])
+        status = os.stat(ref["path"])
         place = json.dumps({**ref, "index": None})
-        array, rate = _npz(place, (found.st_mtime_ns, found.st_size), limits)
+        array, rate = _npz(place, (status.st_mtime_ns, status.st_size), limits)
         array = array if ref["index"] is None else array[ref["index"]]
     if array.ndim == 3:
         array = array[..., None]
@@ -211,47 +174,6 @@ def _array(ref: dict, request: dict, limits: Limits, info: dict) -> Iterator[tup
     _describe(info, width, height, frames, "array", rate)
     for n in range(frames):
         yield n / rate, np.ascontiguousarray(array[n])
-
-
-def npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Reads `(shape, column order, dtype)` at the start of a .npy file, and stops behind it.
-
-    Raises:
-      Unreadable, ValueError: It is no such file.
-    """
-    version = np.lib.format.read_magic(file)
-    width = 2 if version == (1, 0) else 4
-    stated = file.read(width)
-    length = int.from_bytes(stated, "little")
-    if length > _HEADER:
-        raise Unreadable(f"its header claims {length} bytes; of an array of clips it has about 100")
-    head = io.BytesIO(stated + file.read(length))
-    try:
-        if width == 2:
-            return np.lib.format.read_array_header_1_0(head)
-        return np.lib.format.read_array_header_2_0(head)
-    except Exception as error:
-        # NumPy lets through what ast, tokenize and dtype raise, which is anything.
-        said = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise Unreadable(f"has no header that NumPy can read: {said[:80]}") from error
-
-
-def _npy(file: str | io.BytesIO, index: int | None, most: int) -> np.ndarray:
-    """Reads one clip; not by a memory map, which would count whole against the address space."""
-    with open(file, "rb") if isinstance(file, str) else file as opened:
-        shape, columns, dtype = npy_header(opened)
-        array_clips(shape, dtype)
-        if columns:
-            raise Unreadable("is stored in column order; save it with numpy.ascontiguousarray")
-        shape = shape if index is None else shape[1:]
-        size = math.prod(shape)
-        if size > most:
-            raise Unreadable(f"has {size} bytes in a clip, data.limits.bytes={most}")
-        opened.seek((index or 0) * size, os.SEEK_CUR)
-        data = opened.read(size)
-    if len(data) < size:
-        raise Unreadable("is cut off: its header declares more than the file holds")
-    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 @functools.lru_cache(maxsize=1)  # the clips of a file come one after another
@@ -265,40 +187,7 @@ def _npz(place: str, stamp: tuple[int, int], limits: Limits) -> tuple[np.ndarray
     """
     del stamp  # part of the cache key only
     ref = json.loads(place)
-    key, most = ref["key"], limits.bytes
-    file = _open(ref, ref.get("member"), limits)
-    with zipfile.ZipFile(file) as archive:
-        size = archive.getinfo(f"{key}.npy").file_size
-        if size > most:
-            raise Unreadable(f"its array {key} has {size} bytes, data.limits.bytes={most}")
-    if not isinstance(file, str):
-        file.seek(0)
-    with np.load(file, allow_pickle=False) as arrays:
-        rate = float(arrays["fps"]) if "fps" in arrays else 0.0
-        if not 0 <= rate < math.inf:
-            raise Unreadable(f"its fps is {rate}")
-        return arrays[key], rate
-
-
-def array_clips(shape: tuple[int, ...], dtype: np.dtype) -> int | None:
-    """Returns how many clips an array holds: None for a single `[T, H, W]` or `[T, H, W, C]`.
-
-    A fourth axis of 1, 3 or 4 is taken for channels; otherwise `[N, T, H, W]` are grey clips.
-
-    Raises:
-      Unreadable: The shape or the type is not one of those of docs/data.md.
-    """
-    if dtype != np.uint8:
-        raise Unreadable(f"holds {dtype}; clips are uint8, 0 to 255")
-    channels = len(shape) >= 4 and shape[-1] in (1, 3, 4)
-    if all(axis > 0 for axis in shape):
-        if len(shape) == 3 or (len(shape) == 4 and channels):
-            return None
-        if len(shape) == 4 or (len(shape) == 5 and channels):
-            return shape[0]
-    raise Unreadable(
-        f"has shape {list(shape)}; clips are [T, H, W, C] or [T, H, W], or [N, ...] of them"
-    )
+    return read_npz(_open(ref, ref.get("member"), limits), ref["key"], limits.bytes)
 
 
 def _describe(info: dict, width: int, height: int, frames: int, codec: str, rate: float) -> None:
@@ -331,8 +220,8 @@ def _open(ref: dict, name: str | None, limits: Limits) -> str | io.BytesIO:
         return ref["path"] if name is None else os.path.join(ref["path"], name)
     if name is None:
         raise Unreadable("names no member of its archive")
-    path, found = ref["path"], os.stat(ref["path"])
-    stamp = found.st_mtime_ns, found.st_size
+    path, status = ref["path"], os.stat(ref["path"])
+    stamp = status.st_mtime_ns, status.st_size
     if ref["archive"] == "zip":
         archive = _zip(path, stamp)
         size = archive.getinfo(name).file_size
@@ -388,8 +277,8 @@ def main() -> None:
     while (request := _receive(sys.stdin.buffer)) is not None:
         _alarm(request["limits"]["seconds"] + 10)
         try:
-            if request["what"] == "look":
-                _send(answers, {"done": _look(request)})
+            if request["what"] == "picture header":
+                _send(answers, {"done": _picture_header(request)})
             else:
                 _serve(request, answers)
         except (Exception, MemoryError) as error:
@@ -429,7 +318,7 @@ def _serve(request: dict[str, Any], answers: BinaryIO) -> None:
     _send(answers, {"done": {**info, "times": times}})
 
 
-def _look(request: dict[str, Any]) -> dict[str, int]:
+def _picture_header(request: dict[str, Any]) -> dict[str, int]:
     ref, limits = request["ref"], Limits(**request["limits"])
     with open_image(_open(ref, ref.get("member"), limits), limits.pixels) as image:
         return {

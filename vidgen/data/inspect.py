@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from vidgen.data.decoder import Limits
+from vidgen.data.limits import Limits
 from vidgen.data.listing import Entry, is_toy, list_source, toy_source
 from vidgen.data.pack import Pack
-from vidgen.data.stream import windows
+from vidgen.data.stream import count_windows
 from vidgen.data.workers import Worker, each, frame_rate, request
 from vidgen.errors import DataError
 from vidgen.video.decoding import centre
@@ -150,7 +150,7 @@ def _counted(
     short: str,
     lengths: list[int],
 ) -> Report:
-    counts = windows(np.array(lengths, np.int64), (frames - 1) * stride + 1, short)
+    counts = count_windows(np.array(lengths, np.int64), (frames - 1) * stride + 1, short)
     return Report(
         root=root,
         classes=classes,

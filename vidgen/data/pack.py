@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from vidgen.data.decoder import Limits
+from vidgen.data.limits import Limits
 from vidgen.data.listing import is_toy, list_source, toy_source
 from vidgen.data.toy import ToySource
 from vidgen.errors import ConfigError, DataError
@@ -141,12 +141,12 @@ def _read_index(path: pathlib.Path) -> dict[str, Any]:
         raise Damaged(f"{path / 'pack.json'}: is damaged: {error}", _REMAKE) from error
     if index.get("format") != FORMAT:
         raise Damaged(f"{path}: is of format {index.get('format')}, not {FORMAT}", _REMAKE)
-    if stated != digest(index):
+    if stated != json_sha256(index):
         raise Damaged(f"{path / 'pack.json'}: does not match its checksum", _REMAKE)
     return index
 
 
-def digest(value: Any) -> str:
+def json_sha256(value: Any) -> str:
     """Returns the SHA-256 of a value as JSON, in hexadecimal."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
@@ -207,7 +207,7 @@ def open_store(
 
     limits = limits or Limits()
     source = list_source(path, labels=labels, limits=limits)
-    key = digest([FORMAT, source.fingerprint, settings, dataclasses.asdict(limits)])
+    key = json_sha256([FORMAT, source.fingerprint, settings, dataclasses.asdict(limits)])
     stem = "".join(c if c.isalnum() or c in "._-" else "_" for c in pathlib.Path(source.root).stem)
     folder = cache_folder(cache) / f"{stem}-{size}-{key[:16]}"
     if folder.exists():

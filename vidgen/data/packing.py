@@ -24,7 +24,7 @@ from vidgen.data.pack import (
     Pack,
     Path,
     Progress,
-    digest,
+    json_sha256,
     pack_settings,
     warn_skipped,
 )
@@ -133,12 +133,12 @@ def write_pack(
             "settings": settings,
             "classes": list(source.classes),
             "fps": fps or round(float(np.median(clips["fps"])), 6),
-            "fingerprint": digest([list(source.classes), content]),
+            "fingerprint": json_sha256([list(source.classes), content]),
             "skipped": skipped,
             "files": files,
             "clips": clips,
         }
-        index["sha256"] = digest(index)
+        index["sha256"] = json_sha256(index)
         with storage(folder):
             (temporary / "pack.json").write_text(json.dumps(index), "utf-8")
             _install(temporary, folder)

@@ -86,7 +86,7 @@ class Clips:
         self.classes = tuple(store.classes)
         lengths = np.asarray(store.lengths, np.int64)
         self._span = (frames - 1) * stride + 1
-        starts = windows(lengths, self._span, short)
+        starts = count_windows(lengths, self._span, short)
         self.skipped = np.flatnonzero(starts == 0)
         self._chosen = np.flatnonzero(starts)
         if not len(self._chosen):
@@ -221,7 +221,7 @@ class Clips:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def windows(lengths: np.ndarray, span: int, short: str) -> np.ndarray:
+def count_windows(lengths: np.ndarray, span: int, short: str) -> np.ndarray:
     """Returns how many windows begin in clips of the given lengths; int64 `[N]`.
 
     Args:

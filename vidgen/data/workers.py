@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 import vidgen
-from vidgen.data.decoder import Limits
+from vidgen.data.limits import Limits
 from vidgen.errors import DataError
 from vidgen.video.decoding import Unreadable
 
@@ -49,7 +49,7 @@ def request(
     """Returns what `Worker.decode` sends.
 
     Args:
-      ref: Where the clip is; see `decode.py`.
+      ref: Where the clip is; see `decoder.py`.
       limits: What it may cost.
       size: Length of the shorter side, or None for the stored size.
       crop: Whether to cut the centre square.
@@ -114,13 +114,13 @@ class Worker:
         self._closed = True
         self._kill()
 
-    def look(self, ref: dict[str, Any]) -> dict[str, int]:
+    def picture_header(self, ref: dict[str, Any]) -> dict[str, int]:
         """Returns `frames`, `width` and `height` of a picture, from its header.
 
         Raises:
           Unreadable: It is no picture.
         """
-        asked = {"what": "look", "ref": ref, "limits": dataclasses.asdict(self.limits)}
+        asked = {"what": "picture header", "ref": ref, "limits": dataclasses.asdict(self.limits)}
         return self.decode(asked, lambda chunk: None)
 
     def decode(self, asked: dict[str, Any], sink: Callable[[np.ndarray], None]) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class Worker:
           sink: Called in order with uint8 `[n, H, W, 3]`, read-only.
 
         Returns:
-          What is known of the file (see `frames.timed_frames`), and `times`, its frames' seconds.
+          What is known of the file (see `decoding.timed_frames`), and `times`, its frames' seconds.
 
         Raises:
           Unreadable: The file cannot be decoded within the limits; the message says why. `sink` may

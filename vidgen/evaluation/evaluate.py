@@ -23,7 +23,7 @@ import numpy as np
 from vidgen import sampling, seeds
 from vidgen.data.listing import is_toy, open_source
 from vidgen.data.pack import cache_folder, open_store
-from vidgen.data.stream import Clips, windows
+from vidgen.data.stream import Clips, count_windows
 from vidgen.errors import ConfigError, DataError
 from vidgen.metrics import degradations, features, measures, toy
 from vidgen.runtime.checkpoint import Checkpoints
@@ -294,7 +294,7 @@ class Windows:
 
         Number of the clip and first frame. Where there are more clips, some are left out, evenly.
         """
-        counts = windows(np.asarray(self._store.lengths)[self._numbers], self._span, "skip")
+        counts = count_windows(np.asarray(self._store.lengths)[self._numbers], self._span, "skip")
         step = next(n for n in range(1, self._span + 1) if _fits(counts, n) or n == self._span)
         each = [
             (number, first)

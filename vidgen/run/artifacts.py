@@ -15,7 +15,7 @@ import numpy as np
 import vidgen
 from vidgen import config as configs
 from vidgen import sampling
-from vidgen.data.decoder import Limits
+from vidgen.data.limits import Limits
 from vidgen.data.pack import open_store
 from vidgen.data.stream import Clips
 from vidgen.errors import ConfigError, DataError

@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vidgen import config as configs
-from vidgen.data.decoder import Limits
+from vidgen.data.limits import Limits
 from vidgen.data.listing import is_toy, open_source
 from vidgen.data.pack import Pack
 from vidgen.errors import ConfigError

@@ -21,7 +21,7 @@ class Store:
 
     def __init__(self, lengths, height=4, width=4):
         self.lengths = np.array(lengths, np.int64)
-        self.labels = (np.arange(len(lengths)) % 2).astype(np.int32)
+        self.columns = {"label": (np.arange(len(lengths)) % 2).astype(np.int32)}
         self.height, self.width = height, width
         self.reads = 0
 
@@ -175,7 +175,7 @@ def test_a_far_item_comes_at_once_and_its_index_fits_int32():
 
 def test_no_labels_without_classes():
     store = Store([9])
-    store.classes = ()
+    store.classes, store.columns = (), {}
     assert set(Clips(store, frames=4)[0]) == {"video", "index"}
 
 

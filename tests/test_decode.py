@@ -275,19 +275,19 @@ def test_what_is_no_video_has_a_reason(worker, tmp_path, data, said):
 
 
 def test_each_keeps_order_of_results_and_reasons_apart(tmp_path, video):
-    refused = {}
+    told = {}
     seen = []
     places = [place(video[0]), place(tmp_path / "absent.mp4"), place(video[0])]
 
     def job(slot, worker, number):
         return len(worker.decode(request(places[number], worker.limits), lambda f: None)["times"])
 
-    results = each(
-        range(3), job, limits=Limits(), workers=2, refuse=refused.__setitem__,
+    results, refused = each(
+        range(3), job, limits=Limits(), workers=2, refuse=told.__setitem__,
         progress=lambda done, total, text: seen.append((done, total, text)), text="testing",
     )  # fmt: skip
     assert results == {0: 10, 2: 10}
-    assert list(refused) == [1] and "no such file" in refused[1]
+    assert told == refused and list(refused) == [1] and "no such file" in refused[1]
     assert seen[-1] == (3, 3, "testing")
 
 
@@ -384,7 +384,8 @@ def test_the_clips_of_an_array_in_an_archive_are_read_once(tmp_path, monkeypatch
     for index in range(2):
         ref = {"kind": "array", "path": str(tmp_path / "a.zip"), "archive": "zip"}
         ref |= {"member": "m.npz", "key": "v", "index": index}
-        (first, *_) = decoding.decode(request(ref, Limits()), {})
+        _, timed = decoding.decode(request(ref, Limits()))
+        (first, *_) = timed
         assert first[1][0, 1, 0] == index * 192 % 256 + 1
     assert len(opened) == 1
 

@@ -13,6 +13,7 @@ from vidgen.data import inspect as inspection
 from vidgen.data.inspect import inspect, lines, show, write_contact_sheet
 from vidgen.data.listing import list_source
 from vidgen.data.packing import write_pack
+from vidgen.data.settings import PackSettings
 from vidgen.errors import DataError
 from vidgen.video import files
 
@@ -57,8 +58,9 @@ def test_a_report_counts_clips_and_windows(folder):
 
 
 def test_windows_at_another_rate_are_those_of_the_pack(folder, tmp_path):
-    report = inspect(folder, frames=4, fps=4.0, thumbnail=16)
-    pack = write_pack(list_source(folder), tmp_path / "pack", size=16, fps=4.0)
+    settings = PackSettings(size=16, fps=4.0)
+    report = inspect(folder, settings, frames=4, thumbnail=16)
+    pack = write_pack(list_source(folder, settings), tmp_path / "pack")
     assert report.windows == sum(max(0, n - 3) for n in pack.lengths)
     assert report.windows == inspect(tmp_path / "pack", frames=4).windows
 

@@ -66,7 +66,7 @@ def _dry_run(options: argparse.Namespace) -> None:
 
     if config.parallel.distributed or os.environ.get("VIDGEN_COORDINATOR"):
         placement.connect()
-    found = estimate.estimate(config, estimate.classes(config))
+    found = estimate.estimate(config, estimate.listed(config))
     if jax.process_index() == 0:
         print(estimate.report(found, config.parallel.compute))
 
@@ -269,6 +269,7 @@ def inspect(options: argparse.Namespace) -> None:
     """Prints what clips there are and what can be used, and writes a contact sheet."""
     from vidgen import config as configs
     from vidgen.data import inspect
+    from vidgen.data.settings import pack_settings
     from vidgen.run import logs
 
     sheet, folder = pathlib.Path(options.sheet).resolve(), pathlib.Path(options.data).resolve()
@@ -281,12 +282,10 @@ def inspect(options: argparse.Namespace) -> None:
     with logs.bar() as progress:
         report = inspect.inspect(
             options.data,
+            pack_settings(data),
             frames=data.frames,
             stride=data.stride,
-            fps=data.fps or None,
             short=data.short,
-            labels=data.labels,
-            limits=_limits(data),
             workers=data.workers,
             progress=progress,
         )
@@ -298,32 +297,20 @@ def inspect(options: argparse.Namespace) -> None:
 def pack(options: argparse.Namespace) -> None:
     """Decodes clips into a pack, and prints its path."""
     from vidgen.data.pack import open_store
+    from vidgen.data.settings import pack_settings
     from vidgen.run import logs
 
     data = options.config.data
     with logs.bar() as progress:
         store = open_store(
             options.data,
-            frames=data.frames,
-            stride=data.stride,
-            fps=data.fps or None,
-            size=data.size,
-            crop=data.crop,
-            labels=data.labels,
-            limits=_limits(data),
+            pack_settings(data),
             cache=options.out or data.cache or None,
             strict=data.strict,
             workers=data.workers,
-            background=data.background,
             progress=progress,
         )
     print(getattr(store, "path", "toy clips are made as they are needed: there is nothing to pack"))
-
-
-def _limits(data: Any) -> Any:
-    from vidgen.data.limits import Limits
-
-    return Limits(**data.limits.to_dict())
 
 
 def bench(options: argparse.Namespace) -> None:

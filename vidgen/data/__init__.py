@@ -5,7 +5,7 @@ child processes (`decoder.py`, `workers.py`), into a pack at training size (`pac
 `pack.py`). `stream.py` reads shuffled windows from the pack; `inspect.py` reports what a source
 holds.
 
-    store = open_store("clips/", frames=16, stride=1, size=64)
+    store = open_store("clips/", PackSettings(size=64))
     for batch in Clips(store, frames=16).batches(32):
         batch["video"]                            # uint8 [32, 16, 64, 64, 3]
 
@@ -16,18 +16,22 @@ _LAZY = {
     "Clips": "vidgen.data.stream",
     "Limits": "vidgen.data.limits",
     "Pack": "vidgen.data.pack",
+    "PackSettings": "vidgen.data.settings",
     "ToySource": "vidgen.data.toy",
     "open_source": "vidgen.data.listing",
     "open_store": "vidgen.data.pack",
+    "pack_settings": "vidgen.data.settings",
     "write_pack": "vidgen.data.packing",
 }
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "Clips",
     "Limits",
     "Pack",
+    "PackSettings",
     "ToySource",
     "open_source",
     "open_store",
+    "pack_settings",
     "write_pack",
 ]
 

@@ -19,6 +19,7 @@ first video, PyAV.
 
 import functools
 import io
+import itertools
 import json
 import lzma
 import os
@@ -43,21 +44,45 @@ _CHUNK = 1 << 20  # bytes of frames that travel together
 # -------------------------------------------------------------------------------- one file
 
 
-def decode(request: dict[str, Any], info: dict[str, Any]) -> Iterator[tuple[float, np.ndarray]]:
-    """Yields `(seconds, uint8 [H, W, 3])` of the file that a request names.
+Timed = Iterator[tuple[float, Any]]  # seconds, and a frame that `converter` takes
+Opened = tuple[dict[str, Any], Timed]  # what is known of a file, and its frames
+
+
+def decode(request: dict[str, Any]) -> tuple[dict[str, Any], Iterator[tuple[float, np.ndarray]]]:
+    """Opens the file that a request names, and decodes its first frame.
 
     Args:
       request: `ref`, `fps`, `size`, `crop`, `background`, `start`, `end`, `rate`, `threads` and
         `limits`, as `workers.request` makes it.
-      info: Filled with what is known of the file after the first frame.
+
+    Returns:
+      What is known of the file (see `decoding.timed_frames`), and all its wanted frames, in order:
+      `(seconds, uint8 [H, W, 3])`.
 
     Raises:
       Unreadable, OSError, MemoryError, ValueError: The file is of no use; see `decoding.reason`.
+        Decoding further frames may raise them, too.
     """
     ref, limits = request["ref"], Limits(**request["limits"])
-    timed = _READERS[ref["kind"]](ref, request, limits, info)
+    info, timed = _READERS[ref["kind"]](ref, request, limits)
     if ref["kind"] != "video":
         timed = _cut(timed, request["start"], request["end"])
+    timed = _begun(timed)
+    if timed is None:
+        wanted = request["start"] > 0 or request["end"] is not None
+        raise Unreadable("holds no frame" + (" in the wanted seconds" if wanted else ""))
+    return info, _converted(timed, request, limits, info)
+
+
+def _begun(timed: Timed) -> Timed | None:
+    """Returns the same frames once the first has been decoded; None where there is none."""
+    first = next(timed, None)
+    return None if first is None else itertools.chain((first,), timed)
+
+
+def _converted(
+    timed: Timed, request: dict[str, Any], limits: Limits, info: dict[str, Any]
+) -> Iterator[tuple[float, np.ndarray]]:
     convert = converter(
         size=request["size"],
         crop=request["crop"],
@@ -77,14 +102,9 @@ def decode(request: dict[str, Any], info: dict[str, Any]) -> Iterator[tuple[floa
                 f"decodes to more than data.limits.bytes={limits.bytes} at {width}x{height}"
             )
         yield seconds, array
-    if count == 0:
-        wanted = request["start"] > 0 or request["end"] is not None
-        raise Unreadable("holds no frame" + (" in the wanted seconds" if wanted else ""))
 
 
-def _cut(
-    timed: Iterator[tuple[float, Any]], start: float, end: float | None
-) -> Iterator[tuple[float, Any]]:
+def _cut(timed: Timed, start: float, end: float | None) -> Timed:
     for seconds, frame in timed:
         if end is not None and seconds >= end:
             return
@@ -92,7 +112,7 @@ def _cut(
             yield seconds, frame
 
 
-def _video(ref: dict, request: dict, limits: Limits, info: dict) -> Iterator[tuple[float, Any]]:
+def _video(ref: dict, request: dict, limits: Limits) -> Opened:
     file = _open(ref, ref.get("member"), limits)
     if isinstance(file, str):
         with open(file, "rb") as opened:
@@ -106,7 +126,8 @@ def _video(ref: dict, request: dict, limits: Limits, info: dict) -> Iterator[tup
         raise Unreadable("is empty (0 bytes)")
     if lack:
         raise Unreadable(lack)
-    yield from timed_frames(
+    info: dict[str, Any] = {}  # complete with the first frame
+    timed = timed_frames(
         file,
         start=request["start"],
         end=request["end"],
@@ -114,28 +135,34 @@ def _video(ref: dict, request: dict, limits: Limits, info: dict) -> Iterator[tup
         max_pixels=limits.pixels,
         info=info,
     )
+    return info, _begun(timed) or iter(())
 
 
-def _pictures(ref: dict, request: dict, limits: Limits, info: dict) -> Iterator[tuple[float, Any]]:
+def _pictures(ref: dict, request: dict, limits: Limits) -> Opened:
+    pictures = _pictures_of_one_size(ref, limits)
+    first = next(pictures)
+    count, rate = len(ref["files"]), request["rate"]
+    timed = ((n / rate, one) for n, one in enumerate(itertools.chain((first,), pictures)))
+    return _description(first.width, first.height, count, "pictures", rate), timed
+
+
+def _pictures_of_one_size(ref: dict, limits: Limits) -> Iterator[Any]:
     first = None
-    for number, name in enumerate(ref["files"]):
+    for name in ref["files"]:
         try:
             picture = _picture(ref, name, limits)
         except (OSError, Unreadable, ValueError, SyntaxError) as error:
             raise Unreadable(f"frame {_printable(name)}: {reason(error)}") from error
-        if first is None:
-            first = picture.size
-            width, height = picture.size
-            _describe(info, width, height, len(ref["files"]), "pictures", request["rate"])
-        elif picture.size != first:
+        first = first or picture.size
+        if picture.size != first:
             raise Unreadable(
                 f"frame {_printable(name)} is {picture.width}x{picture.height}, "
                 f"the first one {first[0]}x{first[1]}"
             )
-        yield number / request["rate"], picture
+        yield picture
 
 
-def _strip(ref: dict, request: dict, limits: Limits, info: dict) -> Iterator[tuple[float, Any]]:
+def _strip(ref: dict, request: dict, limits: Limits) -> Opened:
     picture = _picture(ref, ref.get("member"), limits)
     side, count = strip_shape(*picture.size)
     if not count:
@@ -143,10 +170,15 @@ def _strip(ref: dict, request: dict, limits: Limits, info: dict) -> Iterator[tup
             f"is a picture of {picture.width}x{picture.height}: neither a video nor "
             "a row or column of square frames"
         )
-    _describe(info, side, side, count, "strip", request["rate"])
-    for n in range(count):
-        left, top = (n * side, 0) if picture.width > side else (0, n * side)
-        yield n / request["rate"], picture.crop((left, top, left + side, top + side))
+    across = picture.width > side
+
+    def frame(n: int) -> Any:
+        left, top = (n * side, 0) if across else (0, n * side)
+        return picture.crop((left, top, left + side, top + side))
+
+    rate = request["rate"]
+    timed = ((n / rate, frame(n)) for n in range(count))
+    return _description(side, side, count, "strip", rate), timed
 
 
 def _picture(ref: dict, name: str | None, limits: Limits) -> Any:
@@ -156,7 +188,7 @@ def _picture(ref: dict, name: str | None, limits: Limits) -> Any:
         return ImageOps.exif_transpose(image)  # a copy, loaded
 
 
-def _array(ref: dict, request: dict, limits: Limits, info: dict) -> Iterator[tuple[float, Any]]:
+def _array(ref: dict, request: dict, limits: Limits) -> Opened:
     if ref["key"] is None:
         file = _open(ref, ref.get("member"), limits)
         array, rate = read_npy(file, ref["index"], limits.bytes), 0.0
@@ -171,9 +203,8 @@ def _array(ref: dict, request: dict, limits: Limits, info: dict) -> Iterator[tup
     if height * width > limits.pixels:
         raise Unreadable(f"{width}x{height} is more than data.limits.pixels={limits.pixels}")
     rate = rate or request["rate"]
-    _describe(info, width, height, frames, "array", rate)
-    for n in range(frames):
-        yield n / rate, np.ascontiguousarray(array[n])
+    timed = ((n / rate, np.ascontiguousarray(array[n])) for n in range(frames))
+    return _description(width, height, frames, "array", rate), timed
 
 
 @functools.lru_cache(maxsize=1)  # the clips of a file come one after another
@@ -190,8 +221,8 @@ def _npz(place: str, stamp: tuple[int, int], limits: Limits) -> tuple[np.ndarray
     return read_npz(_open(ref, ref.get("member"), limits), ref["key"], limits.bytes)
 
 
-def _describe(info: dict, width: int, height: int, frames: int, codec: str, rate: float) -> None:
-    info.update(
+def _description(width: int, height: int, frames: int, codec: str, rate: float) -> dict[str, Any]:
+    return dict(
         width=width,
         height=height,
         fps=rate,
@@ -257,7 +288,7 @@ def _tar(path: str, stamp: tuple[int, int]) -> Any:
     return tarfile.open(path).fileobj
 
 
-_READERS: dict[str, Callable[..., Iterator[tuple[float, Any]]]] = {
+_READERS: dict[str, Callable[[dict, dict, Limits], Opened]] = {
     "video": _video,
     "frames": _pictures,
     "strip": _strip,
@@ -304,10 +335,10 @@ def _why(error: BaseException) -> str:
 
 
 def _serve(request: dict[str, Any], answers: BinaryIO) -> None:
-    info: dict[str, Any] = {}
     times: list[float] = []
     held: list[np.ndarray] = []
-    for seconds, array in decode(request, info):
+    info, timed = decode(request)
+    for seconds, array in timed:
         times.append(seconds)
         held.append(array)
         if len(held) * array.nbytes >= _CHUNK:

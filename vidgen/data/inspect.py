@@ -18,6 +18,7 @@ import numpy as np
 from vidgen.data.limits import Limits
 from vidgen.data.listing import Entry, is_toy, list_source, toy_source
 from vidgen.data.pack import Pack
+from vidgen.data.settings import PackSettings
 from vidgen.data.stream import count_windows
 from vidgen.data.workers import Worker, each, frame_rate, request
 from vidgen.errors import DataError
@@ -88,13 +89,11 @@ class Report:
 
 def inspect(
     path: Path,
+    settings: PackSettings | None = None,
     *,
     frames: int = 16,
     stride: int = 1,
-    fps: float | None = None,
     short: str = "skip",
-    labels: str = "folder",
-    limits: Limits | None = None,
     workers: int = 2,
     thumbnail: int = 64,
     progress: Any = None,
@@ -103,12 +102,10 @@ def inspect(
 
     Args:
       path: What `open_source` takes.
+      settings: How training would pack them: labels, limits, and the rate, for the windows.
       frames: Frames of a training window.
       stride: Distance of its frames.
-      fps: Rate to which training would resample, for the number of windows.
       short: "skip" or "loop": what becomes of clips that are shorter than a window.
-      labels: "folder" or "none".
-      limits: What decoding one file may cost.
       workers: Decoding processes.
       thumbnail: Side of the squares on the contact sheet.
       progress: Called with (done, total, text).
@@ -118,22 +115,22 @@ def inspect(
     """
     if is_toy(path) or (pathlib.Path(path) / "pack.json").is_file():
         return _of_store(path, frames, stride, short)
-    limits = limits or Limits()
-    source = list_source(path, labels=labels, limits=limits)
-    refused: dict[int, str] = {}
+    settings = settings or PackSettings()
+    source = list_source(path, settings)
     shown = set(_spread(len(source), _ROWS).tolist())
-    reports = each(
+    reports, refused = each(
         range(len(source)),
-        lambda slot, worker, n: _report(worker, source.entries[n], limits, thumbnail, n in shown),
-        limits=limits,
+        lambda slot, worker, n: _report(
+            worker, source.entries[n], settings.limits, thumbnail, n in shown
+        ),
+        limits=settings.limits,
         workers=workers,
-        refuse=refused.__setitem__,
         progress=progress,
         text="decoding",
     )
     bad = (*source.skipped, *((source.entries[n].name, refused[n]) for n in sorted(refused)))
     clips = tuple(reports[n] for n in sorted(reports))
-    lengths = [_length(clip, fps) for clip in clips]
+    lengths = [_length(clip, settings.fps) for clip in clips]
     return _counted(
         source.root, source.classes, clips, bad, source.ignored, frames, stride, short, lengths
     )

@@ -24,8 +24,8 @@ import numpy as np
 from vidgen.data import archives
 from vidgen.data.archives import ARRAYS, PICTURES, VIDEOS, Member, printable
 from vidgen.data.arrays import list_clips, strip_shape
-from vidgen.data.limits import Limits
-from vidgen.data.manifest import Row, read_manifest
+from vidgen.data.manifest import Row, read_manifest, typed
+from vidgen.data.settings import PackSettings
 from vidgen.data.toy import ToySource
 from vidgen.data.workers import Worker, frame_rate, request
 from vidgen.errors import ConfigError, DataError
@@ -46,6 +46,7 @@ class Entry:
       caption: Text from a manifest.
       start: First second, from a manifest.
       end: Seconds at which it stops, exclusive; None for the end of the file.
+      cells: What a manifest says of it in further columns, by their names.
       stamp: Bytes, and time of change (or a hash of all of its files), to notice others.
     """
 
@@ -55,6 +56,7 @@ class Entry:
     caption: str = ""
     start: float = 0.0
     end: float | None = None
+    cells: dict[str, str] = dataclasses.field(default_factory=dict)
     stamp: tuple[int, int] = (0, 0)
 
 
@@ -84,20 +86,24 @@ class Source:
       entries: The clips.
       classes: Names of the classes, sorted; empty where no clip has a label.
       labels: int32 `[N]`, index into `classes`; 0 where there are none.
+      columns: What is known of each clip, by name, `[N]`: `label` where there are classes,
+        `caption` where there are any, and further columns of a manifest; int32, float32, or
+        strings in an array of objects.
       skipped: `(name, reason)` of what looked like a clip and is none.
       ignored: Number of files that do not look like clips: texts, sound. Not hidden files.
       fingerprint: Changes when a file is added, removed, renamed, relabelled or written.
-      limits: What decoding one file may cost.
+      settings: How it was listed, and is decoded.
     """
 
     root: str
     entries: tuple[Entry, ...]
     classes: tuple[str, ...]
     labels: np.ndarray
+    columns: dict[str, np.ndarray]
     skipped: tuple[tuple[str, str], ...]
     ignored: int
     fingerprint: str
-    limits: Limits
+    settings: PackSettings
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -110,9 +116,10 @@ class Source:
         """
         entry = self.entries[index]
         chunks: list[np.ndarray] = []
-        asked = request(entry.ref, self.limits, start=entry.start, end=entry.end)
+        limits = self.settings.limits
+        asked = request(entry.ref, limits, start=entry.start, end=entry.end)
         with _LOCK:
-            worker = _worker(self.limits)
+            worker = _worker(limits)
             try:
                 info = worker.decode(asked, chunks.append)
             except Unreadable as error:
@@ -126,12 +133,12 @@ _worker = functools.lru_cache(maxsize=1)(Worker)  # one decoding process serves 
 
 
 def open_source(
-    spec: str | os.PathLike[str], *, labels: str = "folder", limits: Limits | None = None
+    spec: str | os.PathLike[str], settings: PackSettings | None = None
 ) -> Source | ToySource:
     """Opens whatever holds clips; see `list_source`, or "toy" for the built-in ones."""
     if is_toy(spec):
         return toy_source(os.fspath(spec))
-    return list_source(spec, labels=labels, limits=limits)
+    return list_source(spec, settings)
 
 
 def is_toy(spec: str | os.PathLike[str]) -> bool:
@@ -156,29 +163,23 @@ def toy_source(spec: str, **defaults: int) -> ToySource:
     return ToySource(**options)
 
 
-def list_source(
-    spec: str | os.PathLike[str], *, labels: str = "folder", limits: Limits | None = None
-) -> Source:
+def list_source(spec: str | os.PathLike[str], settings: PackSettings | None = None) -> Source:
     """Lists the clips of a path.
 
     Args:
       spec: A folder of video files, frame folders, strips or arrays, at any depth; a zip or tar of
-        one; a CSV manifest with the columns path, label, caption, start, end; or a single file.
-      labels: "folder": the first folder below the root, or the column of a manifest, names the
-        class; "none": no classes.
-      limits: What decoding one file may cost.
+        one; a CSV manifest with the columns path, label, caption, start, end, and any others; or a
+        single file.
+      settings: How clips are labelled, what one may cost, and how frames will be made.
 
     Raises:
-      ConfigError: `labels` is neither of the two.
       DataError: The path does not exist, cannot be read, or holds nothing that looks like a clip.
     """
-    if labels not in ("folder", "none"):
-        raise ConfigError(f"data.labels={labels!r} is not known", "choose 'folder' or 'none'")
-    limits = limits or Limits()
+    settings = settings or PackSettings()
     root = os.path.abspath(os.fspath(spec))
     try:
         kind = _kind(root)
-        with Worker(limits) as worker:
+        with Worker(settings.limits) as worker:
             listing = _Listing(worker)
             if kind == "folder":
                 listing.take(archives.walk(root, listing.refuse), root, None)
@@ -193,7 +194,7 @@ def list_source(
     except (OSError, Unreadable, EOFError, *archives.DAMAGE) as error:
         why = str(error) if isinstance(error, archives.DAMAGE) else reason(error)
         raise DataError(f"{printable(root)}: {why}", "give data.path a folder of clips") from error
-    return _source(printable(root), listing, labels, limits)
+    return _source(printable(root), listing, settings)
 
 
 def _kind(root: str) -> str:
@@ -213,9 +214,9 @@ def _kind(root: str) -> str:
     return "zip" if zipfile.is_zipfile(root) else suffix
 
 
-def _source(root: str, listing: "_Listing", labels: str, limits: Limits) -> Source:
+def _source(root: str, listing: "_Listing", settings: PackSettings) -> Source:
     entries = sorted(listing.entries, key=lambda entry: entry.name)
-    if labels == "none":
+    if settings.labels == "none":
         entries = [dataclasses.replace(entry, label=None) for entry in entries]
     if not entries:
         few = "; ".join(f"{name}: {why}" for name, why in listing.skipped[:3])
@@ -230,19 +231,29 @@ def _source(root: str, listing: "_Listing", labels: str, limits: Limits) -> Sour
         classes = tuple(sorted({entry.label or UNLABELLED for entry in entries}))
     index = {name: n for n, name in enumerate(classes)}
     numbers = [index.get(entry.label or UNLABELLED, 0) for entry in entries]
+    labels = np.array(numbers, np.int32)
+    names = sorted({name for entry in entries for name in entry.cells})
+    cells = {name: [entry.cells.get(name, "") for entry in entries] for name in names}
+    cells = {name: texts for name, texts in cells.items() if any(texts)}
+    columns = {"label": labels} if classes else {}
+    captions = [entry.caption for entry in entries]
+    if any(captions):
+        columns["caption"] = np.array(captions, object)
+    columns |= {name: typed(texts) for name, texts in cells.items()}
     known = [
         (e.name, e.label, e.caption, e.start, e.end, e.stamp, e.ref.get("index")) for e in entries
     ]
-    text = json.dumps([known, sorted(listing.skipped)])
+    text = json.dumps([known, sorted(listing.skipped), *([cells] if cells else [])])
     return Source(
         root=root,
         entries=tuple(entries),
         classes=classes,
-        labels=np.array(numbers, np.int32),
+        labels=labels,
+        columns=columns,
         skipped=tuple(sorted(listing.skipped)),
         ignored=listing.ignored,
         fingerprint=hashlib.sha256(text.encode()).hexdigest(),
-        limits=limits,
+        settings=settings,
     )
 
 
@@ -383,6 +394,7 @@ class _Listing:
                     caption=row.caption,
                     start=row.start,
                     end=row.end,
+                    cells=row.cells,
                 )
             except (Unreadable, OSError) as error:
                 self.refuse(row.name, f"line {row.line}: {reason(error)}")

@@ -12,7 +12,7 @@ a direction that depend on nothing but (seed, k).
 import collections
 import concurrent.futures
 import functools
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,13 +28,18 @@ class Store(Protocol):
 
     Attributes:
       classes: Names of the classes; empty where clips have no labels.
-      labels: int32 `[N]`.
+      columns: What is known of each clip, by name, `[N]`; a batch has what is known of its clips.
+        `label`, int32, where there are classes.
       lengths: int64 `[N]`, frames.
     """
 
     classes: Any
-    labels: np.ndarray
     lengths: np.ndarray
+
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]:
+        """See above; whatever has an attribute of this name fits."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -104,8 +109,8 @@ class Clips:
         """Returns item `k` of the stream, of any size.
 
         Returns:
-          `video` uint8 `[T, H, W, 3]`, `index` (`k` modulo 2**31) and, where there are classes,
-          `label`, both int32.
+          `video` uint8 `[T, H, W, 3]`, `index` int32 (`k` modulo 2**31), and the clip's entry in
+          each column of the store.
         """
         return {name: values[0] for name, values in self.take(int(k), 1).items()}
 
@@ -113,8 +118,8 @@ class Clips:
         """Returns items `start` to `start + count` of the stream as one batch.
 
         Returns:
-          `video` uint8 `[B, T, H, W, 3]`, `index` int32 `[B]` (the number of the item modulo 2**31)
-          and, where there are classes, `label` int32 `[B]`.
+          `video` uint8 `[B, T, H, W, 3]`, `index` int32 `[B]` (the number of the item modulo
+          2**31), and `[B]` of each column of the store: `label` where there are classes, ...
 
         Raises:
           DataError: The clips are not of one size.
@@ -138,9 +143,7 @@ class Clips:
                 video[n] = window
         assert video is not None
         batch = {"video": video, "index": (k & 0x7FFFFFFF).astype(np.int32)}
-        if self.classes:
-            batch["label"] = np.asarray(self.store.labels, np.int32)[number]
-        return batch
+        return batch | {name: values[number] for name, values in self.store.columns.items()}
 
     def places(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns where items `start` to `start + count` of the stream lie.
@@ -219,6 +222,13 @@ class Clips:
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def empty_batch(columns: Mapping[str, np.ndarray], frames: int, size: int) -> Batch:
+    """Returns what `Clips.take` would of no clips: the types and shapes of a batch, with B = 0."""
+    video = np.empty((0, frames, size, size, 3), np.uint8)
+    known = {name: values[:0] for name, values in columns.items()}
+    return {"video": video, "index": np.empty(0, np.int32), **known}
 
 
 def count_windows(lengths: np.ndarray, span: int, short: str) -> np.ndarray:

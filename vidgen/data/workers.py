@@ -237,10 +237,10 @@ def each(
     *,
     limits: Limits,
     workers: int,
-    refuse: Callable[[int, str], None],
+    refuse: Callable[[int, str], None] = lambda number, why: None,
     progress: Callable[[int, int, str], None] | None = None,
     text: str = "",
-) -> dict[int, Result]:
+) -> tuple[dict[int, Result], dict[int, str]]:
     """Runs a job for each number, on several processes at a time.
 
     Args:
@@ -249,12 +249,13 @@ def each(
         time; raises Unreadable for a clip of no use.
       limits: For the workers.
       workers: How many; slots are below this.
-      refuse: Called in a thread with the number and the reason of an Unreadable; may raise.
+      refuse: Called in a thread with the number and the reason of an Unreadable, at once; may
+        raise, which ends all.
       progress: Called in this thread with (done, total, text), twice a second at least.
       text: What the progress says.
 
     Returns:
-      What the job returned, for each number that was not refused.
+      What the job returned, and the reasons of those that were refused, both by number.
 
     Raises:
       Whatever `job`, `refuse` or `progress` raises, once all threads and processes have ended.
@@ -293,7 +294,7 @@ def each(
                 future.result()
             if progress is not None:
                 progress(len(results) + len(refused), len(order), text)
-    return results
+    return results, refused
 
 
 def _send(process: _Process, asked: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 from vidgen import sampling, seeds
 from vidgen.data.listing import is_toy, open_source
 from vidgen.data.pack import cache_folder, open_store
+from vidgen.data.settings import PackSettings
 from vidgen.data.stream import Clips, count_windows
 from vidgen.errors import ConfigError, DataError
 from vidgen.metrics import degradations, features, measures, toy
@@ -258,7 +259,10 @@ class Windows:
     def __init__(self, path, *, frames, size, stride, fps, crop, seed, half, progress):
         """Opens clips; `half` 0 or 1 for half of them, drawn by the seed."""
         self._store = open_store(
-            path, frames=frames, stride=stride, fps=fps, size=size, crop=crop, progress=progress
+            path,
+            PackSettings(size=size, crop=crop, fps=fps),
+            toy_frames=(frames - 1) * stride + 1,
+            progress=progress,
         )
         store: Any = self._store if half is None else _Half(self._store, half, seed)
         self._clips = Clips(store, frames=frames, stride=stride, seed=seed)
@@ -322,7 +326,8 @@ class _Half:
         order = seeds.stream(seed, "halves").permutation(len(store))
         self.numbers = np.sort(order[part::2])
         self._store, self.classes = store, store.classes
-        self.labels, self.lengths = store.labels[self.numbers], store.lengths[self.numbers]
+        self.columns = {name: values[self.numbers] for name, values in store.columns.items()}
+        self.lengths = store.lengths[self.numbers]
 
     def __len__(self) -> int:
         return len(self.numbers)

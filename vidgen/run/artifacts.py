@@ -15,8 +15,8 @@ import numpy as np
 import vidgen
 from vidgen import config as configs
 from vidgen import sampling
-from vidgen.data.limits import Limits
 from vidgen.data.pack import open_store
+from vidgen.data.settings import pack_settings
 from vidgen.data.stream import Clips
 from vidgen.errors import ConfigError, DataError
 from vidgen.run import logs, watch
@@ -58,17 +58,11 @@ def open_clips(config: configs.Config, progress: Callable | None = None) -> tupl
     data = config.data
     store = open_store(
         data.path,
-        frames=data.frames,
-        stride=data.stride,
-        fps=data.fps or None,
-        size=data.size,
-        crop=data.crop,
-        labels=data.labels,
-        limits=Limits(**data.limits.to_dict()),
+        pack_settings(data),
+        toy_frames=(data.frames - 1) * data.stride + 1,
         cache=data.cache or None,
         strict=data.strict,
         workers=data.workers,
-        background=data.background,
         progress=progress,
     )
     clips = Clips(

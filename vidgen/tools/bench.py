@@ -22,6 +22,7 @@ from jax.extend import core
 from vidgen import config as configs
 from vidgen import models, sampling
 from vidgen.run import artifacts, logs, train
+from vidgen.runtime import placement
 
 PRODUCTS = ("conv_general_dilated", "dot_general")
 
@@ -123,7 +124,7 @@ def bench(
 
     placed = train.placement(config, experiment.alone)
     batch = placed.put(_call(clips, batch_size, placed.dispatch))
-    one = clips.take(0, batch_size)
+    one = placement.numeric(clips.take(0, batch_size))
 
     def timed(step):
         state = placed.init(experiment.init, config.seed)
@@ -217,7 +218,7 @@ def compare(old: str | pathlib.Path, new: dict[str, float]) -> None:
 
 
 def _call(clips: Any, batch_size: int, dispatch: int) -> dict[str, Any]:
-    batch = clips.take(0, batch_size)
+    batch = placement.numeric(clips.take(0, batch_size))
     if dispatch == 1:
         return batch
     return {name: jnp.stack([jnp.asarray(x)] * dispatch) for name, x in batch.items()}

@@ -1,6 +1,6 @@
 """What a step of a config takes, read from its compiled program: nothing is allocated or run.
 
-    print(report(estimate(config, classes(config))))   # as `vidgen train --dry-run`
+    print(report(estimate(config, listed(config))))   # as `vidgen train --dry-run`
 
 The compiler says what a device holds and computes; what devices exchange stands in its program.
 docs/scaling.md reads these figures and says how far they can be trusted.
@@ -21,9 +21,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vidgen import config as configs
-from vidgen.data.limits import Limits
-from vidgen.data.listing import is_toy, open_source
+from vidgen.data.listing import Source, is_toy, open_source
 from vidgen.data.pack import Pack
+from vidgen.data.settings import pack_settings
+from vidgen.data.stream import empty_batch
+from vidgen.data.toy import ToySource
 from vidgen.errors import ConfigError
 from vidgen.run import artifacts, logs, train
 from vidgen.runtime import placement
@@ -108,33 +110,35 @@ SENT = {
 }
 
 
-def classes(config: configs.Config) -> int:
-    """Counts the classes of a config's clips; lists their files, but decodes and packs none.
+Listed = Pack | Source | ToySource
+
+
+def listed(config: configs.Config) -> Listed:
+    """Lists a config's clips, their classes and columns; decodes and packs none.
 
     Raises:
       DataError: There are no clips.
     """
     data = config.data
     if not is_toy(data.path) and (pathlib.Path(data.path) / "pack.json").is_file():
-        return len(Pack(data.path).classes)
-    limits = Limits(**data.limits.to_dict())
-    return len(open_source(data.path, labels=data.labels, limits=limits).classes)
+        return Pack(data.path)
+    return open_source(data.path, pack_settings(data))
 
 
-def estimate(config: configs.Config, classes: int) -> Estimate:
+def estimate(config: configs.Config, store: Listed) -> Estimate:
     """Compiles the step of a config for the devices at hand and reads what it takes.
 
     Args:
       config: A config that `vidgen.config.validate` took.
-      classes: Number of classes of the data.
+      store: Its clips, as from `listed`.
 
     Raises:
       ConfigError: The config cannot be built, or does not fit the devices.
     """
-    experiment = train.build(config, classes)
+    experiment = train.build(config, len(store.classes))
     placed = train.placement(config, experiment.alone)
     state = placed.abstract(jax.eval_shape(experiment.init, config.seed))
-    batch = _batch(config, classes, placed)
+    batch = _batch(config, store, placed)
     program: Any = placed.compile(experiment.step, state)
     compiled = program.lower(state, batch).compile()
 
@@ -171,7 +175,7 @@ def estimate(config: configs.Config, classes: int) -> Estimate:
     )
 
 
-def _batch(config: configs.Config, classes: int, placed: placement.Placement) -> dict[str, Any]:
+def _batch(config: configs.Config, store: Any, placed: placement.Placement) -> dict[str, Any]:
     """Returns the shapes of a call's batch, lying as `placed.put` would have it."""
     data, lead = config.data, () if placed.dispatch == 1 else (placed.dispatch,)
     clips, sharding = (config.training.batch_size,), placed.rows
@@ -180,12 +184,10 @@ def _batch(config: configs.Config, classes: int, placed: placement.Placement) ->
         clips = (devices, clips[0] // jax.process_count() // devices)
         local = Mesh(np.array(placed.mesh.local_devices), placement.DATA)
         sharding = NamedSharding(local, PartitionSpec(*[None] * len(lead), placement.DATA))
-    frames = (data.frames, data.size, data.size, 3)
-    arrays = {"video": (frames, np.uint8), "index": ((), np.int32), "label": ((), np.int32)}
+    batch = placement.numeric(empty_batch(store.columns, data.frames, data.size))
     return {
-        name: jax.ShapeDtypeStruct((*lead, *clips, *shape), dtype, sharding=sharding)
-        for name, (shape, dtype) in arrays.items()
-        if classes or name != "label"
+        name: jax.ShapeDtypeStruct((*lead, *clips, *x.shape[1:]), x.dtype, sharding=sharding)
+        for name, x in batch.items()
     }
 
 
@@ -436,11 +438,11 @@ def advice(config: configs.Config, error: BaseException, limit: int | None = Non
     # The state is still alive in the error's frames, and compilers measure on the device.
     traceback.clear_frames(error.__traceback__)
     gc.collect()
-    number = classes(config)
+    store = listed(config)
     logs.say("out of memory; looking for the nearest setting that fits, by compiling each")
     limit = limit or memory_limit()
     try:
-        taken = estimate(config, number)
+        taken = estimate(config, store)
     except jax.errors.JaxRuntimeError:
         return ConfigError(f"out of memory: {first}", "set config.parallel.microbatches")
     parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in taken.memory.items())
@@ -450,7 +452,7 @@ def advice(config: configs.Config, error: BaseException, limit: int | None = Non
     most = limit if limit and limit < taken.total else 0.9 * taken.total
     for other in smaller(config):
         try:
-            total = estimate(other, number).total
+            total = estimate(other, store).total
         except (ConfigError, jax.errors.JaxRuntimeError):  # does not divide; not even compiled
             continue
         changes = {name: value for name, _, value in configs.differences(config, other)}

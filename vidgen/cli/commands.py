@@ -267,9 +267,8 @@ def compare(options: argparse.Namespace) -> None:
 
 def inspect(options: argparse.Namespace) -> None:
     """Prints what clips there are and what can be used, and writes a contact sheet."""
-    from vidgen import config as configs
     from vidgen.data import inspect
-    from vidgen.data.settings import pack_settings
+    from vidgen.data.settings import PackSettings, pack_settings
     from vidgen.run import logs
 
     sheet, folder = pathlib.Path(options.sheet).resolve(), pathlib.Path(options.data).resolve()
@@ -278,20 +277,23 @@ def inspect(options: argparse.Namespace) -> None:
             f"--sheet={options.sheet} would lie among the clips, and the next run take it for one",
             f"name a file outside {options.data}",
         )
-    data = (options.config or configs.base()).data
+    data = options.config.data if options.config else None
+    asked = {"frames": data.frames, "stride": data.stride, "short": data.short} if data else {}
+    settings = pack_settings(data) if data else PackSettings()
     with logs.bar() as progress:
         report = inspect.inspect(
             options.data,
-            pack_settings(data),
-            frames=data.frames,
-            stride=data.stride,
-            short=data.short,
-            workers=data.workers,
+            settings,
+            **asked,
+            workers=data.workers if data else 2,
             progress=progress,
         )
+    if data is None:
+        report = inspect.at_common_rate(report)
     inspect.show(report)
     inspect.write_contact_sheet(options.sheet, report)
     print(options.sheet)
+    print(inspect.train_command(report, options.data, settings, options.config_flags or None))
 
 
 def pack(options: argparse.Namespace) -> None:

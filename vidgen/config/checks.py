@@ -49,7 +49,7 @@ _CHOICES = {
 _LEAST = {  # closed lower ends
     "seed": 0,
     "data.frames": 1,
-    "data.stride": 1,
+    "data.stride": 0,
     "data.pick": 0,
     "data.fps": 0,
     "data.size": 8,

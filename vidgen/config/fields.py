@@ -34,7 +34,7 @@ def base(method: str = "gan") -> Any:
         {
             "path": "",  # folder, archive, array, manifest, pack, or "toy"; docs/data.md
             "frames": 16,  # length of a training window
-            "stride": 1,  # take every n-th frame
+            "stride": 1,  # take every n-th frame; 0: chosen by the clips (docs/data.md)
             "pick": 0,  # frames drawn from each window for a training step; 0: all
             "fps": 0.0,  # resample to this rate by true time stamps; 0: every frame as recorded
             "size": 64,  # side of the frames in pixels

@@ -353,8 +353,9 @@ def _looking(clips: Iterable[np.ndarray], shown: list[np.ndarray]) -> Iterator[n
 def _rate_of(run: Path, asked: int | str | None, step: int) -> dict[str, Any]:
     """Returns the stride and rate that a run was trained with."""
     folder = pathlib.Path(run) / ("best" if asked == "best" else "checkpoints")
-    data = Checkpoints(folder).meta(step)["config"]["data"]
-    return {"stride": data["stride"], "fps": data["fps"] or None}
+    meta = Checkpoints(folder).meta(step)
+    data = meta["config"]["data"]
+    return {"stride": data["stride"] or meta["stride"], "fps": data["fps"] or None}
 
 
 def _size_of(path: Path) -> int:

@@ -17,7 +17,7 @@ from vidgen import config as configs
 from vidgen import sampling
 from vidgen.data.pack import open_store
 from vidgen.data.settings import pack_settings
-from vidgen.data.stream import Clips
+from vidgen.data.stream import Clips, choose_stride, describe_choice
 from vidgen.errors import ConfigError, DataError
 from vidgen.run import logs, watch
 from vidgen.runtime.checkpoint import Checkpoints
@@ -59,7 +59,7 @@ def open_clips(config: configs.Config, progress: Callable | None = None) -> tupl
     store = open_store(
         data.path,
         pack_settings(data),
-        toy_frames=(data.frames - 1) * data.stride + 1,
+        toy_frames=(data.frames - 1) * max(data.stride, 1) + 1,
         cache=data.cache or None,
         strict=data.strict,
         workers=data.workers,
@@ -73,13 +73,16 @@ def open_clips(config: configs.Config, progress: Callable | None = None) -> tupl
         flip=data.flip,
         short=data.short,
     )
+    if data.stride == 0:
+        lengths, fps = np.asarray(store.lengths), store.fps
+        logs.say(describe_choice(lengths, fps, data.frames, clips.stride, data.short))
     if len(clips.skipped):
         names = getattr(store, "names", None) or [f"clip {n}" for n in range(len(store))]
         some = ", ".join(names[n] for n in clips.skipped[:3].tolist())
         _LOG.warning(
             "%d of %d clips are shorter than a window of data.frames=%d, data.stride=%d and are "
             "left out (%s%s); data.short=loop would repeat them",
-            len(clips.skipped), len(store), data.frames, data.stride,
+            len(clips.skipped), len(store), data.frames, clips.stride,
             some, ", ..." if len(clips.skipped) > 3 else "",
         )  # fmt: skip
     return store, clips
@@ -98,6 +101,8 @@ def meta(config: configs.Config, generator: dict[str, Any], store: Any) -> dict[
         "generator": generator,
         "classes": list(store.classes),
         "fps": config.sampling.fps or store.fps,
+        "stride": config.data.stride
+        or choose_stride(np.asarray(store.lengths), store.fps, config.data.frames),
         "fingerprint": store.fingerprint,
         "vidgen": vidgen.__version__,
     }

@@ -12,7 +12,8 @@ movement, seen from one place, are learnt best; if the samples stay blurred, low
 config.objective.r1 and r2; if they fall apart, raise them.
 """
 
-from vidgen.config import base, constant, cosine
+from vidgen.config import constant, cosine
+from vidgen.methods import base
 
 
 def get_config():

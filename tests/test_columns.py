@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 
+from vidgen import methods
 from vidgen.data.listing import list_source
 from vidgen.data.manifest import typed
 from vidgen.data.pack import FORMAT, Pack, json_sha256, open_store
@@ -15,8 +16,7 @@ from vidgen.data.stream import Clips, empty_batch
 from vidgen.data.toy import ToySource
 from vidgen.errors import DataError
 from vidgen.evaluation.evaluate import _Half
-from vidgen.methods.experiments import build
-from vidgen.runtime import placement
+from vidgen.runtime import devices
 from vidgen.tools import estimate
 
 SMALL = PackSettings(size=16)
@@ -98,7 +98,7 @@ def summed(state, batch, *, mean):
 @pytest.mark.parametrize("mode", ["jit", "mesh", "pmap"])
 def test_a_step_gets_numbers_and_text_stays_behind(tmp_path, mode):
     batch = Clips(store_of(tmp_path), frames=4).take(0, 8)
-    placed = placement.place(mode, batch_size=8)
+    placed = devices.place(mode, batch_size=8)
     there = placed.put(batch)
     assert set(there) == {"video", "index", "label", "score", "take"}
     state = placed.init(lambda seed: jnp.float32(seed), 0)
@@ -112,8 +112,8 @@ def test_a_training_step_takes_more_columns_and_keeps_its_bits(tmp_path):
     config.data.update(path=str(clips(tmp_path)), frames=4, pick=0)
     config.data.cache = str(tmp_path / "cache")
     store = open_store(config.data.path, pack_settings(config.data), cache=config.data.cache)
-    experiment = build(config, len(store.classes))
-    placed = placement.place("jit", batch_size=8)
+    experiment = methods.experiment(config, len(store.classes))
+    placed = devices.place("jit", batch_size=8)
     batch = Clips(store, frames=4).take(0, 8)
     bare = {name: batch[name] for name in ("video", "index", "label")}
 

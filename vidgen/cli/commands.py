@@ -9,7 +9,7 @@ import pathlib
 import sys
 from typing import Any
 
-from vidgen import __version__, methods
+from vidgen import __version__
 from vidgen.errors import ConfigError, StorageError
 
 

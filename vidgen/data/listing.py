@@ -440,14 +440,3 @@ def _ref(root: str, archive: str | None, kind: str, *files: Member) -> dict[str,
     if archive == "tar":
         place["places"] = {file.name: file.place for file in files}
     return place
-
-
-def natural(name: str) -> tuple[list[Any], str]:
-    """Returns a sorting key under which frame2 comes before frame10."""
-    key: list[Any] = [""]
-    for char in name:
-        digit = char.isascii() and char.isdigit()
-        if digit != isinstance(key[-1], int):
-            key.append(0 if digit else "")
-        key[-1] = key[-1] * 10 + int(char) if digit else key[-1] + char
-    return key, name

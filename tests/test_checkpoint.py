@@ -164,9 +164,9 @@ def test_a_checkpoint_of_another_version_names_it(tmp_path):
     assert "vidgen 0.0.7 saved it, and can read it" in error.value.hint
 
     def refuse(meta):
-        raise ConfigError("the generator takes no 'knots'", "leave it out")
+        raise ConfigError("the generator takes no 'blocks'", "leave it out")
 
-    with pytest.raises(ConfigError, match="takes no 'knots'") as error:
+    with pytest.raises(ConfigError, match="takes no 'blocks'") as error:
         checkpoints.restore(refuse)
     assert error.value.hint == "leave it out; vidgen 0.0.7 saved it, and can read it"
 
@@ -204,7 +204,7 @@ def test_a_run_of_older_fields_goes_on(tmp_path):
     for changes in (
         {"training__gone": 3},  # this version has no such field
         {"data__short": None},  # that one had not yet: at its default, nothing has changed
-        {"generator__knots": 5},
+        {"generator__blocks": 5},
     ):
         artifacts.check_same(*old_and_new(**changes), tmp_path)
     saved, now = old_and_new(data__short=None)

@@ -178,7 +178,7 @@ def test_context_grows_by_the_window_of_each_layer():
         assert gen.context == depth * (steps - 1)
 
 
-def test_a_clip_of_one_frame_needs_no_second_knot():
+def test_a_clip_of_one_frame_needs_no_second_keyframe():
     gen, _, _ = generator(1)
     assert gen.keyframes(1) == gen.context + 1
 

@@ -204,7 +204,7 @@ def test_a_run_of_older_fields_goes_on(tmp_path):
     for changes in (
         {"training__gone": 3},  # this version has no such field
         {"data__short": None},  # that one had not yet: at its default, nothing has changed
-        {"generator__blocks": 5},
+        {"generator__gone": 5},
     ):
         artifacts.check_same(*old_and_new(**changes), tmp_path)
     saved, now = old_and_new(data__short=None)

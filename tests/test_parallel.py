@@ -247,6 +247,7 @@ import conftest, jax
 from vidgen.runtime import cluster
 cluster.connect()
 import numpy as np, test_parallel as t
+from vidgen import methods
 from vidgen.runtime.devices import place
 from vidgen.run import setup
 from vidgen.runtime.checkpoint import arrays_sha256

@@ -19,7 +19,7 @@ from conftest import QUICK, tiny_config
 from vidgen import config as configs
 from vidgen import methods
 from vidgen.cli import main
-from vidgen.run import artifacts, train
+from vidgen.run import train
 from vidgen.runtime import devices
 from vidgen.runtime.checkpoint import Checkpoints, arrays_sha256
 
@@ -61,9 +61,9 @@ def keep_programs(monkeypatch, kind=""):
     build, compiled, init = methods.experiment, devices.Placement.compile, devices.Placement.init
 
     def same(config):
-        free = tuple(name for name in artifacts.FREE if not name.startswith("parallel"))
+        free = {n for n in methods.free_fields(config.method) if not n.startswith("parallel")}
         fields = configs.flatten(config).items()
-        return str(sorted((n, v) for n, v in fields if not n.startswith(free)))
+        return str(sorted((n, v) for n, v in fields if n not in free))
 
     def kept_build(config, classes):
         key = kind, same(config)

@@ -109,7 +109,9 @@ def _on_each(
     )(batch, kept)
 
 
-def _part(batch: Batch, n: Int[ArrayLike, ""], parts: int) -> Batch:
+def _part(
+    batch: Batch, n: Int[ArrayLike, ""], parts: int
+) -> dict[str, Shaped[Array | np.ndarray, "part ..."]]:
     """Returns the n-th of equal parts of a batch."""
     return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:])[n], batch)
 

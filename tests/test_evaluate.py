@@ -9,7 +9,7 @@ from conftest import tiny_config
 from test_features import sliding
 
 from vidgen.cli import main
-from vidgen.evaluation import evaluate, report
+from vidgen.evaluation import evaluate, report, scores
 from vidgen.metrics import degradations
 from vidgen.run import train
 
@@ -56,7 +56,7 @@ def test_a_folder_of_videos_is_scored_and_reported(real, fake, tmp_path, capsys)
     said = capsys.readouterr().out
     assert "quick version 1: 16 clips of 16 frames, random features" in said
     assert str(tmp_path / "out" / "report.html") in said
-    for name in report.FIGURES:
+    for name in scores.MEANINGS:
         assert (name in found["figures"]) == (name not in ("fvd", "fvd_infinity", "kvd",
                                                            "inception_score")), name  # fmt: skip
         assert name not in found["figures"] or f"\n{name} " in said
@@ -127,7 +127,7 @@ def test_scores_depend_on_neither_batch_nor_devices(real, fake, tmp_path, monkey
         results.append(
             evaluate.evaluate(
                 fake, real, clips=16, batch=batch, devices=jax.devices()[:devices]
-            ).figures
+            ).scores
         )
     for other in results[1:]:
         for name, figure in results[0].items():
@@ -136,7 +136,7 @@ def test_scores_depend_on_neither_batch_nor_devices(real, fake, tmp_path, monkey
 
 def test_features_of_real_clips_are_computed_once(real, fake, tmp_path, monkeypatch):
     monkeypatch.setenv("VIDGEN_CACHE", str(tmp_path))
-    first = evaluate.evaluate(fake, real, clips=8).figures
+    first = evaluate.evaluate(fake, real, clips=8).scores
     extract, seen = evaluate.features.extract, []
 
     def counted(measure, clips, **more):
@@ -144,11 +144,11 @@ def test_features_of_real_clips_are_computed_once(real, fake, tmp_path, monkeypa
         return extract(measure, clips, **more)
 
     monkeypatch.setattr(evaluate.features, "extract", counted)
-    assert evaluate.evaluate(fake, real, clips=8).figures == first and len(seen) == 1
+    assert evaluate.evaluate(fake, real, clips=8).scores == first and len(seen) == 1
     for path in (tmp_path / "features").iterdir():
         path.write_bytes(path.read_bytes()[:100])  # a damaged file is made again
-    assert evaluate.evaluate(fake, real, clips=8).figures == first and len(seen) == 4
-    assert evaluate.evaluate(fake, real, clips=8, seed=1).figures != first
+    assert evaluate.evaluate(fake, real, clips=8).scores == first and len(seen) == 4
+    assert evaluate.evaluate(fake, real, clips=8, seed=1).scores != first
 
 
 def test_only_what_was_measured_alike_is_compared(real, fake, tmp_path, capsys):

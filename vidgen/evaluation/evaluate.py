@@ -413,10 +413,12 @@ def _warnings(
             f"from one draw to another; {FEW_CLIPS} and more are better"
         )
     if abs(real["fps"] - generated.fps) > 0.02 * real["fps"]:
+        unknown = 25.0 / spec.stride in (real["fps"], generated.fps)
+        guessed = " (clips without a rate, as arrays, count as 25)" if unknown else ""
         yield (
             f"other frame rates: real clips have {real['fps']:.4g} frames per second, generated "
-            f"ones {generated.fps:.4g}, so a frame's motion is not of the same time "
-            "(arrays and pictures without a rate count as 25)"
+            f"ones {generated.fps:.4g}, so motion from frame to frame is of other spans of time"
+            f"{guessed}"
         )
     if min(real["frame_size"]) != min(generated.frame_size):
         yield (

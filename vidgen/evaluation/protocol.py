@@ -188,7 +188,7 @@ def differences(one: Manifest, other: Manifest, real: tuple[str, str] | None = N
         both = words[0] if words[0] == words[1] else f"{words[0]} and {words[1]}"
         lines.append(f"real clips: {both} (fingerprint differs)")
     if a["half"] != b["half"]:
-        lines.append(f"real clips: {_half(a)} and {_half(b)}")
+        lines.append(f"real clips taken: {_half(a)} and {_half(b)}")
     lines += _unlike(_REAL_WORDS, a, b)
     # Windows follow from all else: they differ alone where vidgen drew them otherwise than now.
     if not lines and a["windows"] != b["windows"]:
@@ -226,4 +226,4 @@ def _value(value: object) -> str:
 
 
 def _half(real: RealClips) -> str:
-    return "all" if real["half"] is None else "one half, against the other"
+    return "all" if real["half"] is None else "one half"

@@ -175,7 +175,7 @@ def _fits(counts: np.ndarray, step: int) -> bool:
 def _too_few(side: str, lengths: np.ndarray, spec: WindowSpec, at_least: int) -> DataError:
     count = int(_starts(lengths, spec).sum())
     stride = f", stride {spec.stride}" if spec.stride > 1 else ""
-    ways = ["more clips"]
+    ways = ["more clips"] if count else [f"clips of {spec.span} frames or more"]
     if spec.frames > 16:
         ways.append("a protocol of shorter clips (--protocol=quick or fvd16)")
     if spec.stride > 1:

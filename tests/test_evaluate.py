@@ -128,9 +128,12 @@ def test_counts_and_doubts_are_said_before_anything_long(real, tmp_path, caplog,
     }  # fmt: skip
 
 
-def test_enough_clips_of_one_size_and_rate_raise_no_doubts():
-    result = evaluate.evaluate("toy:clips=256,seed=1", "toy:clips=256", "pixel", size=8)
-    assert result.warnings == ()
+def test_enough_clips_of_one_size_and_rate_raise_no_doubts(monkeypatch):
+    monkeypatch.setattr(evaluate, "FEW_CLIPS", 12)  # 256 take their time
+    sides = "toy:clips=12,seed=1", "toy:clips=12"
+    assert evaluate.evaluate(*sides, "pixel", clips=12, size=8).warnings == ()
+    (doubt,) = evaluate.evaluate(*sides, "pixel", clips=11, size=8).warnings
+    assert "11 real clips and 11 generated clips are few" in doubt
 
 
 def test_a_result_is_one_line(real, fake):

@@ -5,6 +5,7 @@ import html.parser
 import io
 import json
 import re
+import subprocess
 import sys
 import xml.etree.ElementTree
 
@@ -119,11 +120,14 @@ def test_plots_hold_their_names_and_are_the_same_bytes_each_time():
 
 
 def test_plots_leave_the_settings_of_pyplot_alone():
-    import matplotlib
-
-    before = dict(matplotlib.rcParams)
-    plots.comparison(["a"], [result().scores])
-    assert dict(matplotlib.rcParams) == before and "matplotlib.pyplot" not in sys.modules
+    code = (
+        "import sys, matplotlib; from vidgen.evaluation import plots\n"
+        "before = dict(matplotlib.rcParams)\n"
+        "plots.comparison(['a'], [{'flow': {'value': 0.5}}])\n"
+        "print(dict(matplotlib.rcParams) == before, 'matplotlib.pyplot' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
 
 
 def test_a_terminal_gets_a_table_and_a_pipe_gets_columns(monkeypatch):
@@ -186,7 +190,7 @@ def test_a_report_of_another_manifest_is_set_aside(tmp_path):
          ["real clips: 2 clips of clips (fingerprint differs)"]),
         ({"windows": [["a.mp4", 0], ["b.mp4", 4]]},
          ["windows of the real clips: 2 and 2, 1 of those in the same places are others"]),
-        ({"precision": "float16"}, ["precision: None and float16"]),
+        ({"precision": "float16"}, ["precision: none and float16"]),
     ],
 )  # fmt: skip
 def test_a_refusal_names_fields(tmp_path, changes, said):

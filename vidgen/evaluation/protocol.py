@@ -212,15 +212,15 @@ def _unlike(
     words: Mapping[str, str], one: Mapping[str, object], other: Mapping[str, object]
 ) -> list[str]:
     return [
-        f"{name}: {_value(one.get(field))} and {_value(other.get(field))}"
+        f"{name}: {_value(field, one.get(field))} and {_value(field, other.get(field))}"
         for field, name in words.items()
         if one.get(field) != other.get(field)
     ]
 
 
-def _value(value: object) -> str:
+def _value(field: str, value: object) -> str:
     if value is None:
-        return "as recorded"
+        return "as recorded" if field == "fps" else "none"
     text = str(value)
     return text if len(text) < 64 else f"{text[:8]}..."  # a hash
 

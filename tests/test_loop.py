@@ -9,6 +9,7 @@ import pytest
 from conftest import tiny_config
 
 import vidgen
+from vidgen import methods
 from vidgen.errors import ConfigError, DivergedError, Preempted, StorageError
 from vidgen.run import artifacts, logs, train, warm_start, watch
 from vidgen.run.after_step import Outputs, after_step, check_pending, save

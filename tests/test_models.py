@@ -59,10 +59,10 @@ def randomized(params, seed=0):
     )
 
 
-def noise(generator, frames, first_knot=0, batch=BATCH):
+def noise(generator, frames, first_keyframe=0, batch=BATCH):
     part = lambda name: keys.per_clip(keys.named(keys.root(0), name), np.arange(batch))  # noqa: E731
     content = keys.normal(part("content"), (generator.content,))
-    begin = jnp.full((batch,), first_knot - generator.context)
+    begin = jnp.full((batch,), first_keyframe - generator.context)
     motion = keys.over_time(part("motion"), begin, generator.keyframes(frames), generator.motion)
     return content, motion, keys.uniform(part("cycle"), (len(generator.periods),))
 

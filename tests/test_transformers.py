@@ -163,7 +163,7 @@ def test_a_frame_knows_nothing_of_later_noise(stride):
         changed = motion.copy()
         changed[:, keyframe] += 1
         same = (window(stride, content, changed, 0) == plain).all((0, 2, 3, 4))
-        # Keyframe k lies at frame (k - context) * stride; frames before the keyframe before it are done.
+        # Keyframe k lies at frame (k - context) * stride; frames before the one before it are done.
         untouched = max((keyframe - gen.context - 1) * stride + 1, 0)
         # And what lies `context` keyframes back is forgotten.
         forgotten = (keyframe + 1) * stride
@@ -178,7 +178,7 @@ def test_context_grows_by_the_window_of_each_layer():
         assert gen.context == depth * (steps - 1)
 
 
-def test_a_clip_of_one_frame_needs_no_second_knot():
+def test_a_clip_of_one_frame_needs_no_second_keyframe():
     gen, _, _ = generator(1)
     assert gen.keyframes(1) == gen.context + 1
 

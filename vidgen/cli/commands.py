@@ -10,7 +10,7 @@ import pathlib
 import sys
 from typing import Any
 
-from vidgen import __version__, methods
+from vidgen import __version__
 from vidgen.errors import ConfigError, StorageError
 
 
@@ -270,6 +270,7 @@ def compare(options: argparse.Namespace) -> None:
 def inspect(options: argparse.Namespace) -> None:
     """Prints what clips there are and what can be used, and writes a contact sheet."""
     from vidgen.data import inspect
+    from vidgen.data.settings import PackSettings, pack_settings
     from vidgen.run import logs
 
     sheet, folder = pathlib.Path(options.sheet).resolve(), pathlib.Path(options.data).resolve()
@@ -278,53 +279,42 @@ def inspect(options: argparse.Namespace) -> None:
             f"--sheet={options.sheet} would lie among the clips, and the next run take it for one",
             f"name a file outside {options.data}",
         )
-    data = (options.config or methods.base()).data
+    data = options.config.data if options.config else None
+    asked = {"frames": data.frames, "stride": data.stride, "short": data.short} if data else {}
+    settings = pack_settings(data) if data else PackSettings()
     with logs.bar() as progress:
         report = inspect.inspect(
             options.data,
-            frames=data.frames,
-            stride=data.stride,
-            fps=data.fps or None,
-            short=data.short,
-            labels=data.labels,
-            limits=_limits(data),
-            workers=data.workers,
+            settings,
+            **asked,
+            workers=data.workers if data else 2,
             progress=progress,
         )
+    if data is None:
+        report = inspect.at_common_rate(report)
     inspect.show(report)
     inspect.write_contact_sheet(options.sheet, report)
     print(options.sheet)
+    print(inspect.train_command(report, options.data, settings, options.config_flags or None))
 
 
 def pack(options: argparse.Namespace) -> None:
     """Decodes clips into a pack, and prints its path."""
     from vidgen.data.pack import open_store
+    from vidgen.data.settings import pack_settings
     from vidgen.run import logs
 
     data = options.config.data
     with logs.bar() as progress:
         store = open_store(
             options.data,
-            frames=data.frames,
-            stride=data.stride,
-            fps=data.fps or None,
-            size=data.size,
-            crop=data.crop,
-            labels=data.labels,
-            limits=_limits(data),
+            pack_settings(data),
             cache=options.out or data.cache or None,
             strict=data.strict,
             workers=data.workers,
-            background=data.background,
             progress=progress,
         )
     print(getattr(store, "path", "toy clips are made as they are needed: there is nothing to pack"))
-
-
-def _limits(data: Any) -> Any:
-    from vidgen.data.decoder import Limits
-
-    return Limits(**data.limits.to_dict())
 
 
 def bench(options: argparse.Namespace) -> None:

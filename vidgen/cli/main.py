@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ConfigError(
                 f"unknown argument {config_flags[0]!r}", f"vidgen {options.command} --help"
             )
+        options.config_flags = config_flags
         options.line = shlex.join(["vidgen", *arguments])
         options.launched = launched
         return options.run(options) or 0

@@ -315,8 +315,9 @@ def _load_run(subject: Path, step: int | str | None, size: int | None, frames: i
             "choose a protocol of shorter clips, or a run that makes longer ones",
         )
     kept = Checkpoints(folder / ("best" if step == "best" else "checkpoints"))
-    config = kept.meta(sampler.step)["config"]
-    stride = int(config["data"]["stride"])
+    meta = kept.meta(sampler.step)
+    config = meta["config"]
+    stride = int(config["data"]["stride"] or meta["stride"])  # 0: chosen by the clips
     # `sampling.fps` says how fast samples play; without it they have the rate of the clips, of
     # which training took every n-th frame.
     rate = sampler.fps if config["sampling"]["fps"] else sampler.fps / stride

@@ -10,7 +10,8 @@ import numpy as np
 from vidgen import seeds
 from vidgen.data.listing import open_source
 from vidgen.data.pack import Pack, open_store
-from vidgen.data.stream import Clips
+from vidgen.data.settings import PackSettings
+from vidgen.data.stream import Clips, count_windows
 from vidgen.data.toy import ToySource
 from vidgen.errors import DataError
 from vidgen.evaluation.protocol import RealClips
@@ -86,11 +87,8 @@ class Windows:
         """
         store = open_store(
             path,
-            frames=spec.frames,
-            stride=spec.stride,
-            fps=spec.fps,
-            size=spec.size,
-            crop=spec.crop,
+            PackSettings(size=spec.size, crop=spec.crop, fps=spec.fps),
+            toy_frames=spec.span,
             progress=progress,
         )
         self._path, self._store, self.spec, self.half = path, store, spec, half
@@ -133,7 +131,7 @@ class Windows:
 
     def labels(self, count: int) -> list[int]:
         """Returns the labels of `count` windows, from the start again where there are fewer."""
-        labels = np.asarray(self._store.labels)[self._places(count)[:, 0]]
+        labels = self._store.columns["label"][self._places(count)[:, 0]]
         return np.resize(labels, count).tolist()
 
     def read(self, count: int) -> Iterator[np.ndarray]:
@@ -164,7 +162,7 @@ class Windows:
 
 def _starts(lengths: np.ndarray, spec: WindowSpec) -> np.ndarray:
     """Returns how many windows begin in clips of the given lengths."""
-    return np.maximum(np.asarray(lengths, np.int64) - spec.span + 1, 0)
+    return count_windows(np.asarray(lengths, np.int64), spec.span, "skip")
 
 
 def _fits(counts: np.ndarray, step: int) -> bool:
@@ -196,8 +194,9 @@ class _Half:
         if half is not None:
             order = seeds.stream(seed, "halves").permutation(len(store))
             self.numbers = np.sort(order[half::2])
-        self._store, self.classes = store, store.classes
-        self.labels, self.lengths = store.labels[self.numbers], store.lengths[self.numbers]
+        self._store, self.classes, self.fps = store, store.classes, store.fps
+        self.columns = {name: values[self.numbers] for name, values in store.columns.items()}
+        self.lengths = store.lengths[self.numbers]
 
     def __len__(self) -> int:
         return len(self.numbers)

@@ -24,7 +24,7 @@ import jaxtyping
 
 # Shapes and types in signatures are checked in tests alone, so before vidgen is imported.
 CHECKED = ("keys", "models", "training", "metrics")
-jaxtyping.install_import_hook([f"vidgen.{name}" for name in CHECKED], "beartype.beartype")
+jaxtyping.install_import_hook([f"vidgen.{name}" for name in CHECKED], "checking.checked")
 
 import jax
 import pytest

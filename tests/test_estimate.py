@@ -87,7 +87,7 @@ def linear(monkeypatch):
         return state.replace(gen=state.gen - grads), {"norm": jnp.sum(grads**2)}
 
     made = types.SimpleNamespace(init=init, step=step, alone=0, optimizers={"gen": 0, "dis": 0})
-    monkeypatch.setattr(setup, "build", lambda config, classes: made)
+    monkeypatch.setattr(methods, "experiment", lambda config, classes: made)
 
     def found(*mode, **more):
         config = settings(*mode, **more)

@@ -19,7 +19,7 @@ from conftest import QUICK, tiny_config
 from vidgen import config as configs
 from vidgen import methods
 from vidgen.cli import main
-from vidgen.run import artifacts, setup, train
+from vidgen.run import artifacts, train
 from vidgen.runtime import devices
 from vidgen.runtime.checkpoint import Checkpoints, arrays_sha256
 
@@ -58,7 +58,7 @@ def keep_programs(monkeypatch, kind=""):
 
     Runs into whose step something was patched name that as their kind.
     """
-    build, compiled, init = setup.build, devices.Placement.compile, devices.Placement.init
+    build, compiled, init = methods.experiment, devices.Placement.compile, devices.Placement.init
 
     def same(config):
         free = tuple(name for name in artifacts.FREE if not name.startswith("parallel"))
@@ -82,7 +82,7 @@ def keep_programs(monkeypatch, kind=""):
             _FIRST[key] = init(self, function, seed)
         return jax.tree.map(jnp.copy, _FIRST[key])
 
-    monkeypatch.setattr(setup, "build", kept_build)
+    monkeypatch.setattr(methods, "experiment", kept_build)
     monkeypatch.setattr(devices.Placement, "compile", kept_compile)
     monkeypatch.setattr(devices.Placement, "init", kept_init)
 

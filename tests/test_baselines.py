@@ -11,7 +11,7 @@ from conftest import tiny_config
 from vidgen import methods, sampling
 from vidgen.cli import main
 from vidgen.errors import ConfigError
-from vidgen.evaluation import evaluate
+from vidgen.evaluation import evaluate, protocol
 from vidgen.methods.fitted import dynamic_texture, ppca
 from vidgen.run import artifacts, train
 from vidgen.runtime.checkpoint import arrays_sha256
@@ -74,15 +74,15 @@ def test_lookup_plays_training_clips_of_the_class_and_is_caught(fitted):
     np.testing.assert_array_equal(made[:, 8:], made[:, :8])  # round and round
     sources = [str(fitted / name) for name in ("lookup", "untrained")]
     copied = [
-        evaluate.evaluate(source, "toy:clips=64,frames=16", "pixel", clips=32).figures["copied"]
+        evaluate.evaluate(source, "toy:clips=64,frames=16", "pixel", clips=32).scores["copied"]
         for source in sources
     ]
     assert copied[1]["value"] == 0
     # Against clips of the length that was learnt, every one is a copy.
-    protocol = {"version": 1, "network": "pixel", "clips": 32, "frames": 8}
+    short = protocol.Protocol(version=1, network="pixel", clips=32, frames=8)
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setitem(evaluate.PROTOCOLS, "short", protocol)
-        found = evaluate.evaluate(sources[0], "toy:clips=64", "short").figures
+        monkeypatch.setitem(protocol.PROTOCOLS, "short", short)
+        found = evaluate.evaluate(sources[0], "toy:clips=64", "short").scores
     assert found["copied"]["value"] == 1
 
 

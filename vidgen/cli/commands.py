@@ -4,6 +4,7 @@ JAX is imported by those that need it, after the arguments have been read.
 """
 
 import argparse
+import logging
 import os
 import pathlib
 import sys
@@ -202,18 +203,20 @@ def verify(options: argparse.Namespace) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """Measures videos beside real ones, prints the figures and writes the report."""
+    """Measures videos beside real ones, prints the scores and writes the report."""
     from vidgen.evaluation import report
 
     if options.compare:
         names, reports = report.compare([pathlib.Path(p) for p in options.compare])
-        print(report.table(names, reports))
+        report.show_comparison(names, reports)
         return
     if options.subject is None:
         raise ConfigError("there is nothing to evaluate", "vidgen evaluate --help")
     compilation_cache()
     from vidgen.evaluation import evaluate
     from vidgen.run import logs
+
+    logging.getLogger("vidgen").setLevel(logging.INFO)  # how many clips are wanted, and found
 
     if options.metrics:
         count = 256 if options.clips is None else options.clips
@@ -250,14 +253,17 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def compare(options: argparse.Namespace) -> None:
     """Prints reports side by side, and draws them."""
-    from vidgen.evaluation import report
+    from vidgen.evaluation import plots, report
     from vidgen.video import atomic
 
-    names, reports = report.compare([pathlib.Path(p) for p in options.reports])
-    print(report.table(names, reports))
     if options.plot:
+        plots.require()  # before anything is printed
+    names, reports = report.compare([pathlib.Path(p) for p in options.reports])
+    report.show_comparison(names, reports)
+    if options.plot:
+        svg = plots.comparison(names, [one["figures"] for one in reports])
         with atomic.replacing(options.plot) as temporary:
-            temporary.write_text(report.plot(names, reports), encoding="utf-8")
+            temporary.write_text(svg, encoding="utf-8")
         print(options.plot, file=sys.stderr)
 
 

@@ -1,72 +1,127 @@
-"""Measuring what a run makes, or anybody's folder of videos: figures, and what they hold for.
+"""Measuring what a run makes, or anybody's folder of videos: scores, and what they hold for.
 
-    result = evaluate("runs/actions", against="actions64/", protocol="fvd16")
-    result.figures["fvd"]                          # {"value": ..., "low": ..., "high": ...}
-    result.manifest                                # all that the figures depend on
+    result = vidgen.evaluate("runs/actions", against="actions64/", protocol="fvd16")
+    result.scores["fvd"]                           # {"value": ..., "low": ..., "high": ...}
+    result.manifest                                # all that the scores depend on
+    report.write(result, "runs/actions/report")    # report.json and report.html
 
-Two sets of figures may be compared where their manifests agree (`report.differences`).
+Two results compare where their manifests agree (`protocol.differences`).
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
-import json
+import logging
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypedDict
 
 import jax
 import numpy as np
 
-from vidgen import sampling, seeds
-from vidgen.data.listing import is_toy, open_source
-from vidgen.data.pack import cache_folder, open_store
-from vidgen.data.settings import PackSettings
-from vidgen.data.stream import Clips, count_windows
-from vidgen.errors import ConfigError, DataError
+from vidgen import sampling
+from vidgen.errors import ConfigError
+from vidgen.evaluation import cache
+from vidgen.evaluation import protocol as protocols
+from vidgen.evaluation import scores as score_names
+from vidgen.evaluation.protocol import FEW_CLIPS, MIN_CLIPS, Manifest
+from vidgen.evaluation.scores import Scores
+from vidgen.evaluation.windows import Path, Progress, Windows, WindowSpec, first_frame_size
 from vidgen.metrics import degradations, features, measures, toy
 from vidgen.runtime.checkpoint import Checkpoints
-from vidgen.video import atomic
 
-# Raise a version when what a protocol computes changes: reports of another do not compare.
-PROTOCOLS: dict[str, dict[str, Any]] = {
-    "fvd16": {"version": 1, "network": "i3d", "clips": 2048, "frames": 16},
-    "fvd128": {"version": 1, "network": "i3d", "clips": 2048, "frames": 128},
-    "quick": {"version": 1, "network": "random", "clips": 256, "frames": 16},
-    "pixel": {"version": 1, "network": "pixel", "clips": 256, "frames": 16},
-}
 HALF = "real"  # as the subject: one half of the real clips, against the other
-_BANK = 20_000  # windows of the real clips among which copies are looked for
 _SHOWN = 12  # clips of a report's gallery
-_FEWEST = 8  # clips of a set
+_SAMPLED = 16  # clips of a run that are made at once
+_LOG = logging.getLogger("vidgen")
 
-Progress = Callable[[int, int, str], None]
-Path = str | os.PathLike[str]
+Devices = Sequence[jax.Device] | None  # pyright: ignore[reportInvalidTypeForm]
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """Figures, what they hold for, and clips to look at.
+class Subject(TypedDict, total=False):
+    """Which generated clips were measured; JSON data.
 
     Attributes:
-      figures: By name: a dict of `value` and, where estimated, `low` and `high` (95 %).
-      manifest: All that figures depend on but for the clips that were measured; JSON data.
-      subject: Which clips those were; JSON data.
-      clips: The first of them, uint8 `[n, T, H, W, 3]`.
-      nearest: The real clip most like each, uint8 `[n, T, H, W, 3]`.
-      fps: Frames per second of the clips.
-      spread: For plots: by name, the values `(real, measured)` of each clip.
+      kind: "run" or "clips".
+      path: Where they are.
+      step: Of a run: the step of its checkpoint.
+      seeds: Of a run: the first seed and the one after the last.
+      labels: Of a run: "by seed" or "as the real clips".
+      fingerprint: Of clips: changes with any of them.
+      half: Of clips: 1 for half of the real ones.
+      clips: Of clips: how many windows were measured.
+      change: How they were spoilt first.
     """
 
-    figures: measures.Figures
-    manifest: dict[str, Any]
-    subject: dict[str, Any]
+    kind: str
+    path: str
+    step: int
+    seeds: list[int]
+    labels: str
+    fingerprint: str
+    half: int | None
+    clips: int
+    change: str
+
+
+class Real(TypedDict):
+    """What a person wants to know of the real clips; JSON data.
+
+    Attributes:
+      path: Where they are.
+      clips: How many of them have a window.
+      windows: How many different windows they have.
+      fps: Frames per second of the windows.
+      frame_size: Height and width of the first clip, before it was resized.
+    """
+
+    path: str
+    clips: int
+    windows: int
+    fps: float
+    frame_size: tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Result:
+    """Scores, what they hold for, and clips to look at.
+
+    Attributes:
+      scores: By name: a dict of `value` and, where estimated, `low` and `high` (95 %).
+      manifest: All that scores depend on but for the generated clips; JSON data.
+      subject: Which clips those were; JSON data.
+      real: What the real clips are; JSON data.
+      warnings: What a reader of the scores should know.
+      clips: The first generated clips, uint8 `[n, T, H, W, 3]`.
+      nearest: The real clip most like each, uint8 `[n, T, H, W, 3]`.
+      fps: Frames per second of both.
+      distributions: By name, the values `(real, generated)` of a score of single clips, each
+        float32 `[N]`.
+    """
+
+    scores: Scores
+    manifest: Manifest
+    subject: Subject
+    real: Real
+    warnings: tuple[str, ...]
     clips: np.ndarray
     nearest: np.ndarray
     fps: float
-    spread: dict[str, tuple[np.ndarray, np.ndarray]]
+    distributions: dict[str, tuple[np.ndarray, np.ndarray]]
+
+    def __repr__(self) -> str:
+        """Says what was measured and the first scores; not the arrays."""
+        first = ", ".join(
+            f"{name}={score_names.text(self.scores[name])}"
+            for name in ("fvd", "frechet", "precision", "recall", "copied")
+            if name in self.scores
+        )
+        warned = f", {len(self.warnings)} warnings" if self.warnings else ""
+        return (
+            f"<Result of {self.subject.get('path')} against {self.real['path']}, "
+            f"{protocols.title(self.manifest)}: {first}{warned}>"
+        )
 
 
 def evaluate(
@@ -84,24 +139,35 @@ def evaluate(
     seed: int = 0,
     batch: int = 2,
     progress: Progress | None = None,
-    devices: Sequence[Any] | None = None,
+    devices: Devices = None,
 ) -> Result:
     """Measures clips against real ones; writes nothing but the cache of real clips' features.
 
+    Before anything long begins, the logger `vidgen` says how many clips are wanted and how many
+    there are (INFO), and warns of what makes scores hard to judge: few clips, other frame rates,
+    other sizes.
+
+    Example:
+      >>> result = evaluate("toy:clips=64,seed=1", "toy:clips=64", "pixel", clips=16)
+      >>> result.scores["copied"]["value"]
+      0.0
+      >>> result.manifest["clips"], result.manifest["frames"], result.clips.shape
+      (16, 16, (12, 16, 32, 32, 3))
+
     Args:
       subject: Folder of a run, which is sampled; or anything that `open_source` takes: a folder of
-        videos, an archive, an array; or "real".
+        videos, an archive, an array; or "real": half of the real clips, against the other half.
       against: Real clips.
       protocol: A name in `PROTOCOLS`.
-      clips: How many of each, instead of the protocol's number; the manifest says so. Fewer real
-        ones are taken where there are no more windows.
+      clips: How many of each, instead of the protocol's number; the manifest says so. Fewer are
+        taken where there are no more windows.
       weights: File of the network's weights.
       step: Of a run: its checkpoint, or "best"; the newest by default.
-      size: Side of the frames; by default a run's own, or the shorter side of the first clip.
+      size: Side of the frames; by default a run's, or the shorter side of the first clip.
       stride: Take every n-th frame; by default as the run was trained, or 1.
       fps: Resample to this rate instead.
       change: A name in `degradations.CHANGES`: the clips are spoilt so before they are measured, to
-        see what figures tell.
+        see what scores tell.
       seed: Of the choice of windows and of all draws.
       batch: Clips that a device measures at once.
       progress: Called with (done, total, text).
@@ -112,98 +178,328 @@ def evaluate(
       DataError: Clips or weights cannot be read, or there are too few.
       StorageError: The run has no good checkpoint.
     """
-    if protocol not in PROTOCOLS:
-        raise ConfigError(f"there is no protocol {protocol!r}", "one of " + ", ".join(PROTOCOLS))
-    rules = PROTOCOLS[protocol]
-    count = rules["clips"] if clips is None else clips
-    if count < _FEWEST:
-        raise ConfigError(f"--clips={count}", f"at least {_FEWEST}")
-    show = progress or (lambda done, total, text: None)
-    network = features.build(rules["network"], weights)
-    sampler, data = None, {"stride": 1 if stride is None else stride, "fps": fps, "crop": "center"}
-    if (pathlib.Path(subject) / "checkpoints").is_dir():
-        sampler = sampling.load(pathlib.Path(subject), step)
-        if stride is None and fps is None:
-            data |= _rate_of(subject, step, sampler.step)
-        if size not in (None, sampler.generator.size):
-            raise ConfigError(f"--size={size}", f"the run makes {sampler.generator.size}")
-        size = sampler.generator.size
-    size = size or _size_of(against if subject == HALF else subject)
-    opened = functools.partial(
-        Windows, frames=rules["frames"], size=size, seed=seed, progress=show, **data
-    )
-    real = opened(against, half=0 if subject == HALF else None)
-    here = {
-        "frames": rules["frames"],
-        "network": network.name,
-        "layer": network.layer,
-        "sha256": network.sha256,
-        "resize": network.resize,
-        "range": [-1, 1],
-        "seed": seed,
-        "real": {**real.facts, **data, "size": size, "windows": real.chosen(count)},
-    }
-    if sampler is None:
-        own = opened(against if subject == HALF else subject, half=1 if subject == HALF else None)
-        number = min(count, own.count)
-        about = {"kind": "clips", "path": str(subject), **own.facts, "clips": number}
-        made = own.read(number)
-    else:
-        number, labels = count, None
-        if sampler.classes and sampler.classes == real.classes:
-            labels = real.labels(count)  # as many of each class as are real
-        about = {
-            "kind": "run", "path": str(subject), "step": sampler.step, "seeds": [0, count],
-            "labels": "by seed" if labels is None else "as the real clips",
-        }  # fmt: skip
-        made = _sampled(sampler, count, rules["frames"], labels)
-    for name, have in (("real", min(count, real.count)), (str(subject), number)):
-        if have < _FEWEST:
-            raise DataError(f"{name}: {have} windows of {rules['frames']} frames", "8 are needed")
-
-    manifest = {
-        "protocol": protocol, "version": rules["version"], "clips": count, "measured": number,
-        **here,
-    }  # fmt: skip
-
-    def measured(measure, stream, total, text):
-        done = lambda n: show(n, total, text)  # noqa: E731
-        return features.extract(measure, stream, batch=batch, progress=done, devices=devices)
-
-    measure = features.everything(network)
-    total = min(count, real.count)
-    of_real = _kept(
-        {**here, "what": "features", "code": features.VERSION},
-        lambda: measured(measure, real.read(total), total, "features of the real clips"),
-    )
-    # Windows among which copies are looked for: of all the real clips, with few left out.
-    bank = real.bank()
-    of_bank = _kept(
-        {**real.facts, **data, "size": size, "frames": rules["frames"], "code": features.VERSION,
-         "what": hashlib.sha256(bank.tobytes()).hexdigest()},
-        lambda: measured(features.plain(), real.at(bank), len(bank), "windows of the real clips"),
-    )["plain"]  # fmt: skip
-    shown: list[np.ndarray] = []
+    rules, count = protocols.choose(protocol, clips)
     if change is not None:
-        made = degradations.apply(change, made, real.read(number), seed)
-        about["change"] = change
-    of_fake = measured(
-        measure, _looking(made, shown), number, "features of the clips that are measured"
+        degradations.apply(change, iter(()), iter(()))  # refuses an unknown name
+    progress = progress or (lambda done, total, text: None)
+    network = features.build(rules.network, weights)
+    _LOG.info("%s wants %d clips of %d frames a side", protocol, count, rules.frames)
+
+    # Both sides, opened and counted; what makes them hard to compare is said before it costs time.
+    halves = subject == HALF
+    run = None if halves else _load_run(subject, step, size, rules.frames)
+    spec = _window_spec(
+        rules.frames, run, against if halves else subject, size=size, stride=stride, fps=fps
     )
-    show(0, 0, "figures")
-    nearest, _ = measures.nearest(of_fake["plain"][: len(shown)], of_bank)
+    open_windows = functools.partial(
+        Windows, spec=spec, seed=seed, at_least=MIN_CLIPS, progress=progress
+    )
+    real = open_windows(against, half=0 if halves else None, side="the real clips")
+    if run is None:
+        path = against if halves else subject
+        half = 1 if halves else None
+        windows = open_windows(path, half=half, side="the generated clips")
+        generated = _windows_of_clips(windows, count, subject)
+    else:
+        generated = _samples_of_run(run, count, real, subject)
+    manifest = protocols.make_manifest(
+        protocol,
+        clips=count,
+        measured=generated.count,
+        network=network,
+        seed=seed,
+        real=real.describe(count),
+    )
+    about_real: Real = {
+        "path": os.fspath(against),
+        "clips": real.clips,
+        "windows": real.count,
+        "fps": real.fps,
+        "frame_size": generated.frame_size if halves else real.recorded_size(),
+    }
+    _LOG.info(
+        "real has %d windows in %d clips, generated %s",
+        real.count,
+        real.clips,
+        generated.available,
+    )
+    warnings = tuple(_warnings(protocol, count, spec, about_real, generated))
+    for warning in warnings:
+        _LOG.warning("%s", warning)
+
+    # Features of both.
+    extract = functools.partial(_extract, batch=batch, devices=devices, progress=progress)
+    of_real, of_bank, bank = _real_features(real, network, manifest, extract)
+    stream = generated.clips
+    about = generated.subject
+    if change is not None:
+        stream = degradations.apply(change, stream, real.read(generated.count), seed)
+        about: Subject = {**about, "change": change}
+    shown: list[np.ndarray] = []
+    of_generated = extract(
+        features.everything(network),
+        _keep_first(stream, shown),
+        generated.count,
+        "features of the generated clips",
+    )
+
+    progress(0, 0, "scores")
+    nearest, _ = measures.nearest(of_generated["plain"][: len(shown)], of_bank)
     return Result(
-        figures={
-            **measures.compare(of_real, of_fake, network, seed),
-            **measures.copies(of_fake["plain"], of_bank, bank[:, 0], seed),
+        scores={
+            **measures.compare(of_real, of_generated, network, seed),
+            **measures.copies(of_generated["plain"], of_bank, bank[:, 0], seed),
         },
         manifest=manifest,
         subject=about,
+        real=about_real,
+        warnings=warnings,
         clips=np.stack(shown),
         nearest=np.stack(list(real.at(bank[nearest]))),
-        fps=sampler.fps if sampler is not None else real.fps,
-        spread={name: (of_real[name], of_fake[name]) for name in measures.SPREAD},
+        fps=real.fps,
+        distributions={name: (of_real[name], of_generated[name]) for name in measures.SPREAD},
     )
+
+
+# --------------------------------------------------------------------------- the generated clips
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """A run that is sampled, and how its training read clips."""
+
+    sampler: sampling.Sampler
+    stride: int
+    fps: float | None  # resampled to
+    rate: float  # frames per second of what it makes
+
+
+@dataclasses.dataclass(frozen=True)
+class _Generated:
+    """The clips that are measured.
+
+    Attributes:
+      clips: Makes or reads them, once.
+      count: How many there are.
+      available: The same in words.
+      subject: For the report.
+      fps: Frames per second.
+      frame_size: Height and width before they are resized.
+    """
+
+    clips: Iterator[np.ndarray]
+    count: int
+    available: str
+    subject: Subject
+    fps: float
+    frame_size: tuple[int, int]
+
+
+def _load_run(subject: Path, step: int | str | None, size: int | None, frames: int) -> _Run | None:
+    """Loads the sampler of a run; None where the subject is something else.
+
+    Raises:
+      ConfigError: The run cannot make what is asked for.
+    """
+    folder = pathlib.Path(subject)
+    if not (folder / "checkpoints").is_dir():
+        if step is not None:
+            raise ConfigError(f"--step={step}", f"{folder} is no run: it has no checkpoints")
+        return None
+    sampler = sampling.load(folder, step)
+    if size not in (None, sampler.size):
+        raise ConfigError(f"--size={size}", f"the run makes {sampler.size}")
+    if sampler.limit and frames > sampler.limit:
+        raise ConfigError(
+            f"clips of {frames} frames are measured, this run's end after {sampler.limit}",
+            "choose a protocol of shorter clips, or a run that makes longer ones",
+        )
+    kept = Checkpoints(folder / ("best" if step == "best" else "checkpoints"))
+    meta = kept.meta(sampler.step)
+    config = meta["config"]
+    stride = int(config["data"]["stride"] or meta["stride"])  # 0: chosen by the clips
+    # `sampling.fps` says how fast samples play; without it they have the rate of the clips, of
+    # which training took every n-th frame.
+    rate = sampler.fps if config["sampling"]["fps"] else sampler.fps / stride
+    return _Run(sampler, stride, config["data"]["fps"] or None, rate)
+
+
+def _window_spec(
+    frames: int,
+    run: _Run | None,
+    path: Path,
+    *,
+    size: int | None,
+    stride: int | None,
+    fps: float | None,
+) -> WindowSpec:
+    """Returns which frames are taken of both sides: as asked, as trained, or of the first clip."""
+    if run is not None and stride is None and fps is None:
+        stride, fps = run.stride, run.fps
+    if run is not None:
+        size = run.sampler.size
+    return WindowSpec(
+        frames=frames,
+        size=size or min(first_frame_size(path)),
+        stride=1 if stride is None else stride,
+        fps=fps,
+    )
+
+
+def _windows_of_clips(windows: Windows, count: int, subject: Path) -> _Generated:
+    number = min(count, windows.count)
+    return _Generated(
+        clips=windows.read(number),
+        count=number,
+        available=f"{windows.count} windows in {windows.clips} clips",
+        subject={
+            "kind": "clips",
+            "path": str(subject),
+            "fingerprint": windows.fingerprint,
+            "half": windows.half,
+            "clips": number,
+        },
+        fps=windows.fps,
+        frame_size=windows.recorded_size(),
+    )
+
+
+def _samples_of_run(run: _Run, count: int, real: Windows, subject: Path) -> _Generated:
+    sampler, labels = run.sampler, None
+    if sampler.classes and sampler.classes == real.classes:
+        labels = real.labels(count)  # as many of each class as are real
+    return _Generated(
+        clips=_samples(sampler, count, real.spec.frames, labels),
+        count=count,
+        available=f"{count} (sampled at step {sampler.step})",
+        subject={
+            "kind": "run",
+            "path": str(subject),
+            "step": sampler.step,
+            "seeds": [0, count],
+            "labels": "by seed" if labels is None else "as the real clips",
+        },
+        fps=run.rate,
+        frame_size=(sampler.size, sampler.size),
+    )
+
+
+def _samples(
+    sampler: sampling.Sampler, count: int, frames: int, labels: list[int] | None
+) -> Iterator[np.ndarray]:
+    for first in range(0, count, _SAMPLED):
+        seeds = range(first, min(first + _SAMPLED, count))
+        chosen = None if labels is None else labels[first : first + _SAMPLED]
+        yield from sampler.sample(seeds, frames, 0, chosen)
+
+
+# -------------------------------------------------------------------- what is said before it runs
+
+
+def _warnings(
+    protocol: str, count: int, spec: WindowSpec, real: Real, generated: _Generated
+) -> Iterator[str]:
+    """Says what makes scores hard to judge."""
+    counts = {"real": min(count, real["windows"]), "generated": generated.count}
+    for side, number in counts.items():
+        if number < count:
+            yield (
+                f"{protocol} wants {count} clips, the {side} ones have {number} windows of "
+                f"{spec.frames} frames: all of them are measured"
+            )
+    few = [f"{number} {side} clips" for side, number in counts.items() if number < FEW_CLIPS]
+    if few:
+        yield (
+            f"{' and '.join(few)} are few to judge by: distances come out too large and vary "
+            f"from one draw to another; {FEW_CLIPS} and more are better"
+        )
+    if abs(real["fps"] - generated.fps) > 0.02 * real["fps"]:
+        unknown = 25.0 / spec.stride in (real["fps"], generated.fps)
+        guessed = " (clips without a rate, as arrays, count as 25)" if unknown else ""
+        yield (
+            f"other frame rates: real clips have {real['fps']:.4g} frames per second, generated "
+            f"ones {generated.fps:.4g}, so motion from frame to frame is of other spans of time"
+            f"{guessed}"
+        )
+    if min(real["frame_size"]) != min(generated.frame_size):
+        yield (
+            f"other sizes: real clips are {_wide(real['frame_size'])}, generated ones "
+            f"{_wide(generated.frame_size)}; both are measured at {spec.size}x{spec.size}, and "
+            "resized frames differ in sharpness"
+        )
+
+
+def _wide(frame_size: tuple[int, int]) -> str:
+    height, width = frame_size
+    return f"{width}x{height}"
+
+
+# ----------------------------------------------------------------------------------- features
+
+_Extract = Callable[[features.Measure, Iterable[np.ndarray], int, str], dict[str, np.ndarray]]
+
+
+def _extract(
+    measure: features.Measure,
+    clips: Iterable[np.ndarray],
+    total: int,
+    text: str,
+    *,
+    batch: int,
+    devices: Devices,
+    progress: Progress,
+) -> dict[str, np.ndarray]:
+    def done(number: int) -> None:
+        progress(number, total, text)
+
+    return features.extract(measure, clips, batch=batch, progress=done, devices=devices)
+
+
+def _real_features(
+    real: Windows, network: features.Network, manifest: Manifest, extract: _Extract
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Returns what the protocol measures of the real clips, from the cache where it can be.
+
+    Returns:
+      Features of the windows that are compared with, by name; features `[n, D]` of the windows
+      among which copies are looked for; and where those are, `[n, 2]` clip and first frame.
+    """
+    total = min(manifest["clips"], real.count)
+    # Of the manifest, what the features of the real clips depend on.
+    key: dict[str, object] = {
+        name: value
+        for name, value in manifest.items()
+        if name not in ("protocol", "version", "clips", "measured")
+    }
+    of_real = cache.kept(
+        {**key, "what": "features", "code": features.VERSION},
+        lambda: extract(
+            features.everything(network), real.read(total), total, "features of the real clips"
+        ),
+    )
+    bank = real.bank()  # of all the real clips, with few windows left out
+    chosen: Mapping[str, object] = manifest["real"]
+    of_bank = cache.kept(
+        {
+            **{name: value for name, value in chosen.items() if name != "windows"},
+            "frames": manifest["frames"],
+            "code": features.VERSION,
+            "what": hashlib.sha256(bank.tobytes()).hexdigest(),
+        },
+        lambda: extract(features.plain(), real.at(bank), len(bank), "windows of the real clips"),
+    )
+    return of_real, of_bank["plain"], bank
+
+
+def _keep_first(clips: Iterable[np.ndarray], shown: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yields the clips and keeps the first few of them."""
+    for clip in clips:
+        if len(shown) < _SHOWN:
+            shown.append(clip)
+        yield clip
+
+
+# ----------------------------------------------------------------------------- without real clips
 
 
 def check(subject: Path, metric: str, clips: int) -> dict[str, float]:
@@ -215,169 +511,32 @@ def check(subject: Path, metric: str, clips: int) -> dict[str, float]:
       clips: How many videos; fewer where there are no more.
 
     Returns:
-      The metric's figures by name.
+      The metric's scores by name.
 
     Raises:
-      ConfigError: `clips` is not positive.
+      ConfigError: `clips` is not positive, or there is no such metric.
       DataError: The clips cannot be read.
       StorageError: The run has no good checkpoint.
     """
+    if metric not in CHECKS:
+        raise ConfigError(f"there is no metric {metric!r}", "one of " + ", ".join(CHECKS))
     if clips < 1:
         raise ConfigError(f"--clips={clips}", "at least 1")
     frames, measure = CHECKS[metric]
-    if (pathlib.Path(subject) / "checkpoints").is_dir():
-        return measure(sampling.load(pathlib.Path(subject)).sample(range(clips), frames))
-    size = _size_of(subject)
-    own = Windows(
-        subject, frames=frames, size=size, stride=1, fps=None, crop="center", seed=0, half=None,
-        progress=None,
-    )  # fmt: skip
-    return measure(np.stack(list(own.read(clips))))
+    run = _load_run(subject, None, None, frames)
+    if run is not None:
+        return measure(run.sampler.sample(range(clips), frames))
+    spec = WindowSpec(frames=frames, size=min(first_frame_size(subject)))
+    windows = Windows(subject, spec, side="the clips")
+    return measure(np.stack(list(windows.read(clips))))
 
 
-def _acd(video: np.ndarray) -> dict[str, float]:
+def _content_distance(video: np.ndarray) -> dict[str, float]:
     return {"acd_c": float(measures.average_content_distance(video).mean())}
 
 
 # Frames of a clip, and what measures them. ACD-C is of 16 frames, as MoCoGAN's clips.
 CHECKS: dict[str, tuple[int, Callable[[np.ndarray], dict[str, float]]]] = {
     "toy": (8, toy.score),
-    "acd": (16, _acd),
+    "acd": (16, _content_distance),
 }
-
-
-class Windows:
-    """The windows that a protocol takes of some clips: which, and in which order.
-
-    Attributes:
-      classes: Names of the classes.
-      facts: What the choice depends on; JSON data.
-      count: How many different windows there are.
-      fps: Frames per second.
-    """
-
-    def __init__(self, path, *, frames, size, stride, fps, crop, seed, half, progress):
-        """Opens clips; `half` 0 or 1 for half of them, drawn by the seed."""
-        self._store = open_store(
-            path,
-            PackSettings(size=size, crop=crop, fps=fps),
-            toy_frames=(frames - 1) * stride + 1,
-            progress=progress,
-        )
-        store: Any = self._store if half is None else _Half(self._store, half, seed)
-        self._clips = Clips(store, frames=frames, stride=stride, seed=seed)
-        self._numbers = np.arange(len(self._store)) if half is None else store.numbers
-        self._span, self._stride = (frames - 1) * stride + 1, stride
-        self.classes = tuple(self._store.classes)
-        self.facts = {"fingerprint": self._store.fingerprint, "half": half}
-        self.count, self.fps = self._clips.windows, self._store.fps
-
-    def _places(self, count):
-        number, first = self._clips.places(0, min(count, self.count))
-        return np.stack([self._numbers[number], first], 1)
-
-    def chosen(self, count: int) -> list[list[Any]]:
-        """Returns `[name of the clip, first frame]` of each window."""
-        names = getattr(self._store, "names", None)
-        return [
-            [names[number] if names else f"clip {number}", first]
-            for number, first in self._places(count).tolist()
-        ]
-
-    def labels(self, count: int) -> list[int]:
-        """Returns the labels of `count` windows, from the start again where there are fewer."""
-        own = np.asarray(self._store.labels)[self._places(count)[:, 0]]
-        return np.resize(own, count).tolist()
-
-    def read(self, count: int) -> Iterator[np.ndarray]:
-        """Yields the first `count` windows, uint8 `[T, H, W, 3]`."""
-        return self.at(self._places(count))
-
-    def bank(self) -> np.ndarray:
-        """Returns windows from all the clips, as densely as 20,000 allow; int64 `[n, 2]`.
-
-        Number of the clip and first frame. Where there are more clips, some are left out, evenly.
-        """
-        counts = count_windows(np.asarray(self._store.lengths)[self._numbers], self._span, "skip")
-        step = next(n for n in range(1, self._span + 1) if _fits(counts, n) or n == self._span)
-        each = [
-            (number, first)
-            for number, count in zip(self._numbers.tolist(), counts.tolist(), strict=True)
-            for first in range(0, count, step)
-        ]
-        keep = np.linspace(0, len(each) - 1, min(len(each), _BANK)).round().astype(int)
-        return np.array(each)[keep]
-
-    def at(self, places: np.ndarray) -> Iterator[np.ndarray]:
-        """Yields the windows at `[n, 2]` clip and first frame."""
-        for number, first in places.tolist():
-            yield self._store[number][first : first + self._span : self._stride]
-
-
-def _fits(counts: np.ndarray, step: int) -> bool:
-    """Tells whether every `step`-th of so many windows of each clip are few enough for the bank."""
-    return int((-(-counts // step)).sum()) <= _BANK
-
-
-class _Half:
-    """Every other clip of a store, in an order drawn by a seed."""
-
-    def __init__(self, store, part: int, seed: int):
-        order = seeds.stream(seed, "halves").permutation(len(store))
-        self.numbers = np.sort(order[part::2])
-        self._store, self.classes = store, store.classes
-        self.columns = {name: values[self.numbers] for name, values in store.columns.items()}
-        self.lengths = store.lengths[self.numbers]
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self._store[self.numbers[index]]
-
-
-def _sampled(sampler, count: int, frames: int, labels) -> Iterator[np.ndarray]:
-    for at in range(0, count, 16):
-        chosen = range(at, min(at + 16, count))
-        yield from sampler.sample(chosen, frames, 0, labels and labels[at : at + 16])
-
-
-def _looking(clips: Iterable[np.ndarray], shown: list[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yields the clips and keeps the first few of them."""
-    for clip in clips:
-        if len(shown) < _SHOWN:
-            shown.append(clip)
-        yield clip
-
-
-def _rate_of(run: Path, asked: int | str | None, step: int) -> dict[str, Any]:
-    """Returns the stride and rate that a run was trained with."""
-    folder = pathlib.Path(run) / ("best" if asked == "best" else "checkpoints")
-    meta = Checkpoints(folder).meta(step)
-    data = meta["config"]["data"]
-    return {"stride": data["stride"] or meta["stride"], "fps": data["fps"] or None}
-
-
-def _size_of(path: Path) -> int:
-    """Returns the shorter side of the first clip."""
-    first: Any = open_source(path)[0]
-    return min((first if is_toy(path) else first.frames).shape[1:3])
-
-
-def _kept(key: dict[str, Any], compute: Callable[[], dict[str, np.ndarray]]):
-    """Returns arrays from the cache, or computes them and puts them there.
-
-    They depend on the manifest alone (and on the device: XLA's last bits differ from one to
-    another), so the file is named by its hash; a file that cannot be read is made again.
-    """
-    where = [jax.default_backend(), jax.devices()[0].device_kind, jax.__version__]
-    text = json.dumps([key, where], sort_keys=True)
-    path = cache_folder(None) / "features" / f"{hashlib.sha256(text.encode()).hexdigest()}.npz"
-    if path.exists():
-        # np.load raises nearly anything of a damaged file.
-        with contextlib.suppress(Exception), path.open("rb") as file:
-            return dict(np.load(file, allow_pickle=False))
-    found = compute()
-    with atomic.replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **found)  # pyright: ignore[reportArgumentType]
-    return found

@@ -180,7 +180,7 @@ def test_malloc_takes_huge_pages_unless_the_user_tuned_it(given, becomes, tmp_pa
     if given:
         monkeypatch.setenv("GLIBC_TUNABLES", given)
     process = start("train", *TINY, *length(100_000), f"--workdir={tmp_path / 'run'}")
-    assert "training gan" in process.stderr.readline()
+    assert "reading configs/toy.py" in process.stderr.readline()
     environment = pathlib.Path(f"/proc/{process.pid}/environ").read_bytes().decode().split("\0")
     process.kill()
     process.communicate()
@@ -189,7 +189,7 @@ def test_malloc_takes_huge_pages_unless_the_user_tuned_it(given, becomes, tmp_pa
 
 def test_a_signal_before_the_first_step_exits_85_at_once(tmp_path):
     process = start("train", *TINY, *length(100_000), f"--workdir={tmp_path / 'run'}")
-    assert "training gan" in process.stderr.readline()  # printed before jax is imported
+    assert "reading configs/toy.py" in process.stderr.readline()  # before jax is imported
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 85, err

@@ -144,8 +144,8 @@ def encode(video, start, **more):
     return run({"params": weights(**more)}, video, jnp.array([start]), jnp.array([1]))
 
 
-def test_a_knot_within_two_windows_has_one_posterior():
-    """Keyframes lie at multiples of the stride, wherever a window begins, and are seen from nearby."""
+def test_a_keyframe_within_two_windows_has_one_posterior():
+    """They lie at multiples of the stride, wherever a window begins; seen from nearby."""
     video = jnp.array(rng.uniform(-1, 1, (1, 14, 16, 16, 3)))
     one, two = encode(video[:, :12], 4)[1], encode(video[:, 2:], 6)[1]
     assert one[0].shape == (1, small().keyframes(12), SMALL["motion"])

@@ -147,7 +147,7 @@ def test_all_that_differs_is_noted_for_debug(saved):
         CHANGES["wider"][0](tree)
         CHANGES["missing"][0](tree)
 
-    with pytest.raises(MismatchError, match="train/a .*and 1 more array") as error:
+    with pytest.raises(MismatchError, match=r"train/a .*and 1 more array") as error:
         saved.restore(changed(change))
     assert error.value.__notes__ == [CHANGES["wider"][1] + "\n" + CHANGES["missing"][1]]
 
@@ -209,20 +209,20 @@ def test_a_run_of_older_fields_goes_on(tmp_path):
         artifacts.check_same(*old_and_new(**changes), tmp_path)
     saved, now = old_and_new(data__short=None)
     now["config"]["data"]["short"] = "loop"
-    with pytest.raises(ConfigError, match="config.data.short was 'skip', is 'loop'"):
+    with pytest.raises(ConfigError, match=r"config.data.short was 'skip', is 'loop'"):
         artifacts.check_same(saved, now, tmp_path)
 
 
 def test_arguments_of_networks_have_the_defaults_of_the_networks(tmp_path):
     saved, now = old_and_new()
     now["config"]["generator"]["time_layers"] = 3  # an argument that the run does not name
-    with pytest.raises(ConfigError, match="config.generator.time_layers was"):
+    with pytest.raises(ConfigError, match=r"config.generator.time_layers was"):
         artifacts.check_same(saved, now, tmp_path)
     saved, now = old_and_new(generator__time_layers=3)  # that this start does not name
-    with pytest.raises(ConfigError, match="config.generator.time_layers was 3"):
+    with pytest.raises(ConfigError, match=r"config.generator.time_layers was 3"):
         artifacts.check_same(saved, now, tmp_path)
     saved, now = old_and_new(generator__width=64)
-    with pytest.raises(ConfigError, match="config.generator.width was 64, is 96"):
+    with pytest.raises(ConfigError, match=r"config.generator.width was 64, is 96"):
         artifacts.check_same(saved, now, tmp_path)
 
 

@@ -21,7 +21,7 @@ class Store:
 
     def __init__(self, lengths, height=4, width=4):
         self.lengths = np.array(lengths, np.int64)
-        self.labels = (np.arange(len(lengths)) % 2).astype(np.int32)
+        self.columns = {"label": (np.arange(len(lengths)) % 2).astype(np.int32)}
         self.height, self.width = height, width
         self.reads = 0
 
@@ -175,7 +175,7 @@ def test_a_far_item_comes_at_once_and_its_index_fits_int32():
 
 def test_no_labels_without_classes():
     store = Store([9])
-    store.classes = ()
+    store.classes, store.columns = (), {}
     assert set(Clips(store, frames=4)[0]) == {"video", "index"}
 
 
@@ -232,3 +232,24 @@ def test_toy_clips_stream():
     assert (batch["video"] == np.stack([toy[n] for n in order])).all()
     assert (batch["label"] == toy.labels[order]).all()
     assert clips.classes == tuple(toy.classes)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "fps", "frames", "wanted"),
+    [
+        ([100] * 10, 25.0, 16, 2),  # 31 frames are 1.24 s; 46 are 1.84 s
+        ([100] * 10, 60.0, 16, 5),  # 76 frames are 1.27 s; 91 are 1.52 s
+        ([100] * 10, 10.0, 16, 1),  # 16 frames are 1.6 s already
+        ([100] * 9 + [20], 25.0, 16, 2),  # nine of ten are enough
+        ([100] * 8 + [20] * 2, 25.0, 16, 1),
+        ([3] * 10, 60.0, 16, 1),
+        ([100], 25.0, 1, 1),
+    ],
+)
+def test_a_chosen_stride_fits_the_clips(lengths, fps, frames, wanted):
+    store = Store(lengths)
+    store.fps = fps
+    clips = Clips(store, frames=frames, stride=0, short="loop")
+    assert clips.stride == wanted
+    given = Clips(store, frames=frames, stride=wanted, short="loop")
+    assert (clips[7]["video"] == given[7]["video"]).all() and clips.windows == given.windows

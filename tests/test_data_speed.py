@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pack(folder, tmp_path_factory):
-    return write_pack(list_source(folder), tmp_path_factory.mktemp("pack") / "p", size=64)
+    return write_pack(list_source(folder), tmp_path_factory.mktemp("pack") / "p")
 
 
 def plain_loop(paths, size):
@@ -76,7 +76,7 @@ def test_packing_beats_a_single_thread(folder, tmp_path, loop, ratio):
     started = time.perf_counter()
     base = loop(paths, 64) / (time.perf_counter() - started)
     started = time.perf_counter()
-    pack = write_pack(source, tmp_path / "pack", size=64)
+    pack = write_pack(source, tmp_path / "pack")
     rate = int(pack.lengths.sum()) / (time.perf_counter() - started)
     print(f"\npacking {rate:.0f} frames/s, {loop.__name__} {base:.0f}: {rate / base:.2f} times")
     assert rate > ratio * base

@@ -19,7 +19,8 @@ from PIL import Image
 
 from vidgen.data import decoder as decoding
 from vidgen.data import workers
-from vidgen.data.decoder import Limits, array_clips, strip_shape
+from vidgen.data.arrays import array_clips, strip_shape
+from vidgen.data.limits import Limits
 from vidgen.data.workers import Worker, each, request
 from vidgen.errors import DataError
 from vidgen.video import reading, writing
@@ -201,14 +202,14 @@ def test_a_decoder_that_cannot_start_says_why(tmp_path, monkeypatch):
     broken.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(broken))
     with Worker(Limits()) as worker, pytest.raises(DataError, match="start: no such module"):
-        worker.look(place("x"))
+        worker.picture_header(place("x"))
 
 
 def test_the_process_loads_no_jax_and_needs_no_main_guard(video):
     script = (
         "import sys\n"
         "from vidgen.data.workers import Worker, request\n"
-        "from vidgen.data.decoder import Limits\n"
+        "from vidgen.data.limits import Limits\n"
         "w = Worker(Limits())\n"
         "n = []\n"
         f"w.decode(request({place(video[0])!r}, w.limits), lambda f: n.append(len(f)))\n"
@@ -274,19 +275,19 @@ def test_what_is_no_video_has_a_reason(worker, tmp_path, data, said):
 
 
 def test_each_keeps_order_of_results_and_reasons_apart(tmp_path, video):
-    refused = {}
+    told = {}
     seen = []
     places = [place(video[0]), place(tmp_path / "absent.mp4"), place(video[0])]
 
     def job(slot, worker, number):
         return len(worker.decode(request(places[number], worker.limits), lambda f: None)["times"])
 
-    results = each(
-        range(3), job, limits=Limits(), workers=2, refuse=refused.__setitem__,
+    results, refused = each(
+        range(3), job, limits=Limits(), workers=2, refuse=told.__setitem__,
         progress=lambda done, total, text: seen.append((done, total, text)), text="testing",
     )  # fmt: skip
     assert results == {0: 10, 2: 10}
-    assert list(refused) == [1] and "no such file" in refused[1]
+    assert told == refused and list(refused) == [1] and "no such file" in refused[1]
     assert seen[-1] == (3, 3, "testing")
 
 
@@ -383,7 +384,8 @@ def test_the_clips_of_an_array_in_an_archive_are_read_once(tmp_path, monkeypatch
     for index in range(2):
         ref = {"kind": "array", "path": str(tmp_path / "a.zip"), "archive": "zip"}
         ref |= {"member": "m.npz", "key": "v", "index": index}
-        (first, *_) = decoding.decode(request(ref, Limits()), {})
+        _, timed = decoding.decode(request(ref, Limits()))
+        (first, *_) = timed
         assert first[1][0, 1, 0] == index * 192 % 256 + 1
     assert len(opened) == 1
 
@@ -411,7 +413,7 @@ def test_grey_of_16_bits_keeps_its_levels(worker, tmp_path):
 def test_pictures_without_a_white_are_refused(worker, tmp_path, dtype):
     Image.fromarray(np.zeros((16, 64), dtype)).save(tmp_path / "a.tiff")
     with pytest.raises(Unreadable, match="pictures have 8 or 16 bits"):
-        worker.look(place(tmp_path / "a.tiff", "strip"))
+        worker.picture_header(place(tmp_path / "a.tiff", "strip"))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from test_end_to_end import TINY, run
 
 from vidgen import methods
 from vidgen.cli import main
+from vidgen.data.toy import ToySource
 from vidgen.errors import ConfigError
 from vidgen.methods import common
 from vidgen.run import artifacts, setup, train
@@ -33,7 +34,7 @@ def settings(mode="jit", **more):
 
 @functools.cache
 def found(mode="jit", **more):
-    return estimate.estimate(settings(mode, **more), 2)
+    return estimate.estimate(settings(mode, **more), ToySource())
 
 
 def held(tree):
@@ -91,7 +92,7 @@ def linear(monkeypatch):
     def found(*mode, **more):
         config = settings(*mode, **more)
         config.training.batch_size = CLIPS
-        return estimate.estimate(config, 2)
+        return estimate.estimate(config, ToySource())
 
     return found
 
@@ -296,20 +297,20 @@ def test_predictions_are_for_bfloat16():
 
 def test_classes_are_counted_without_packing(tmp_path, monkeypatch):
     config = tiny_config()
-    assert estimate.classes(config) == 2
+    assert len(estimate.listed(config).classes) == 2
     monkeypatch.setenv("VIDGEN_CACHE", str(tmp_path / "cache"))
     for name in ("bend", "wave", "walk"):
         (tmp_path / "clips" / name).mkdir(parents=True)
         np.save(tmp_path / "clips" / name / "one.npy", np.zeros((8, 16, 16, 3), np.uint8))
     config.data.path = str(tmp_path / "clips")
-    assert estimate.classes(config) == 3
+    assert len(estimate.listed(config).classes) == 3
     assert not (tmp_path / "cache").exists()
     store, _ = artifacts.open_clips(config)
     config.data.path = str(store.path)  # a pack
-    assert estimate.classes(config) == 3
+    assert len(estimate.listed(config).classes) == 3
     config.data.labels = "none"
     config.data.path = str(tmp_path / "clips")
-    assert estimate.classes(config) == 0
+    assert len(estimate.listed(config).classes) == 0
 
 
 def test_configs_that_need_less_come_in_order():
@@ -336,8 +337,8 @@ def test_out_of_memory_is_answered_through_the_command(monkeypatch, capsys):
     def full(*_):
         raise jax.errors.JaxRuntimeError(OUT)
 
-    def fake(config, classes):
-        assert classes == 2
+    def fake(config, store):
+        assert len(store.classes) == 2
         return dataclasses.replace(found(), total=5 * 2**30 // config.parallel.microbatches)
 
     monkeypatch.setattr(train, "train", full)
@@ -365,7 +366,7 @@ def test_out_of_memory_is_answered_through_the_command(monkeypatch, capsys):
     ],
 )
 def test_the_nearest_setting_follows_from_the_limit(limit, flags, monkeypatch):
-    def fake(config, classes):
+    def fake(config, store):
         p, t = config.parallel, config.training
         total = 128 // p.microbatches if t.batch_size == 8 else 10
         total //= (2 if p.remat else 1) * (2 if p.compute == "bfloat16" else 1)
@@ -389,7 +390,7 @@ def test_the_state_is_let_go_before_settings_are_tried(monkeypatch):
         alive.append(weakref.ref(state))
         raise jax.errors.JaxRuntimeError(OUT)
 
-    def fake(config, classes):
+    def fake(config, store):
         assert alive[0]() is None
         return found()
 

@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+import shlex
 
 import av
 import numpy as np
@@ -9,10 +10,22 @@ import pytest
 import rich.console
 from PIL import Image
 
+from vidgen.cli.main import main, read_config
 from vidgen.data import inspect as inspection
-from vidgen.data.inspect import inspect, lines, show, write_contact_sheet
+from vidgen.data.inspect import (
+    at_common_rate,
+    common_rate,
+    inspect,
+    lines,
+    show,
+    train_command,
+    write_contact_sheet,
+)
 from vidgen.data.listing import list_source
+from vidgen.data.pack import open_store
 from vidgen.data.packing import write_pack
+from vidgen.data.settings import PackSettings, pack_settings
+from vidgen.data.stream import Clips
 from vidgen.errors import DataError
 from vidgen.video import writing
 
@@ -41,8 +54,9 @@ def folder(tmp_path):
 def test_a_report_counts_clips_and_windows(folder):
     seen = []
     report = inspect(
-        folder, frames=4, stride=2, thumbnail=16, progress=lambda *told: seen.append(told)
-    )
+        folder, frames=4, stride=2, short="skip", thumbnail=16,
+        progress=lambda *told: seen.append(told),
+    )  # fmt: skip
     assert [c.name for c in report.clips] == ["walk/a.webp", "walk/b.webp", "wave/c.webp"]
     assert [c.frames for c in report.clips] == [12, 20, 3]
     assert [c.label for c in report.clips] == ["walk", "walk", "wave"]
@@ -57,14 +71,15 @@ def test_a_report_counts_clips_and_windows(folder):
 
 
 def test_windows_at_another_rate_are_those_of_the_pack(folder, tmp_path):
-    report = inspect(folder, frames=4, fps=4.0, thumbnail=16)
-    pack = write_pack(list_source(folder), tmp_path / "pack", size=16, fps=4.0)
+    settings = PackSettings(size=16, fps=4.0)
+    report = inspect(folder, settings, frames=4, stride=1, short="skip", thumbnail=16)
+    pack = write_pack(list_source(folder, settings), tmp_path / "pack")
     assert report.windows == sum(max(0, n - 3) for n in pack.lengths)
-    assert report.windows == inspect(tmp_path / "pack", frames=4).windows
+    assert report.windows == inspect(tmp_path / "pack", frames=4, stride=1, short="skip").windows
 
 
 def test_what_is_printed_names_every_unusable_file(folder):
-    report = inspect(folder, frames=4, stride=2, thumbnail=16)
+    report = inspect(folder, frames=4, stride=2, short="skip", thumbnail=16)
     console = rich.console.Console(file=io.StringIO(), width=100)
     show(report, console)
     text = console.file.getvalue()
@@ -72,7 +87,7 @@ def test_what_is_printed_names_every_unusable_file(folder):
         assert word in text, word
     assert "cannot be used: walk/bad.mp4: is no video" in text
     assert "20 windows of 4 frames, stride 2, in 2 clips" in text
-    assert "too short for a window: 1 (wave/c.webp)" in text
+    assert "too short for a window: 1 (wave/c.webp); --config.data.short=loop would" in text
     assert "1 files are no videos" in text
 
 
@@ -140,3 +155,99 @@ def test_shared_remarks_are_those_of_the_manifest(shared, tmp_path):
     assert varying == {"brother.mkv", "newtonscradle.gif", "part_0.mp4"}
     assert "rotated" in notes["video_90.mov"] and "transparent" in notes["star.gif"]
     assert any(line.startswith("rotated: 1 (video_90.mov)") for line in lines(report))
+
+
+def arrays(root, clips):
+    """Writes clips `{name: (frames, fps)}` of 8x8 pixels."""
+    for name, (frames, fps) in clips.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        np.savez(root / f"{name}.npz", v=np.zeros((frames, 8, 8, 3), np.uint8), fps=float(fps))
+    return root
+
+
+def test_what_differs_much_is_remarked(tmp_path):
+    many = {f"run/{n}": (60, 30) for n in range(8)}
+    report = inspect(arrays(tmp_path, many | {"walk/a": (120, 10), "walk/b": (60, 30)}))
+    text = "\n".join(lines(report))
+    assert "durations differ: 2 s to 12 s, half of the clips at most 2 s" in text
+    assert "rates differ: 10 to 30 fps; --config.data.fps=10 would make them alike\n" in text
+    assert "classes differ: walk has 2 clips, run 8;" in text
+
+
+def test_clips_that_are_alike_get_no_remark(tmp_path):
+    report = inspect(arrays(tmp_path, {"run/a": (60, 30), "run/b": (70, 31), "walk/a": (60, 30)}))
+    assert common_rate(report) is None
+    assert not [line for line in lines(report) if "differ" in line]
+
+
+def test_the_common_rate_is_the_lowest_but_for_a_tenth(tmp_path):
+    rates = [5, 12, *[30] * 18]  # 5 is below a tenth of 20, 12 at it
+    report = inspect(arrays(tmp_path, {f"{n:02d}": (200, rate) for n, rate in enumerate(rates)}))
+    assert common_rate(report) == 12.0
+    changed = at_common_rate(report)
+    assert changed.fps == 12.0 and changed.windows != report.windows
+    assert "--config.data.fps=12" in train_command(changed, tmp_path, PackSettings())
+
+
+def test_a_rate_that_would_cost_clips_is_not_taken(tmp_path):
+    clips = {f"{n}": (32, 30) for n in range(6)} | {f"slow{n}": (32, 5) for n in range(4)}
+    report = inspect(arrays(tmp_path, clips))
+    assert "would make them alike, and 6 of 10 clips shorter" in "\n".join(lines(report))
+    assert at_common_rate(report) is report
+    assert "fps" not in train_command(report, tmp_path, PackSettings())
+
+
+@pytest.mark.parametrize(
+    ("settings", "stride", "said"),
+    [
+        (None, 4, "--config.data.stride=0 would keep 4 of 4 clips"),
+        (PackSettings(fps=5.0), 1, "--config.data.fps=0 would keep 4 of 4 clips"),
+        (PackSettings(fps=5.0), 4, "--config.data.short=loop would repeat their frames"),
+    ],
+)
+def test_clips_that_are_too_short_have_a_cure(tmp_path, settings, stride, said):
+    folder = arrays(tmp_path, {f"{n}": (32, 30) for n in range(4)})
+    report = inspect(folder, settings, stride=stride, short="skip")
+    assert len(report.short) == 4
+    (line,) = [line for line in lines(report) if line.startswith("too short")]
+    assert line.endswith(said)
+
+
+def test_without_settings_the_report_is_that_of_the_config_for_folders(tmp_path):
+    data = read_config(["--config=configs/folder.py"], True, str(tmp_path / "clips")).data
+    assert pack_settings(data) == PackSettings()
+    folder = arrays(tmp_path / "clips", {"a/1": (40, 25), "a/2": (90, 25), "b/3": (33, 25)})
+    report = inspect(folder)
+    store = open_store(folder, pack_settings(data), cache=tmp_path / "cache")
+    clips = Clips(store, frames=data.frames, stride=data.stride, short=data.short)
+    assert (report.windows, report.stride) == (clips.windows, clips.stride) == (10 + 60 + 3, 2)
+    assert report.frames == data.frames and report.loop == (data.short == "loop")
+
+
+def said_by(capsys, *arguments):
+    assert main(["data", "inspect", *map(str, arguments)]) == 0
+    return shlex.split(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_inspect_ends_with_a_command_that_can_be_run(tmp_path, capsys):
+    folder = arrays(tmp_path / "it's mine", {"a": (40, 30), "b": (90, 15)})
+    sheet = f"--sheet={tmp_path / 'sheet.png'}"
+    words = said_by(capsys, folder, sheet)
+    assert words[:2] == ["vidgen", "train"] and words[-1] == "--workdir=runs/it_s_mine"
+    config = read_config(words[2:-1], True)
+    assert config.data.path == str(folder) and config.data.fps == 15.0
+    flags = ["--config", "configs/actions64.py", "--config.data.short=loop"]
+    words = said_by(capsys, folder, sheet, *flags)
+    assert words[2:-2] == flags and words[-2] == f"--config.data.path={folder}"
+
+
+def test_the_command_for_a_pack_has_the_settings_it_was_made_with(tmp_path, capsys):
+    folder = arrays(tmp_path / "clips", {"a": (40, 30), "b": (90, 15)})
+    made = PackSettings(crop="random", fps=12.5, background=(1, 2, 3))
+    write_pack(list_source(folder, made), tmp_path / "pack")
+    words = said_by(capsys, tmp_path / "pack", f"--sheet={tmp_path / 'sheet.png'}")
+    config = read_config(words[2:-1], True)
+    assert pack_settings(config.data) == made
+    small = PackSettings(size=32)
+    with pytest.raises(DataError, match="64 pixels wide, those of the config 32"):
+        train_command(inspect(tmp_path / "pack"), tmp_path / "pack", small)

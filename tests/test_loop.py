@@ -9,13 +9,14 @@ import pytest
 from conftest import tiny_config
 
 import vidgen
+from vidgen import methods
 from vidgen.errors import ConfigError, DivergedError, Preempted, StorageError
 from vidgen.run import artifacts, logs, train, warm_start, watch
 from vidgen.run.after_step import Outputs, after_step, check_pending, save
 from vidgen.run.best import Best
 from vidgen.run.clock import Clock
 from vidgen.run.metrics_log import RunLog
-from vidgen.run.setup import LoopState, Pending, build, initial, placement, restored, setup
+from vidgen.run.setup import LoopState, Pending, initial, placement, restored, setup
 from vidgen.runtime.checkpoint import Checkpoints, arrays_sha256
 
 
@@ -30,7 +31,7 @@ def small_config():
 def state():
     """The state of step 0."""
     config = small_config()
-    experiment = build(config, 2)
+    experiment = methods.experiment(config, 2)
     return placement(config).init(experiment.init, 0)
 
 

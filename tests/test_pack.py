@@ -16,10 +16,11 @@ import pytest
 
 from vidgen.data import pack as packs
 from vidgen.data import packing
-from vidgen.data.decoder import Limits
+from vidgen.data.limits import Limits
 from vidgen.data.listing import list_source
 from vidgen.data.pack import Pack, open_store
 from vidgen.data.packing import write_pack
+from vidgen.data.settings import PackSettings
 from vidgen.data.toy import ToySource
 from vidgen.errors import ConfigError, DataError, StorageError
 from vidgen.video import reading, writing
@@ -53,9 +54,10 @@ def cache(tmp_path):
     return tmp_path / "cache"
 
 
-def store_of(folder, cache, **settings):
+def store_of(folder, cache, *, strict=False, workers=1, progress=None, **settings):
+    settings = PackSettings(**{"size": 16} | settings)
     return open_store(
-        folder, **({"frames": 4, "size": 16, "cache": cache, "workers": 1} | settings)
+        folder, settings, cache=cache, strict=strict, workers=workers, progress=progress
     )
 
 
@@ -199,12 +201,12 @@ def test_damage_beyond_the_first_check_is_found_when_read(folder, cache, monkeyp
 
 
 def test_a_pack_is_a_path_and_loads_no_decoder(folder, cache, tmp_path):
-    made = write_pack(list_source(folder), tmp_path / "mine", size=16)
+    made = write_pack(list_source(folder, PackSettings(size=16)), tmp_path / "mine")
     script = (
         "import sys, logging\n"
         "logging.disable()\n"
-        "from vidgen.data.pack import open_store\n"
-        f"s = open_store({str(tmp_path / 'mine')!r}, frames=4, size=16)\n"
+        "from vidgen.data import PackSettings, open_store\n"
+        f"s = open_store({str(tmp_path / 'mine')!r}, PackSettings(size=16))\n"
         "print(s.fingerprint, s[1].shape, sorted({'av', 'PIL', 'jax'} & set(sys.modules)))\n"
     )
     done = subprocess.run(
@@ -215,7 +217,7 @@ def test_a_pack_is_a_path_and_loads_no_decoder(folder, cache, tmp_path):
         store_of(tmp_path / "mine", cache, size=32)
     assert "data.size=16" in caught.value.hint
     with pytest.raises(StorageError, match="mine: exists already"):
-        write_pack(list_source(folder), tmp_path / "mine", size=16)
+        write_pack(list_source(folder, PackSettings(size=16)), tmp_path / "mine")
 
 
 def test_an_error_of_the_progress_ends_cleanly(folder, cache):
@@ -243,7 +245,11 @@ def test_a_full_disk_is_a_storage_error(folder, cache, monkeypatch):
         store_of(folder, cache)
 
 
-PACK = "from vidgen.data.pack import open_store; import sys, logging; logging.disable()\n"
+PACK = (
+    "from vidgen.data import PackSettings, open_store\n"
+    "import sys, logging; logging.disable()\n"
+    "SMALL = PackSettings(size=16)\n"
+)
 
 
 def start(code, *arguments):
@@ -260,7 +266,7 @@ def test_a_kill_in_the_middle_leaves_nothing_in_use(folder, cache):
         "def tell(done, total, text):\n"
         "    print(done, flush=True)\n"
         "    if done >= 1: import time; time.sleep(60)\n"
-        "open_store(sys.argv[1], frames=4, size=16, cache=sys.argv[2], workers=1, progress=tell)\n"
+        "open_store(sys.argv[1], SMALL, cache=sys.argv[2], workers=1, progress=tell)\n"
     )
     with start(code, folder, cache) as process:
         while process.stdout.readline().strip() in ("0",):
@@ -300,7 +306,7 @@ def test_a_lock_that_cannot_be_read_stops_no_packing(folder, cache):
 
 
 def test_two_processes_may_make_the_same_pack(folder, cache):
-    code = "print(open_store(sys.argv[1], frames=4, size=16, cache=sys.argv[2]).fingerprint)"
+    code = "print(open_store(sys.argv[1], SMALL, cache=sys.argv[2]).fingerprint)"
     both = [start(code, folder, cache) for _ in range(2)]
     said = {process.communicate(timeout=60)[0].strip() for process in both}
     assert [process.returncode for process in both] == [0, 0]
@@ -310,11 +316,11 @@ def test_two_processes_may_make_the_same_pack(folder, cache):
 
 def test_the_cache_is_where_the_environment_says(folder, cache, monkeypatch):
     monkeypatch.setenv("VIDGEN_CACHE", str(cache))
-    assert open_store(folder, frames=4, size=16).path.parent == cache
+    assert open_store(folder, PackSettings(size=16)).path.parent == cache
 
 
 def test_toy_needs_no_pack(cache):
-    toy = open_store("toy:clips=6,seed=3", frames=4, stride=2, size=16, cache=cache)
+    toy = open_store("toy:clips=6,seed=3", PackSettings(size=16), toy_frames=7, cache=cache)
     assert isinstance(toy, ToySource) and not cache.exists()
     assert len(toy) == 6 and toy[0].shape == (7, 16, 16, 3)
 
@@ -342,7 +348,7 @@ def test_bad_settings_are_named(folder, cache):
     ],
 )
 def test_shared_folders_pack_entirely(shared, cache, folder, clips, classes, lengths, fps):
-    store = open_store(shared / folder, frames=16, size=16, cache=cache)
+    store = open_store(shared / folder, PackSettings(size=16), cache=cache)
     assert (len(store), len(store.classes), store.skipped) == (clips, classes, [])
     assert (int(store.lengths.min()), int(store.lengths.max())) == lengths
     assert fps is None or store.fps == fps
@@ -352,7 +358,7 @@ def test_shared_clips_pack_but_for_the_one_without_pictures(shared, cache):
     # The frames that PyAV decoded when the files were collected.
     text = (shared / "MANIFEST.md").read_text("utf-8")
     rows = re.findall(r"^\| `([^`]+)` \| \d+ \| \d+x\d+ \| (\d+) \|", text, re.M)
-    store = open_store(shared / "clips", frames=16, size=16, cache=cache)
+    store = open_store(shared / "clips", PackSettings(size=16), cache=cache)
     assert [name for name, _ in store.skipped] == ["sample_audio_only.mp4"]
     assert len(store) == 45
     measured = dict(zip(store.names, store.lengths.tolist(), strict=True))

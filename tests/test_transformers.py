@@ -163,7 +163,7 @@ def test_a_frame_knows_nothing_of_later_noise(stride):
         changed = motion.copy()
         changed[:, keyframe] += 1
         same = (window(stride, content, changed, 0) == plain).all((0, 2, 3, 4))
-        # Keyframe k lies at frame (k - context) * stride; frames before the keyframe before it are done.
+        # Keyframe k lies at frame (k - context) * stride; frames before the one before it are done.
         untouched = max((keyframe - gen.context - 1) * stride + 1, 0)
         # And what lies `context` keyframes back is forgotten.
         forgotten = (keyframe + 1) * stride

@@ -112,8 +112,8 @@ def test_lossy_formats_are_near(tmp_path, suffix, count, height, width):
 @pytest.mark.parametrize("suffix", [s for s in VIDEOS if s not in PAGES])
 @pytest.mark.parametrize("fps", [12.5, 29.97, 1000.0, 1 / 3])
 def test_frames_are_shown_at_their_times(tmp_path, suffix, fps):
-    if suffix == ".gif" and fps > 50:
-        pytest.skip("viewers slow a GIF down whose frames last less than 20 ms")
+    if suffix == ".gif":
+        fps = min(fps, 50.0)  # viewers slow down one whose frames last less than 20 ms
     video = colours(*range(0, 248, 8))
     path = tmp_path / f"a{suffix}"
     writing.write_video(path, video, fps)
@@ -166,9 +166,18 @@ def test_durations_sum_to_the_length():
 
 
 def test_a_gif_that_stands_still_for_too_long_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"shown for longer than \.gif can say"):
-        writing.write_video(tmp_path / "a.gif", colours(*[9] * 70), fps=0.1)
+    with pytest.raises(ValueError, match=r"for longer than a file can say \(GIF: 655 s\)"):
+        writing.write_video(tmp_path / "a.gif", colours(*[9] * 66), fps=0.1)
     assert not list(tmp_path.iterdir())
+    writing.write_video(tmp_path / "a.gif", colours(*[9] * 65, 99, 9), fps=0.1)
+    assert times(tmp_path / "a.gif").tolist() == [0, 650, 660, 670]
+
+
+@pytest.mark.parametrize("suffix", FILES)
+def test_the_same_video_is_the_same_file(suffix):
+    data = encoding.encode(noise(3), 25, suffix)
+    assert data == encoding.encode(noise(3), 25, suffix)
+    assert data != encoding.encode(noise(3, seed=1), 25, suffix)
 
 
 def test_npz_is_exact_and_of_any_batch(tmp_path):
@@ -219,7 +228,7 @@ def test_mp4_starts_with_its_index():
 
 @pytest.mark.parametrize("suffix", encoding.QUALITIES)
 def test_quality_trades_bytes_for_likeness(suffix):
-    video = noise(4, 32, 32) // 4 + smooth(4, 32, 32) // 2
+    video = noise(4, 32, 32)[..., :1].repeat(3, -1) // 4 + smooth(4, 32, 32) // 2
     sizes, near = [], []
     for quality in (0, 30, 60, 90, 100):
         data = encoding.encode(video, 10, suffix, quality)
@@ -232,7 +241,7 @@ def test_quality_trades_bytes_for_likeness(suffix):
                 read = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
         near.append(np.mean((read.astype(float) - video) ** 2))
     assert sizes == sorted(sizes) and near == sorted(near, reverse=True)
-    assert sizes[-1] > 4 * sizes[0] and near[-1] < near[0] / 2
+    assert sizes[-1] > 2 * sizes[0] and near[-1] < near[0] / 4
     usual = encoding.encode(video, 10, suffix)
     assert usual == encoding.encode(video, 10, suffix, encoding.QUALITIES[suffix])
     assert (near[-1] == 0) == (suffix == ".webp")

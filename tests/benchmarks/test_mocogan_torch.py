@@ -25,7 +25,7 @@ from conftest import network  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from vidgen.methods import common
+from vidgen.methods import common  # noqa: E402
 
 SIZE, FRAMES, CLASSES, CLIPS, IMAGES = 64, 16, 3, 8, 32
 
@@ -224,8 +224,8 @@ def our_step():
     init = functools.partial(mocogan.init, players=players, frames=FRAMES)
     state = jax.jit(init, static_argnums=0)(0)
     step = functools.partial(
-        mocogan.step, players=players, loss="non_saturating", clip_every=IMAGES // CLIPS, categories=1.0,
-        infogan=1.0, ema_decay=lambda step: 0.0,
+        mocogan.step, players=players, loss="non_saturating", clip_every=IMAGES // CLIPS,
+        categories=1.0, infogan=1.0, ema_decay=lambda step: 0.0,
     )  # fmt: skip
     rng = np.random.default_rng(0)
     batch = {

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from vidgen.data import workers
-from vidgen.data.decoder import Limits
+from vidgen.data.limits import Limits
 from vidgen.data.pack import open_store
+from vidgen.data.settings import PackSettings
 from vidgen.data.workers import Worker
 from vidgen.errors import DataError
 from vidgen.video import writing
@@ -59,8 +60,8 @@ def strike(monkeypatch, number, only_first=False):
 
 def opened(clips, folder, **more):
     return open_store(
-        clips, frames=4, size=16, cache=folder / "cache", workers=2,
-        limits=Limits(seconds=2.0), **more,
+        clips, PackSettings(size=16, limits=Limits(seconds=2.0)), cache=folder / "cache",
+        workers=2, **more,
     )  # fmt: skip
 
 

@@ -18,7 +18,6 @@ from conftest import unawaited
 from harness import ROOT, small_config, trained
 
 from vidgen import sampling
-from vidgen.data.decoder import Limits
 from vidgen.data.listing import list_source
 from vidgen.errors import StorageError, VidgenError
 from vidgen.runtime import checkpoint
@@ -147,11 +146,11 @@ def test_a_list_of_files_leads_nowhere_else(run, name):
 ARCHIVES = """
 import io, sys, resource
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
-from vidgen.data.pack import open_store
-from vidgen.data.decoder import Limits
+from vidgen.data import Limits, PackSettings, open_store
 from vidgen.errors import VidgenError
 try:
-    open_store(sys.argv[1], frames=4, size=16, cache=sys.argv[2], limits=Limits(seconds=5.0))
+    settings = PackSettings(size=16, limits=Limits(seconds=5.0))
+    open_store(sys.argv[1], settings, cache=sys.argv[2])
 except VidgenError as error:
     print("refused:", error)
 """
@@ -241,5 +240,5 @@ def test_an_archive_that_is_no_bomb_would_be_taken(tmp_path):
 def test_listing_reads_no_pickle(tmp_path):
     pickled_array(tmp_path / "a.zip")
     with pytest.raises(VidgenError):
-        list_source(tmp_path / "a.zip", limits=Limits())
+        list_source(tmp_path / "a.zip")
     assert not (tmp_path / "executed").exists()

@@ -432,6 +432,7 @@ def compare(options: argparse.Namespace) -> None:
 def inspect(options: argparse.Namespace) -> None:
     """Prints what clips there are and what can be used, and writes a contact sheet."""
     from vidgen.data import inspect
+    from vidgen.data.settings import PackSettings, pack_settings
     from vidgen.run import logs
 
     sheet, folder = pathlib.Path(options.sheet).resolve(), pathlib.Path(options.data).resolve()
@@ -440,55 +441,43 @@ def inspect(options: argparse.Namespace) -> None:
             f"--sheet={options.sheet} would lie among the clips, and the next run take it for one",
             f"name a file outside {options.data}",
         )
-    from vidgen import methods
-
-    data = (_config(options) if options.config_flags else methods.base()).data
+    data = _config(options).data if options.config_flags else None
+    asked = {"frames": data.frames, "stride": data.stride, "short": data.short} if data else {}
+    settings = pack_settings(data) if data else PackSettings()
     with logs.bar() as progress:
         report = inspect.inspect(
             options.data,
-            frames=data.frames,
-            stride=data.stride,
-            fps=data.fps or None,
-            short=data.short,
-            labels=data.labels,
-            limits=_limits(data),
-            workers=data.workers,
+            settings,
+            **asked,
+            workers=data.workers if data else 2,
             progress=progress,
         )
+    if data is None:
+        report = inspect.at_common_rate(report)
     inspect.show(report)
     inspect.write_contact_sheet(options.sheet, report)
     print(options.sheet)
+    words = [f"--{name}={value}" for name, value in options.config_flags]
+    print(inspect.train_command(report, options.data, settings, words or None))
 
 
 def pack(options: argparse.Namespace) -> None:
     """Decodes clips into a pack, and prints its path."""
     from vidgen.data.pack import open_store
+    from vidgen.data.settings import pack_settings
     from vidgen.run import logs
 
     data = _config(options).data
     with logs.bar() as progress:
         store = open_store(
             options.data,
-            frames=data.frames,
-            stride=data.stride,
-            fps=data.fps or None,
-            size=data.size,
-            crop=data.crop,
-            labels=data.labels,
-            limits=_limits(data),
+            pack_settings(data),
             cache=options.out or data.cache or None,
             strict=data.strict,
             workers=data.workers,
-            background=data.background,
             progress=progress,
         )
     print(getattr(store, "path", "toy clips are made as they are needed: there is nothing to pack"))
-
-
-def _limits(data: Any) -> Any:
-    from vidgen.data.decoder import Limits
-
-    return Limits(**data.limits.to_dict())
 
 
 def bench(options: argparse.Namespace) -> None:

@@ -66,7 +66,7 @@ def cosine(start: float, end: float, kclips: float = 0.0) -> dict[str, float]:
 DATA: Section = {
     "path": Field("", "folder, archive, array, manifest, pack, or 'toy'; docs/data.md"),
     "frames": Field(16, "length of a training window", least=1),
-    "stride": Field(1, "take every n-th frame", least=1),
+    "stride": Field(1, "take every n-th frame; 0: chosen by the clips (docs/data.md)", least=0),
     "fps": Field(0.0, "resample to this rate by true time stamps; 0: as recorded", least=0),
     "size": Field(64, "side of the frames in pixels", least=8),
     "crop": Field(

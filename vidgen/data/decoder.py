@@ -17,12 +17,11 @@ and `"archive": "zip" | "tar"` beside `"member"` or `"files"` where P is an arch
 first video, PyAV.
 """
 
-import dataclasses
 import functools
 import io
+import itertools
 import json
 import lzma
-import math
 import os
 import signal
 import sys
@@ -34,57 +33,57 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from vidgen.data.arrays import read_npy, read_npz, strip_shape
+from vidgen.data.limits import Limits
 from vidgen.video.containers import missing
 from vidgen.video.conversion import converter
 from vidgen.video.decoding import Unreadable, open_image, reason, resample, timed_frames
 
 _CHUNK = 1 << 20  # bytes of frames that travel together
-_HEADER = 10_000  # bytes of an .npy header, as NumPy bounds them, but before they are read
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """What one file may cost; a file beyond any of these is refused, by name, with the field.
-
-    Attributes:
-      frames: Frames kept of a file.
-      pixels: Pixels of one frame, as stored and as resized.
-      bytes: Bytes of all its frames at the size kept, or of one member of an archive.
-      seconds: Seconds that decoding may take.
-    """
-
-    frames: int = 100_000
-    pixels: int = 50_000_000  # 8K video has 33 million
-    bytes: int = 4_000_000_000
-    seconds: float = 120.0
-
-    def memory(self) -> int:
-        """Returns the bytes of address space for a decoder under these limits.
-
-        One GiB for Python, NumPy and FFmpeg; 40 bytes for each pixel, since H.264 keeps up to 17
-        frames of 1.5 bytes and the frame being converted comes on top; one archive member.
-        """
-        return (1 << 30) + 40 * self.pixels + self.bytes
 
 
 # -------------------------------------------------------------------------------- one file
 
 
-def decode(request: dict[str, Any], info: dict[str, Any]) -> Iterator[tuple[float, np.ndarray]]:
-    """Yields `(seconds, uint8 [H, W, 3])` of the file that a request names.
+Timed = Iterator[tuple[float, Any]]  # seconds, and a frame that `converter` takes
+Opened = tuple[dict[str, Any], Timed]  # what is known of a file, and its frames
+
+
+def decode(request: dict[str, Any]) -> tuple[dict[str, Any], Iterator[tuple[float, np.ndarray]]]:
+    """Opens the file that a request names, and decodes its first frame.
 
     Args:
       request: `ref`, `fps`, `size`, `crop`, `background`, `start`, `end`, `rate`, `threads` and
         `limits`, as `workers.request` makes it.
-      info: Filled with what is known of the file after the first frame.
+
+    Returns:
+      What is known of the file (see `decoding.timed_frames`), and all its wanted frames, in order:
+      `(seconds, uint8 [H, W, 3])`.
 
     Raises:
       Unreadable, OSError, MemoryError, ValueError: The file is of no use; see `decoding.reason`.
+        Decoding further frames may raise them, too.
     """
     ref, limits = request["ref"], Limits(**request["limits"])
-    timed = _READERS[ref["kind"]](ref, request, limits, info)
+    info, timed = _READERS[ref["kind"]](ref, request, limits)
     if ref["kind"] != "video":
         timed = _cut(timed, request["start"], request["end"])
+    timed = _begun(timed)
+    if timed is None:
+        wanted = request["start"] > 0 or request["end"] is not None
+        raise Unreadable("holds no frame" + (" in the wanted seconds" if wanted else ""))
+    return info, _converted(timed, request, limits, info)
+
+
+def _begun(timed: Timed) -> Timed | None:
+    """Returns the same frames once the first has been decoded; None where there is none."""
+    first = next(timed, None)
+    return None if first is None else itertools.chain((first,), timed)
+
+
+def _converted(
+    timed: Timed, request: dict[str, Any], limits: Limits, info: dict[str, Any]
+) -> Iterator[tuple[float, np.ndarray]]:
     convert = converter(
         size=request["size"],
         crop=request["crop"],
@@ -104,14 +103,9 @@ def decode(request: dict[str, Any], info: dict[str, Any]) -> Iterator[tuple[floa
                 f"decodes to more than data.limits.bytes={limits.bytes} at {width}x{height}"
             )
         yield seconds, array
-    if count == 0:
-        wanted = request["start"] > 0 or request["end"] is not None
-        raise Unreadable("holds no frame" + (" in the wanted seconds" if wanted else ""))
 
 
-def _cut(
-    timed: Iterator[tuple[float, Any]], start: float, end: float | None
-) -> Iterator[tuple[float, Any]]:
+def _cut(timed: Timed, start: float, end: float | None) -> Timed:
     for seconds, frame in timed:
         if end is not None and seconds >= end:
             return
@@ -119,7 +113,7 @@ def _cut(
             yield seconds, frame
 
 
-def _video(ref: dict, request: dict, limits: Limits, info: dict) -> Iterator[tuple[float, Any]]:
+def _video(ref: dict, request: dict, limits: Limits) -> Opened:
     file = _open(ref, ref.get("member"), limits)
     if isinstance(file, str):
         with open(file, "rb") as opened:
@@ -133,7 +127,8 @@ def _video(ref: dict, request: dict, limits: Limits, info: dict) -> Iterator[tup
         raise Unreadable("is empty (0 bytes)")
     if lack:
         raise Unreadable(lack)
-    yield from timed_frames(
+    info: dict[str, Any] = {}  # complete with the first frame
+    timed = timed_frames(
         file,
         start=request["start"],
         end=request["end"],
@@ -141,28 +136,34 @@ def _video(ref: dict, request: dict, limits: Limits, info: dict) -> Iterator[tup
         max_pixels=limits.pixels,
         info=info,
     )
+    return info, _begun(timed) or iter(())
 
 
-def _pictures(ref: dict, request: dict, limits: Limits, info: dict) -> Iterator[tuple[float, Any]]:
+def _pictures(ref: dict, request: dict, limits: Limits) -> Opened:
+    pictures = _pictures_of_one_size(ref, limits)
+    first = next(pictures)
+    count, rate = len(ref["files"]), request["rate"]
+    timed = ((n / rate, one) for n, one in enumerate(itertools.chain((first,), pictures)))
+    return _description(first.width, first.height, count, "pictures", rate), timed
+
+
+def _pictures_of_one_size(ref: dict, limits: Limits) -> Iterator[Any]:
     first = None
-    for number, name in enumerate(ref["files"]):
+    for name in ref["files"]:
         try:
             picture = _picture(ref, name, limits)
         except (OSError, Unreadable, ValueError, SyntaxError) as error:
             raise Unreadable(f"frame {_printable(name)}: {reason(error)}") from error
-        if first is None:
-            first = picture.size
-            width, height = picture.size
-            _describe(info, width, height, len(ref["files"]), "pictures", request["rate"])
-        elif picture.size != first:
+        first = first or picture.size
+        if picture.size != first:
             raise Unreadable(
                 f"frame {_printable(name)} is {picture.width}x{picture.height}, "
                 f"the first one {first[0]}x{first[1]}"
             )
-        yield number / request["rate"], picture
+        yield picture
 
 
-def _strip(ref: dict, request: dict, limits: Limits, info: dict) -> Iterator[tuple[float, Any]]:
+def _strip(ref: dict, request: dict, limits: Limits) -> Opened:
     picture = _picture(ref, ref.get("member"), limits)
     side, count = strip_shape(*picture.size)
     if not count:
@@ -170,21 +171,15 @@ def _strip(ref: dict, request: dict, limits: Limits, info: dict) -> Iterator[tup
             f"is a picture of {picture.width}x{picture.height}: neither a video nor "
             "a row or column of square frames"
         )
-    _describe(info, side, side, count, "strip", request["rate"])
-    for n in range(count):
-        left, top = (n * side, 0) if picture.width > side else (0, n * side)
-        yield n / request["rate"], picture.crop((left, top, left + side, top + side))
+    across = picture.width > side
 
+    def frame(n: int) -> Any:
+        left, top = (n * side, 0) if across else (0, n * side)
+        return picture.crop((left, top, left + side, top + side))
 
-def strip_shape(width: int, height: int) -> tuple[int, int]:
-    """Returns the side and the number of the square frames in a picture; `(0, 0)` for no strip.
-
-    A picture is a strip if one side is a whole multiple, 4 or more, of the other.
-    """
-    side, length = min(width, height), max(width, height)
-    if not side or length % side or length // side < 4:
-        return 0, 0
-    return side, length // side
+    rate = request["rate"]
+    timed = ((n / rate, frame(n)) for n in range(count))
+    return _description(side, side, count, "strip", rate), timed
 
 
 def _picture(ref: dict, name: str | None, limits: Limits) -> Any:
@@ -194,14 +189,14 @@ def _picture(ref: dict, name: str | None, limits: Limits) -> Any:
         return ImageOps.exif_transpose(image)  # a copy, loaded
 
 
-def _array(ref: dict, request: dict, limits: Limits, info: dict) -> Iterator[tuple[float, Any]]:
+def _array(ref: dict, request: dict, limits: Limits) -> Opened:
     if ref["key"] is None:
         file = _open(ref, ref.get("member"), limits)
-        array, rate = _npy(file, ref["index"], limits.bytes), 0.0
+        array, rate = read_npy(file, ref["index"], limits.bytes), 0.0
     else:
-        found = os.stat(ref["path"])
+        status = os.stat(ref["path"])
         place = json.dumps({**ref, "index": None})
-        array, rate = _npz(place, (found.st_mtime_ns, found.st_size), limits)
+        array, rate = _npz(place, (status.st_mtime_ns, status.st_size), limits)
         array = array if ref["index"] is None else array[ref["index"]]
     if array.ndim == 3:
         array = array[..., None]
@@ -209,50 +204,8 @@ def _array(ref: dict, request: dict, limits: Limits, info: dict) -> Iterator[tup
     if height * width > limits.pixels:
         raise Unreadable(f"{width}x{height} is more than data.limits.pixels={limits.pixels}")
     rate = rate or request["rate"]
-    _describe(info, width, height, frames, "array", rate)
-    for n in range(frames):
-        yield n / rate, np.ascontiguousarray(array[n])
-
-
-def npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Reads `(shape, column order, dtype)` at the start of a .npy file, and stops behind it.
-
-    Raises:
-      Unreadable, ValueError: It is no such file.
-    """
-    version = np.lib.format.read_magic(file)
-    width = 2 if version == (1, 0) else 4
-    stated = file.read(width)
-    length = int.from_bytes(stated, "little")
-    if length > _HEADER:
-        raise Unreadable(f"its header claims {length} bytes; of an array of clips it has about 100")
-    head = io.BytesIO(stated + file.read(length))
-    try:
-        if width == 2:
-            return np.lib.format.read_array_header_1_0(head)
-        return np.lib.format.read_array_header_2_0(head)
-    except Exception as error:
-        # NumPy lets through what ast, tokenize and dtype raise, which is anything.
-        said = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise Unreadable(f"has no header that NumPy can read: {said[:80]}") from error
-
-
-def _npy(file: str | io.BytesIO, index: int | None, most: int) -> np.ndarray:
-    """Reads one clip; not by a memory map, which would count whole against the address space."""
-    with open(file, "rb") if isinstance(file, str) else file as opened:
-        shape, columns, dtype = npy_header(opened)
-        array_clips(shape, dtype)
-        if columns:
-            raise Unreadable("is stored in column order; save it with numpy.ascontiguousarray")
-        shape = shape if index is None else shape[1:]
-        size = math.prod(shape)
-        if size > most:
-            raise Unreadable(f"has {size} bytes in a clip, data.limits.bytes={most}")
-        opened.seek((index or 0) * size, os.SEEK_CUR)
-        data = opened.read(size)
-    if len(data) < size:
-        raise Unreadable("is cut off: its header declares more than the file holds")
-    return np.frombuffer(data, np.uint8).reshape(shape)
+    timed = ((n / rate, np.ascontiguousarray(array[n])) for n in range(frames))
+    return _description(width, height, frames, "array", rate), timed
 
 
 @functools.lru_cache(maxsize=1)  # the clips of a file come one after another
@@ -266,44 +219,11 @@ def _npz(place: str, stamp: tuple[int, int], limits: Limits) -> tuple[np.ndarray
     """
     del stamp  # part of the cache key only
     ref = json.loads(place)
-    key, most = ref["key"], limits.bytes
-    file = _open(ref, ref.get("member"), limits)
-    with zipfile.ZipFile(file) as archive:
-        size = archive.getinfo(f"{key}.npy").file_size
-        if size > most:
-            raise Unreadable(f"its array {key} has {size} bytes, data.limits.bytes={most}")
-    if not isinstance(file, str):
-        file.seek(0)
-    with np.load(file, allow_pickle=False) as arrays:
-        rate = float(arrays["fps"]) if "fps" in arrays else 0.0
-        if not 0 <= rate < math.inf:
-            raise Unreadable(f"its fps is {rate}")
-        return arrays[key], rate
+    return read_npz(_open(ref, ref.get("member"), limits), ref["key"], limits.bytes)
 
 
-def array_clips(shape: tuple[int, ...], dtype: np.dtype) -> int | None:
-    """Returns how many clips an array holds: None for a single `[T, H, W]` or `[T, H, W, C]`.
-
-    A fourth axis of 1, 3 or 4 is taken for channels; otherwise `[N, T, H, W]` are grey clips.
-
-    Raises:
-      Unreadable: The shape or the type is not one of those of docs/data.md.
-    """
-    if dtype != np.uint8:
-        raise Unreadable(f"holds {dtype}; clips are uint8, 0 to 255")
-    channels = len(shape) >= 4 and shape[-1] in (1, 3, 4)
-    if all(axis > 0 for axis in shape):
-        if len(shape) == 3 or (len(shape) == 4 and channels):
-            return None
-        if len(shape) == 4 or (len(shape) == 5 and channels):
-            return shape[0]
-    raise Unreadable(
-        f"has shape {list(shape)}; clips are [T, H, W, C] or [T, H, W], or [N, ...] of them"
-    )
-
-
-def _describe(info: dict, width: int, height: int, frames: int, codec: str, rate: float) -> None:
-    info.update(
+def _description(width: int, height: int, frames: int, codec: str, rate: float) -> dict[str, Any]:
+    return dict(
         width=width,
         height=height,
         fps=rate,
@@ -332,8 +252,8 @@ def _open(ref: dict, name: str | None, limits: Limits) -> str | io.BytesIO:
         return ref["path"] if name is None else os.path.join(ref["path"], name)
     if name is None:
         raise Unreadable("names no member of its archive")
-    path, found = ref["path"], os.stat(ref["path"])
-    stamp = found.st_mtime_ns, found.st_size
+    path, status = ref["path"], os.stat(ref["path"])
+    stamp = status.st_mtime_ns, status.st_size
     if ref["archive"] == "zip":
         archive = _zip(path, stamp)
         size = archive.getinfo(name).file_size
@@ -369,7 +289,7 @@ def _tar(path: str, stamp: tuple[int, int]) -> Any:
     return tarfile.open(path).fileobj
 
 
-_READERS: dict[str, Callable[..., Iterator[tuple[float, Any]]]] = {
+_READERS: dict[str, Callable[[dict, dict, Limits], Opened]] = {
     "video": _video,
     "frames": _pictures,
     "strip": _strip,
@@ -389,8 +309,8 @@ def main() -> None:
     while (request := _receive(sys.stdin.buffer)) is not None:
         _alarm(request["limits"]["seconds"] + 10)
         try:
-            if request["what"] == "look":
-                _send(answers, {"done": _look(request)})
+            if request["what"] == "picture header":
+                _send(answers, {"done": _picture_header(request)})
             else:
                 _serve(request, answers)
         except (Exception, MemoryError) as error:
@@ -416,10 +336,10 @@ def _why(error: BaseException) -> str:
 
 
 def _serve(request: dict[str, Any], answers: BinaryIO) -> None:
-    info: dict[str, Any] = {}
     times: list[float] = []
     held: list[np.ndarray] = []
-    for seconds, array in decode(request, info):
+    info, timed = decode(request)
+    for seconds, array in timed:
         times.append(seconds)
         held.append(array)
         if len(held) * array.nbytes >= _CHUNK:
@@ -430,7 +350,7 @@ def _serve(request: dict[str, Any], answers: BinaryIO) -> None:
     _send(answers, {"done": {**info, "times": times}})
 
 
-def _look(request: dict[str, Any]) -> dict[str, int]:
+def _picture_header(request: dict[str, Any]) -> dict[str, int]:
     ref, limits = request["ref"], Limits(**request["limits"])
     with open_image(_open(ref, ref.get("member"), limits), limits.pixels) as image:
         return {

@@ -11,14 +11,18 @@ import collections
 import dataclasses
 import os
 import pathlib
+import shlex
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from vidgen.data.decoder import Limits
+from vidgen.data.archives import printable
+from vidgen.data.limits import Limits
 from vidgen.data.listing import Entry, is_toy, list_source, toy_source
 from vidgen.data.pack import Pack
-from vidgen.data.stream import windows
+from vidgen.data.settings import PackSettings
+from vidgen.data.stream import ENOUGH, choose_stride, count_windows, describe_choice
 from vidgen.data.workers import Worker, each, frame_rate, request
 from vidgen.errors import DataError
 from vidgen.video.conversion import centre
@@ -27,6 +31,8 @@ from vidgen.video.writing import write_png
 
 Path = str | os.PathLike[str]
 _SHOWN, _ROWS = 8, 32  # frames of a clip, and clips, on the contact sheet
+# Highest over lowest from which a difference among clips is worth a remark.
+_DURATIONS, _RATES, _CLASSES = 3.0, 1.1, 4.0
 _UNEVEN = 1.5  # longest over shortest distance of two frames, from which a clip's rate varies
 
 
@@ -70,8 +76,12 @@ class Report:
       clips: The good clips, in the order of their names.
       skipped: `(name, reason)` of each file that cannot be used.
       ignored: Number of files that do not look like clips.
+      made_with: The settings of a pack; None for anything else.
+      fps: The rate to which the clips would be resampled; None for none.
       frames: Frames of a training window that `windows` counts.
-      stride: Their distance.
+      stride: Their distance, as asked for or, if `chosen`, as suits the clips.
+      chosen: Whether the stride is chosen by the clips.
+      loop: Whether clips that are shorter than a window are repeated, not left out.
       windows: How many windows a training with this config would draw from.
       short: Names of the clips that no window can be drawn from.
     """
@@ -81,35 +91,37 @@ class Report:
     clips: tuple[ClipReport, ...]
     skipped: tuple[tuple[str, str], ...]
     ignored: int
+    made_with: dict[str, Any] | None
+    fps: float | None
     frames: int
     stride: int
+    chosen: bool
+    loop: bool
     windows: int
     short: tuple[str, ...]
 
 
 def inspect(
     path: Path,
+    settings: PackSettings | None = None,
     *,
     frames: int = 16,
-    stride: int = 1,
-    fps: float | None = None,
-    short: str = "skip",
-    labels: str = "folder",
-    limits: Limits | None = None,
+    stride: int = 0,
+    short: str = "loop",
     workers: int = 2,
     thumbnail: int = 64,
     progress: Any = None,
 ) -> Report:
     """Decodes every clip of a path and reports what they are.
 
+    Without settings, as a training with configs/folder.py would take them.
+
     Args:
       path: What `open_source` takes.
+      settings: How training would pack them: labels, limits, and the rate, for the windows.
       frames: Frames of a training window.
-      stride: Distance of its frames.
-      fps: Rate to which training would resample, for the number of windows.
+      stride: Distance of its frames; 0: chosen by the clips.
       short: "skip" or "loop": what becomes of clips that are shorter than a window.
-      labels: "folder" or "none".
-      limits: What decoding one file may cost.
       workers: Decoding processes.
       thumbnail: Side of the squares on the contact sheet.
       progress: Called with (done, total, text).
@@ -119,50 +131,81 @@ def inspect(
     """
     if is_toy(path) or (pathlib.Path(path) / "pack.json").is_file():
         return _of_store(path, frames, stride, short)
-    limits = limits or Limits()
-    source = list_source(path, labels=labels, limits=limits)
-    refused: dict[int, str] = {}
+    settings = settings or PackSettings()
+    source = list_source(path, settings)
     shown = set(_spread(len(source), _ROWS).tolist())
-    reports = each(
+    reports, refused = each(
         range(len(source)),
-        lambda slot, worker, n: _report(worker, source.entries[n], limits, thumbnail, n in shown),
-        limits=limits,
+        lambda slot, worker, n: _report(
+            worker, source.entries[n], settings.limits, thumbnail, n in shown
+        ),
+        limits=settings.limits,
         workers=workers,
-        refuse=refused.__setitem__,
         progress=progress,
         text="decoding",
     )
     bad = (*source.skipped, *((source.entries[n].name, refused[n]) for n in sorted(refused)))
     clips = tuple(reports[n] for n in sorted(reports))
-    lengths = [_length(clip, fps) for clip in clips]
-    return _counted(
-        source.root, source.classes, clips, bad, source.ignored, frames, stride, short, lengths
-    )
-
-
-def _counted(
-    root: str,
-    classes: tuple[str, ...],
-    clips: tuple[ClipReport, ...],
-    skipped: tuple[tuple[str, str], ...],
-    ignored: int,
-    frames: int,
-    stride: int,
-    short: str,
-    lengths: list[int],
-) -> Report:
-    counts = windows(np.array(lengths, np.int64), (frames - 1) * stride + 1, short)
-    return Report(
-        root=root,
-        classes=classes,
+    report = Report(
+        root=source.root,
+        classes=source.classes,
         clips=clips,
-        skipped=skipped,
-        ignored=ignored,
+        skipped=bad,
+        ignored=source.ignored,
+        made_with=None,
+        fps=settings.fps,
         frames=frames,
         stride=stride,
-        windows=int(counts.sum()),
-        short=tuple(c.name for c, count in zip(clips, counts, strict=True) if not count),
+        chosen=stride == 0,
+        loop=short == "loop",
+        windows=0,
+        short=(),
     )
+    return _counted(report)
+
+
+def _counted(report: Report) -> Report:
+    """Returns a report with its windows counted, and its stride chosen where the clips choose."""
+    lengths, stride = _lengths(report), report.stride
+    if report.chosen:
+        stride = choose_stride(lengths, _rate(report), report.frames)
+    span = (report.frames - 1) * stride + 1
+    counts = count_windows(lengths, span, "loop" if report.loop else "skip")
+    names = (clip.name for clip in report.clips)
+    return dataclasses.replace(
+        report,
+        stride=stride,
+        windows=int(counts.sum()),
+        short=tuple(name for name, count in zip(names, counts, strict=True) if not count),
+    )
+
+
+def _lengths(report: Report) -> np.ndarray:
+    return np.array([_length(clip, report.fps) for clip in report.clips], np.int64)
+
+
+def _rate(report: Report) -> float:
+    """Returns the frames per second that a pack of the clips would have."""
+    rates = [clip.fps for clip in report.clips]
+    return report.fps or (round(float(np.median(rates)), 6) if rates else 0.0)
+
+
+def common_rate(report: Report) -> float | None:
+    """Returns the rate that would make clips of different rates alike; None where they are.
+
+    The lowest, but for a tenth of the clips, whose frames would be repeated.
+    """
+    rates = [clip.fps for clip in report.clips if clip.fps]
+    if report.fps or not rates or max(rates) <= _RATES * min(rates):
+        return None
+    return round(float(np.quantile(rates, 1 - ENOUGH, method="lower")), 3)
+
+
+def at_common_rate(report: Report) -> Report:
+    """Returns the report as it would be with all clips at one rate, if they stay long enough."""
+    changed = _counted(dataclasses.replace(report, fps=common_rate(report)))
+    enough = np.mean(_lengths(changed) >= report.frames) >= ENOUGH if report.clips else False
+    return changed if changed.fps and enough else report
 
 
 def _length(clip: ClipReport, fps: float | None) -> int:
@@ -227,7 +270,7 @@ def _notes(info: dict[str, Any], times: np.ndarray, thumbnail: int) -> tuple[str
 
 def _of_store(path: Path, frames: int, stride: int, short: str) -> Report:
     """Reports on a pack or on the toy clips, whose frames are as training gets them."""
-    span = (frames - 1) * stride + 1
+    span = (frames - 1) * max(stride, 1) + 1
     store = toy_source(str(path), frames=span) if is_toy(path) else Pack(path)
     names = getattr(store, "names", None) or [f"toy {n}" for n in range(len(store))]
     shown = set(_spread(len(store), _ROWS).tolist())
@@ -244,10 +287,22 @@ def _of_store(path: Path, frames: int, stride: int, short: str) -> Report:
         clips.append(
             ClipReport(name, label, width, height, length, store.fps, seconds, codec, (), pictures)
         )
-    bad = tuple((name, why) for name, why in store.skipped)
-    lengths = store.lengths.tolist()
-    classes = tuple(store.classes)
-    return _counted(str(path), classes, tuple(clips), bad, 0, frames, stride, short, lengths)
+    report = Report(
+        root=str(path),
+        classes=tuple(store.classes),
+        clips=tuple(clips),
+        skipped=tuple((name, why) for name, why in store.skipped),
+        ignored=0,
+        made_with=store.settings if isinstance(store, Pack) else None,
+        fps=None,
+        frames=frames,
+        stride=stride,
+        chosen=stride == 0,
+        loop=short == "loop",
+        windows=0,
+        short=(),
+    )
+    return _counted(report)
 
 
 # -------------------------------------------------------------------------------- showing
@@ -306,8 +361,15 @@ def lines(report: Report) -> list[str]:
     notes = collections.Counter(note for clip in report.clips for note in clip.notes)
     for note, count in notes.most_common():
         said.append(f"{note}: {_some([c.name for c in report.clips if note in c.notes], count)}")
+    said += _differences(report)
     if report.short:
-        said.append(f"too short for a window: {_some(list(report.short), len(report.short))}")
+        some = _some(list(report.short), len(report.short))
+        said.append(f"too short for a window: {some}; {_cure(report)}")
+    if report.chosen and report.clips:
+        short = "loop" if report.loop else "skip"
+        said.append(
+            describe_choice(_lengths(report), _rate(report), report.frames, report.stride, short)
+        )
     said.append(
         f"{report.windows} windows of {report.frames} frames, stride {report.stride}, in "
         f"{len(report.clips) - len(report.short)} clips"
@@ -316,6 +378,85 @@ def lines(report: Report) -> list[str]:
         said.append(f"{report.ignored} files are no videos and were left alone")
     said += [f"cannot be used: {name}: {why}" for name, why in report.skipped]
     return said
+
+
+def _differences(report: Report) -> list[str]:
+    """Says what differs much among the clips, in lines."""
+    said, clips = [], report.clips
+    seconds = [clip.seconds for clip in clips if clip.seconds]
+    if seconds and max(seconds) >= _DURATIONS * min(seconds):
+        middle = float(np.median(seconds))
+        said.append(
+            f"durations differ: {min(seconds):.3g} s to {max(seconds):.3g} s, half of the clips at "
+            f"most {middle:.3g} s; each clip is drawn equally often, whatever its length"
+        )
+    if rate := common_rate(report):
+        low, high = min(c.fps for c in clips if c.fps), max(c.fps for c in clips)
+        short = int(np.sum([_length(clip, rate) < report.frames for clip in clips]))
+        said.append(
+            f"rates differ: {low:.4g} to {high:.4g} fps; --config.data.fps={rate:g} would make "
+            "them alike"
+            + (f", and {short} of {len(clips)} clips shorter than a window" if short else "")
+        )
+    counts = collections.Counter(clip.label for clip in clips if clip.label).most_common()
+    if counts and counts[0][1] >= _CLASSES * counts[-1][1]:
+        (most, many), (least, few) = counts[0], counts[-1]
+        said.append(
+            f"classes differ: {least} has {few} {'clip' if few == 1 else 'clips'}, {most} {many}; "
+            "each class is drawn as often as it has clips"
+        )
+    return said
+
+
+def _cure(report: Report) -> str:
+    """Says which field would let training have clips that are too short for a window."""
+    count = len(report.clips)
+    others = {
+        "stride=0": dataclasses.replace(report, chosen=True),
+        "fps=0": dataclasses.replace(report, fps=None),
+    }
+    for field, other in others.items():
+        kept = count - len(_counted(other).short)
+        if kept >= ENOUGH * count:
+            return f"--config.data.{field} would keep {kept} of {count} clips"
+    return "--config.data.short=loop would repeat their frames"
+
+
+def train_command(
+    report: Report, path: Path, settings: PackSettings, flags: Sequence[str] | None = None
+) -> str:
+    """Returns the command that trains on what a report is of, quoted for a shell.
+
+    Args:
+      report: From `inspect`.
+      path: The path that was inspected.
+      settings: Those of the config.
+      flags: The config's flags; None for configs/folder.py at the rate of the report.
+
+    Raises:
+      DataError: There is no good clip, or a pack is of another size than the config's.
+    """
+    if not report.clips:
+        raise DataError(f"{report.root}: holds no clip that can be trained on")
+    if report.made_with and report.made_with["size"] != settings.size:
+        raise DataError(
+            f"{report.root}: the pack's frames are {report.made_with['size']} pixels wide, those "
+            f"of the config {settings.size}",
+            "give --config a file with data.size="
+            f"{report.made_with['size']}, or the clips that the pack was made of",
+        )
+    name = "".join(c if c.isalnum() or c in "._-" else "_" for c in pathlib.Path(path).stem)
+    words = ["vidgen", "train", *(flags or [])]
+    if flags is None:
+        words += [f"--config=configs/{'toy' if is_toy(path) else 'folder'}.py"]
+        words += [f"--config.data.fps={report.fps:g}"] if report.fps else []
+    wanted = settings.of_frames()
+    for field, made in (report.made_with or {}).items():
+        if made != wanted.get(field):
+            value = tuple(made) if isinstance(made, list) else 0.0 if made is None else made
+            words.append(f"--config.data.{field}={value}")
+    words += [f"--config.data.path={os.fspath(path)}", f"--workdir=runs/{name or 'mine'}"]
+    return printable(shlex.join(words))
 
 
 def _some(names: list[str], count: int) -> str:

@@ -8,24 +8,24 @@ Listing reads names and, of pictures and arrays, headers; a file is decoded only
 for. What is no clip is in `source.skipped`, with its reason. docs/data.md has the formats.
 """
 
-import csv
 import dataclasses
 import functools
 import hashlib
 import json
-import math
 import os
 import stat
 import threading
 import zipfile
 from collections.abc import Callable, Iterable
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from vidgen.data import archives
 from vidgen.data.archives import ARRAYS, PICTURES, VIDEOS, Member, printable
-from vidgen.data.decoder import Limits, array_clips, npy_header, strip_shape
+from vidgen.data.arrays import list_clips, strip_shape
+from vidgen.data.manifest import Row, read_manifest, typed
+from vidgen.data.settings import PackSettings
 from vidgen.data.toy import ToySource
 from vidgen.data.workers import Worker, frame_rate, request
 from vidgen.errors import ConfigError, DataError
@@ -34,7 +34,6 @@ from vidgen.video.decoding import Unreadable, reason
 from vidgen.video.sequences import natural
 
 UNLABELLED = "(none)"  # the class of a clip without a label where other clips have one
-_LABELS = 1 << 26  # bytes of the labels in an .npz: 64 characters each for 260,000 clips
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +42,12 @@ class Entry:
 
     Attributes:
       name: Its path below the root, printable whatever the bytes of the file's name.
-      ref: Where it is, for the decoder; see `decode.py`.
+      ref: Where it is, for the decoder; see `decoder.py`.
       label: Name of its class, or None.
       caption: Text from a manifest.
       start: First second, from a manifest.
       end: Seconds at which it stops, exclusive; None for the end of the file.
+      cells: What a manifest says of it in further columns, by their names.
       stamp: Bytes, and time of change (or a hash of all of its files), to notice others.
     """
 
@@ -57,6 +57,7 @@ class Entry:
     caption: str = ""
     start: float = 0.0
     end: float | None = None
+    cells: dict[str, str] = dataclasses.field(default_factory=dict)
     stamp: tuple[int, int] = (0, 0)
 
 
@@ -86,20 +87,24 @@ class Source:
       entries: The clips.
       classes: Names of the classes, sorted; empty where no clip has a label.
       labels: int32 `[N]`, index into `classes`; 0 where there are none.
+      columns: What is known of each clip, by name, `[N]`: `label` where there are classes,
+        `caption` where there are any, and further columns of a manifest; int32, float32, or
+        strings in an array of objects.
       skipped: `(name, reason)` of what looked like a clip and is none.
       ignored: Number of files that do not look like clips: texts, sound. Not hidden files.
       fingerprint: Changes when a file is added, removed, renamed, relabelled or written.
-      limits: What decoding one file may cost.
+      settings: How it was listed, and is decoded.
     """
 
     root: str
     entries: tuple[Entry, ...]
     classes: tuple[str, ...]
     labels: np.ndarray
+    columns: dict[str, np.ndarray]
     skipped: tuple[tuple[str, str], ...]
     ignored: int
     fingerprint: str
-    limits: Limits
+    settings: PackSettings
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -112,9 +117,10 @@ class Source:
         """
         entry = self.entries[index]
         chunks: list[np.ndarray] = []
-        asked = request(entry.ref, self.limits, start=entry.start, end=entry.end)
+        limits = self.settings.limits
+        asked = request(entry.ref, limits, start=entry.start, end=entry.end)
         with _LOCK:
-            worker = _worker(self.limits)
+            worker = _worker(limits)
             try:
                 info = worker.decode(asked, chunks.append)
             except Unreadable as error:
@@ -128,12 +134,12 @@ _worker = functools.lru_cache(maxsize=1)(Worker)  # one decoding process serves 
 
 
 def open_source(
-    spec: str | os.PathLike[str], *, labels: str = "folder", limits: Limits | None = None
+    spec: str | os.PathLike[str], settings: PackSettings | None = None
 ) -> Source | ToySource:
     """Opens whatever holds clips; see `list_source`, or "toy" for the built-in ones."""
     if is_toy(spec):
         return toy_source(os.fspath(spec))
-    return list_source(spec, labels=labels, limits=limits)
+    return list_source(spec, settings)
 
 
 def is_toy(spec: str | os.PathLike[str]) -> bool:
@@ -158,44 +164,38 @@ def toy_source(spec: str, **defaults: int) -> ToySource:
     return ToySource(**options)
 
 
-def list_source(
-    spec: str | os.PathLike[str], *, labels: str = "folder", limits: Limits | None = None
-) -> Source:
+def list_source(spec: str | os.PathLike[str], settings: PackSettings | None = None) -> Source:
     """Lists the clips of a path.
 
     Args:
       spec: A folder of video files, frame folders, strips or arrays, at any depth; a zip or tar of
-        one; a CSV manifest with the columns path, label, caption, start, end; or a single file.
-      labels: "folder": the first folder below the root, or the column of a manifest, names the
-        class; "none": no classes.
-      limits: What decoding one file may cost.
+        one; a CSV manifest with the columns path, label, caption, start, end, and any others; or a
+        single file.
+      settings: How clips are labelled, what one may cost, and how frames will be made.
 
     Raises:
-      ConfigError: `labels` is neither of the two.
       DataError: The path does not exist, cannot be read, or holds nothing that looks like a clip.
     """
-    if labels not in ("folder", "none"):
-        raise ConfigError(f"data.labels={labels!r} is not known", "choose 'folder' or 'none'")
-    limits = limits or Limits()
+    settings = settings or PackSettings()
     root = os.path.abspath(os.fspath(spec))
     try:
         kind = _kind(root)
-        with Worker(limits) as worker:
-            found = _Listing(worker)
+        with Worker(settings.limits) as worker:
+            listing = _Listing(worker)
             if kind == "folder":
-                found.take(archives.walk(root, found.refuse), root, None)
+                listing.take(archives.walk(root, listing.refuse), root, None)
             elif kind == "csv":
-                _manifest(root, found)
+                listing.take_rows(read_manifest(root), os.path.dirname(root))
             elif kind in ("zip", "tar"):
                 opened = archives.zip_members if kind == "zip" else archives.tar_members
-                with opened(root, found.refuse) as members:
-                    found.take(members, root, kind)
+                with opened(root, listing.refuse) as members:
+                    listing.take(members, root, kind)
             else:
-                found.single(root, kind)
+                listing.single(root, kind)
     except (OSError, Unreadable, EOFError, *archives.DAMAGE) as error:
         why = str(error) if isinstance(error, archives.DAMAGE) else reason(error)
         raise DataError(f"{printable(root)}: {why}", "give data.path a folder of clips") from error
-    return _source(printable(root), found, labels, limits)
+    return _source(printable(root), listing, settings)
 
 
 def _kind(root: str) -> str:
@@ -215,16 +215,16 @@ def _kind(root: str) -> str:
     return "zip" if zipfile.is_zipfile(root) else suffix
 
 
-def _source(root: str, found: "_Listing", labels: str, limits: Limits) -> Source:
-    entries = sorted(found.entries, key=lambda entry: entry.name)
-    if labels == "none":
+def _source(root: str, listing: "_Listing", settings: PackSettings) -> Source:
+    entries = sorted(listing.entries, key=lambda entry: entry.name)
+    if settings.labels == "none":
         entries = [dataclasses.replace(entry, label=None) for entry in entries]
     if not entries:
-        few = "; ".join(f"{name}: {why}" for name, why in found.skipped[:3])
+        few = "; ".join(f"{name}: {why}" for name, why in listing.skipped[:3])
         raise DataError(
             f"{root}: holds no clip"
-            + (f" ({few}{'; ...' if len(found.skipped) > 3 else ''})" if few else "")
-            + (f"; {found.ignored} files are no videos" if found.ignored else ""),
+            + (f" ({few}{'; ...' if len(listing.skipped) > 3 else ''})" if few else "")
+            + (f"; {listing.ignored} files are no videos" if listing.ignored else ""),
             "docs/data.md lists the formats",
         )
     classes: tuple[str, ...] = ()
@@ -232,19 +232,29 @@ def _source(root: str, found: "_Listing", labels: str, limits: Limits) -> Source
         classes = tuple(sorted({entry.label or UNLABELLED for entry in entries}))
     index = {name: n for n, name in enumerate(classes)}
     numbers = [index.get(entry.label or UNLABELLED, 0) for entry in entries]
+    labels = np.array(numbers, np.int32)
+    names = sorted({name for entry in entries for name in entry.cells})
+    cells = {name: [entry.cells.get(name, "") for entry in entries] for name in names}
+    cells = {name: texts for name, texts in cells.items() if any(texts)}
+    columns = {"label": labels} if classes else {}
+    captions = [entry.caption for entry in entries]
+    if any(captions):
+        columns["caption"] = np.array(captions, object)
+    columns |= {name: typed(texts) for name, texts in cells.items()}
     known = [
         (e.name, e.label, e.caption, e.start, e.end, e.stamp, e.ref.get("index")) for e in entries
     ]
-    text = json.dumps([known, sorted(found.skipped)])
+    text = json.dumps([known, sorted(listing.skipped), *([cells] if cells else [])])
     return Source(
         root=root,
         entries=tuple(entries),
         classes=classes,
-        labels=np.array(numbers, np.int32),
-        skipped=tuple(sorted(found.skipped)),
-        ignored=found.ignored,
+        labels=labels,
+        columns=columns,
+        skipped=tuple(sorted(listing.skipped)),
+        ignored=listing.ignored,
         fingerprint=hashlib.sha256(text.encode()).hexdigest(),
-        limits=limits,
+        settings=settings,
     )
 
 
@@ -327,23 +337,23 @@ class _Listing:
         self, folder: str, files: list[Member], videos: bool, ref: Callable[..., dict]
     ) -> None:
         """Tells strips, animations and the frames of one clip apart, by the first good header."""
-        seen = None
+        header = None
         for file in files[:4]:
             try:
-                seen = self.worker.look(ref("strip", file))
+                header = self.worker.picture_header(ref("strip", file))
                 break
             except Unreadable as error:
                 why = str(error)
-        if seen is None:
+        if header is None:
             self.refuse(files[0].name, why)
             if len(files) > 1:
                 self.refuse(
                     folder or ".", f"{len(files) - 1} more pictures beside an unreadable one"
                 )
-        elif seen["frames"] > 1:
+        elif header["frames"] > 1:
             for file in files:
                 self.add(file.name, ref("video", file), file.stamp)
-        elif strip_shape(seen["width"], seen["height"])[1]:
+        elif strip_shape(header["width"], header["height"])[1]:
             for file in files:
                 self.add(file.name, ref("strip", file), file.stamp)
         elif len(files) == 1:
@@ -361,7 +371,7 @@ class _Listing:
     def _arrays(self, file: Member, suffix: str, ref: Callable[..., dict]) -> None:
         try:
             with file.open() as opened:
-                clips = list(_array_entries(opened, suffix, file.stamp[0]))
+                clips = list(list_clips(opened, suffix, file.stamp[0]))
         except (OSError, ValueError, EOFError, KeyError, Unreadable, *archives.DAMAGE) as error:
             self.refuse(file.name, reason(error))
             return
@@ -370,6 +380,25 @@ class _Listing:
             place = ref("array", file) | {"key": key, "index": index}
             name = file.name if index is None else f"{file.name}[{index}]"
             self.add(name, place, file.stamp, **more)
+
+    def take_rows(self, rows: list[Row], root: str) -> None:
+        """Takes the clips that a manifest names, with paths relative to `root`."""
+        for row in rows:
+            try:
+                if not row.path:
+                    raise Unreadable("has no path")
+                self.single(
+                    os.path.join(root, row.path),
+                    archives.suffix(row.path),
+                    row.name,
+                    label=row.label,
+                    caption=row.caption,
+                    start=row.start,
+                    end=row.end,
+                    cells=row.cells,
+                )
+            except (Unreadable, OSError) as error:
+                self.refuse(row.name, f"line {row.line}: {reason(error)}")
 
     def single(self, path: str, suffix: str, name: str | None = None, **more: Any) -> None:
         """Takes one file, or one folder of numbered frames, that is named by itself."""
@@ -391,7 +420,7 @@ class _Listing:
             else:
                 place = {"kind": "strip", "path": path}
                 still = suffix in PICTURES and suffix not in ("webp", "apng", "avif")
-                if not still or self.worker.look(place)["frames"] > 1:
+                if not still or self.worker.picture_header(place)["frames"] > 1:
                     place["kind"] = "video"
                 self.add(name, place, member.stamp)
         self.entries[before:] = [
@@ -411,109 +440,3 @@ def _ref(root: str, archive: str | None, kind: str, *files: Member) -> dict[str,
     if archive == "tar":
         place["places"] = {file.name: file.place for file in files}
     return place
-
-
-def _array_entries(
-    file: BinaryIO, suffix: str, size: int
-) -> Iterable[tuple[str | None, int | None, str | None]]:
-    """Yields `(key, index, label)` for each clip of an open .npy or .npz file of `size` bytes."""
-    if suffix == "npy":
-        shape, dtype = _stored(file, size)
-        count = array_clips(shape, dtype)
-        yield from ((None, n, None) for n in ([None] if count is None else range(count)))
-        return
-    with zipfile.ZipFile(file) as archive:
-        shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
-        for info in archive.infolist():
-            with archive.open(info) as inner:
-                stored = _stored(inner, info.file_size)  # type: ignore[arg-type]
-                shapes[info.filename.removesuffix(".npy")] = stored
-        clips = {k: v for k, v in shapes.items() if len(v[0]) >= 3}
-        if not clips:
-            raise Unreadable(f"holds no clip among its arrays {sorted(shapes)}")
-        counts = {key: array_clips(*stored) for key, stored in clips.items()}
-        labels = None
-        for name in ("label", "labels"):
-            if name in shapes:
-                labels = _labels(archive, name, *shapes[name], counts)
-    for key, count in counts.items():
-        for n in range(count or 1):
-            yield key, (None if count is None else n), (labels[n] if labels else None)
-
-
-def _stored(file: BinaryIO, size: int) -> tuple[tuple[int, ...], np.dtype]:
-    """Returns shape and type of a .npy file of `size` bytes, which must be there.
-
-    A header of a hundred bytes may claim a million clips, each of which would be listed.
-    """
-    shape, _, dtype = npy_header(file)
-    claimed, held = math.prod(shape) * dtype.itemsize, size - file.tell()
-    if claimed > held:
-        raise Unreadable(f"is cut off: its header declares {claimed} bytes, it has {max(0, held)}")
-    return shape, dtype
-
-
-def _labels(
-    archive: zipfile.ZipFile,
-    name: str,
-    shape: tuple[int, ...],
-    dtype: np.dtype,
-    counts: dict[str, int | None],
-) -> list[str]:
-    """Reads the labels in an .npz file, once it is known that they are few enough."""
-    count = math.prod(shape)
-    for key, clips in counts.items():
-        if count != (clips or 1):
-            raise Unreadable(f"has {count} labels for {clips or 1} clips in {key}")
-    if count * dtype.itemsize > _LABELS:
-        raise Unreadable(f"its labels take {count * dtype.itemsize} bytes, more than {_LABELS}")
-    with archive.open(f"{name}.npy") as file:
-        values = np.lib.format.read_array(file, allow_pickle=False)  # type: ignore[arg-type]
-    return [str(value) for value in values.ravel()]
-
-
-def _manifest(path: str, found: _Listing) -> None:
-    """Reads a CSV file with a header line: path, and where wanted label, caption, start, end."""
-    root = os.path.dirname(path)
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        try:
-            reader = csv.DictReader(file, strict=True)
-            rows = [(reader.line_num, row) for row in reader]  # a row may be several lines
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise Unreadable(f"is no CSV in UTF-8: {error}") from error
-    if not rows or "path" not in rows[0][1]:
-        raise Unreadable("needs a header line with a column 'path', and at least one more line")
-    for line, row in rows:
-        name = (row["path"] or "").strip()
-        if "\0" in name:
-            raise Unreadable(f"line {line}: path={name!r} holds a zero byte")
-        start, end = (_seconds(row.get(field), field, line) for field in ("start", "end"))
-        if end is not None and end <= (start or 0):
-            raise Unreadable(f"line {line}: end={end} is not after start={start or 0}")
-        window = "" if start is None and end is None else f"@{start or 0:g}-{end or 'end'}"
-        try:
-            if not name:
-                raise Unreadable("has no path")
-            found.single(
-                os.path.join(root, name),
-                archives.suffix(name),
-                name + window,
-                label=(row.get("label") or "").strip() or None,
-                caption=(row.get("caption") or "").strip(),
-                start=start or 0.0,
-                end=end,
-            )
-        except (Unreadable, OSError) as error:
-            found.refuse(name + window, f"line {line}: {reason(error)}")
-
-
-def _seconds(text: str | None, field: str, line: int) -> float | None:
-    if text is None or not text.strip():
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise Unreadable(f"line {line}: {field}={text!r} is no number of seconds")
-    return value

@@ -1,6 +1,6 @@
 """Packs: clips decoded once to training size, in files that training maps into memory.
 
-    store = open_store("clips/", frames=16, stride=1, size=64)
+    store = open_store("clips/", PackSettings(size=64))
     store[3]                                      # uint8 [T, 64, 64, 3], a view of the file
 
 A pack is a folder with `pack.json` (what it was made of, and a row for each clip) and
@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from vidgen.data.decoder import Limits
 from vidgen.data.listing import is_toy, list_source, toy_source
+from vidgen.data.settings import PackSettings
 from vidgen.data.toy import ToySource
 from vidgen.errors import ConfigError, DataError
 
@@ -41,11 +41,13 @@ class Pack:
       path: Its folder.
       classes: Names of the classes, sorted; empty where clips have no labels.
       names: Name of each clip.
-      captions: Caption of each clip, "" for none.
       labels: int32 `[N]`, index into `classes`; 0 where there are none.
+      columns: What is known of each clip, by name, `[N]`: `label` where there are classes,
+        `caption` where there are any, and further columns of a manifest; int32, float32, or
+        strings in an array of objects.
       lengths: int64 `[N]`, frames.
       fps: Frames per second: as resampled, or the median of the clips.
-      fingerprint: Hash of names, labels and frames: the same wherever the same pack was made.
+      fingerprint: Hash of names, columns and frames: the same wherever the same pack was made.
       skipped: `(name, reason)` of each file that could not be used.
       settings: `size`, `crop`, `fps` and `background` that it was made with.
     """
@@ -65,11 +67,15 @@ class Pack:
         clips = index["clips"]
         self.classes = tuple(index["classes"])
         self.names = tuple(clips["name"])
-        self.captions = tuple(clips["caption"])
         self.labels = np.array(clips["label"], np.int32)
+        columns = columns_of(index)
+        self.columns = {"label": self.labels} if self.classes else {}
+        self.columns |= {name: _from_json(column) for name, column in columns.items()}
         self.lengths = np.array(clips["frames"], np.int64)
         self.fps = float(index["fps"])
         self.fingerprint = str(index["fingerprint"])
+        if columns:  # computed, for packs of before have captions and a hash without them
+            self.fingerprint = fingerprint(index["classes"], clips, columns)
         self.skipped = [(name, why) for name, why in index["skipped"]]
         self.settings: dict[str, Any] = index["settings"]
         self._shapes = list(zip(clips["frames"], clips["height"], clips["width"], strict=True))
@@ -141,14 +147,55 @@ def _read_index(path: pathlib.Path) -> dict[str, Any]:
         raise Damaged(f"{path / 'pack.json'}: is damaged: {error}", _REMAKE) from error
     if index.get("format") != FORMAT:
         raise Damaged(f"{path}: is of format {index.get('format')}, not {FORMAT}", _REMAKE)
-    if stated != digest(index):
+    if stated != json_sha256(index):
         raise Damaged(f"{path / 'pack.json'}: does not match its checksum", _REMAKE)
     return index
 
 
-def digest(value: Any) -> str:
+def json_sha256(value: Any) -> str:
     """Returns the SHA-256 of a value as JSON, in hexadecimal."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def fingerprint(
+    classes: list[str], clips: dict[str, list], columns: dict[str, dict[str, Any]]
+) -> str:
+    """Returns the hash of what a pack holds.
+
+    Args:
+      classes: Names of the classes.
+      clips: The table `clips` of pack.json.
+      columns: What `columns_of` returns; without any, the hash is what it was before there were.
+    """
+    fields = ("name", "label", "frames", "height", "width", "crc32", "fps")
+    content = [clips[field] for field in fields]
+    return json_sha256([classes, content, *([columns] if columns else [])])
+
+
+def columns_of(index: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns what pack.json knows of clips beside labels: `{"type": ..., "values": [N]}` by name.
+
+    Captions lie among `clips`, "" for none, as they did before there were other columns.
+    """
+    captions = index["clips"]["caption"]
+    found = {"caption": {"type": "text", "values": captions}} if any(captions) else {}
+    return found | index.get("columns", {})
+
+
+def to_json(column: np.ndarray) -> dict[str, Any]:
+    """Returns a column as JSON data; NaN as null."""
+    if column.dtype == object:
+        return {"type": "text", "values": column.tolist()}
+    values = [None if value != value else value for value in column.tolist()]
+    return {"type": column.dtype.name, "values": values}
+
+
+def _from_json(column: dict[str, Any]) -> np.ndarray:
+    kind = {"text": object, "int32": np.int32, "float32": np.float32}[column["type"]]
+    values = column["values"]
+    if kind == np.float32:
+        values = [np.nan if value is None else value for value in values]
+    return np.array(values, kind)
 
 
 # -------------------------------------------------------------------------------- opening
@@ -156,18 +203,12 @@ def digest(value: Any) -> str:
 
 def open_store(
     path: Path,
+    settings: PackSettings | None = None,
     *,
-    frames: int,
-    stride: int = 1,
-    size: int,
-    fps: float | None = None,
-    crop: str = "center",
-    labels: str = "folder",
-    limits: Limits | None = None,
+    toy_frames: int = 16,
     cache: Path | None = None,
     strict: bool = False,
     workers: int = 2,
-    background: tuple[int, int, int] = (0, 0, 0),
     progress: Progress | None = None,
 ) -> Pack | ToySource:
     """Opens clips for training: makes a pack of them first, or finds the one made before.
@@ -177,18 +218,11 @@ def open_store(
 
     Args:
       path: What `open_source` takes; or a pack; or "toy", as "toy:clips=65536,seed=0".
-      frames: Frames of a training window; decides only how long a toy clip is.
-      stride: Distance of the window's frames; see `frames`.
-      size: Height and width in pixels.
-      fps: Resample to this rate; None keeps every frame.
-      crop: "center" packs the centre square; "random" packs whole frames with the shorter side at
-        `size`, of which each draw takes a square.
-      labels: "folder" or "none"; see `open_source`.
-      limits: What decoding one file may cost.
+      settings: How clips are packed; `pack_settings` makes them from a config.
+      toy_frames: Length of the toy clips, where the path says none.
       cache: Folder of packs; by default $VIDGEN_CACHE, or ~/.cache/vidgen.
       strict: Whether one bad file is an error.
       workers: Decoding processes.
-      background: RGB behind transparent pixels.
       progress: Called in this thread with (done, total, text), twice a second at least; what it
         raises ends the work cleanly.
 
@@ -197,19 +231,19 @@ def open_store(
       ConfigError: A pack was given and does not fit the settings.
       StorageError: The cache cannot be written.
     """
-    settings = pack_settings(size, crop, fps, background)
+    settings = settings or PackSettings()
     if is_toy(path):
-        return toy_source(os.fspath(path), frames=(frames - 1) * stride + 1, size=size)
+        return toy_source(os.fspath(path), frames=toy_frames, size=settings.size)
     if (pathlib.Path(path) / "pack.json").is_file():
         return _reported(_fitting(Pack(path, progress), settings), strict)
 
     from vidgen.data.packing import write_pack
 
-    limits = limits or Limits()
-    source = list_source(path, labels=labels, limits=limits)
-    key = digest([FORMAT, source.fingerprint, settings, dataclasses.asdict(limits)])
+    source = list_source(path, settings)
+    limits = dataclasses.asdict(settings.limits)
+    key = json_sha256([FORMAT, source.fingerprint, settings.of_frames(), limits])
     stem = "".join(c if c.isalnum() or c in "._-" else "_" for c in pathlib.Path(source.root).stem)
-    folder = cache_folder(cache) / f"{stem}-{size}-{key[:16]}"
+    folder = cache_folder(cache) / f"{stem}-{settings.size}-{key[:16]}"
     if folder.exists():
         try:
             return _reported(Pack(folder, progress), strict)
@@ -218,30 +252,11 @@ def open_store(
     return write_pack(
         source,
         folder,
-        size=size,
-        crop=crop,
-        fps=fps,
-        background=background,
         strict=strict,
         workers=workers,
         progress=progress,
         replace=True,
     )
-
-
-def pack_settings(
-    size: int, crop: str, fps: float | None, background: tuple[int, int, int]
-) -> dict[str, Any]:
-    """Returns what a pack records of how it was made.
-
-    Raises:
-      ConfigError: A setting is out of range.
-    """
-    if crop not in ("center", "random"):
-        raise ConfigError(f"data.crop={crop!r} is not known", "choose 'center' or 'random'")
-    if size < 1 or (fps is not None and not 0 < fps < math.inf):
-        raise ConfigError(f"data.size={size} and data.fps={fps} must be positive")
-    return {"size": size, "crop": crop, "fps": fps, "background": list(background)}
 
 
 def cache_folder(cache: Path | None) -> pathlib.Path:
@@ -250,9 +265,9 @@ def cache_folder(cache: Path | None) -> pathlib.Path:
     return pathlib.Path(chosen).expanduser()
 
 
-def _fitting(pack: Pack, settings: dict[str, Any]) -> Pack:
+def _fitting(pack: Pack, settings: PackSettings) -> Pack:
     """Returns a pack that the user gave, if it was made with the settings of the config."""
-    for field, wanted in settings.items():
+    for field, wanted in settings.of_frames().items():
         if pack.settings.get(field) != wanted:
             made = pack.settings.get(field)
             raise ConfigError(

@@ -24,8 +24,10 @@ from vidgen.data.pack import (
     Pack,
     Path,
     Progress,
-    digest,
-    pack_settings,
+    columns_of,
+    fingerprint,
+    json_sha256,
+    to_json,
     warn_skipped,
 )
 from vidgen.data.workers import Worker, each, frame_rate, request
@@ -38,10 +40,6 @@ def write_pack(
     source: Source,
     folder: Path,
     *,
-    size: int,
-    crop: str = "center",
-    fps: float | None = None,
-    background: tuple[int, int, int] = (0, 0, 0),
     strict: bool = False,
     workers: int = 2,
     progress: Progress | None = None,
@@ -50,12 +48,8 @@ def write_pack(
     """Decodes the clips of a source into a new pack, and opens it.
 
     Args:
-      source: From `open_source`.
+      source: From `list_source`; its settings are the pack's.
       folder: The pack to be; made complete under another name first.
-      size: Height and width, or the shorter side; see `open_store`.
-      crop: "center" or "random"; see `open_store`.
-      fps: Resample to this rate; None keeps every frame.
-      background: RGB behind transparent pixels.
       strict: Whether one bad file is an error.
       workers: Decoding processes.
       progress: See `open_store`.
@@ -66,7 +60,7 @@ def write_pack(
       DataError: No clip can be used, or one cannot and `strict` is set.
       StorageError: The folder exists (without `replace`), or cannot be written.
     """
-    settings = pack_settings(size, crop, fps, background)
+    settings = source.settings
     folder = pathlib.Path(folder)
     if folder.exists() and not replace:
         raise StorageError(f"{folder}: exists already", "choose another name for the pack")
@@ -76,21 +70,19 @@ def write_pack(
         asked = [
             request(
                 entry.ref,
-                source.limits,
-                size=size,
-                crop=crop == "center",
-                fps=fps,
+                settings.limits,
+                size=settings.size,
+                crop=settings.crop == "center",
+                fps=settings.fps,
                 start=entry.start,
                 end=entry.end,
-                background=background,
+                background=settings.background,
                 threads=workers if len(source) < workers else 1,
             )
             for entry in source.entries
         ]
-        refused: dict[int, str] = {}
 
         def refuse(number: int, why: str) -> None:
-            refused[number] = why
             warn_skipped(source.entries[number].name, why, strict)
 
         with contextlib.ExitStack() as stack, storage(folder):
@@ -98,10 +90,10 @@ def write_pack(
                 stack.enter_context(open(temporary / f"frames-{slot}.bin", "wb"))
                 for slot in range(workers)
             ]
-            rows = each(
+            rows, refused = each(
                 sorted(range(len(source)), key=lambda n: _turn(source.entries[n])),
                 lambda slot, worker, n: _append(shards[slot], worker, asked[n]) | {"file": slot},
-                limits=source.limits,
+                limits=settings.limits,
                 workers=workers,
                 refuse=refuse,
                 progress=progress,
@@ -127,18 +119,24 @@ def write_pack(
         }
         for field in ("frames", "height", "width", "file", "offset", "crc32", "fps"):
             clips[field] = [rows[n][field] for n in kept]
-        content = [clips[f] for f in ("name", "label", "frames", "height", "width", "crc32", "fps")]
+        further = {
+            name: to_json(values[kept])
+            for name, values in source.columns.items()
+            if name not in ("label", "caption")
+        }
+        columns = columns_of({"clips": clips, "columns": further})
         index = {
             "format": FORMAT,
-            "settings": settings,
+            "settings": settings.of_frames(),
             "classes": list(source.classes),
-            "fps": fps or round(float(np.median(clips["fps"])), 6),
-            "fingerprint": digest([list(source.classes), content]),
+            "fps": settings.fps or round(float(np.median(clips["fps"])), 6),
+            "fingerprint": fingerprint(list(source.classes), clips, columns),
             "skipped": skipped,
             "files": files,
             "clips": clips,
+            **({"columns": further} if further else {}),
         }
-        index["sha256"] = digest(index)
+        index["sha256"] = json_sha256(index)
         with storage(folder):
             (temporary / "pack.json").write_text(json.dumps(index), "utf-8")
             _install(temporary, folder)

@@ -12,7 +12,7 @@ a direction that depend on nothing but (seed, k).
 import collections
 import concurrent.futures
 import functools
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +21,8 @@ from vidgen import seeds
 from vidgen.errors import ConfigError, DataError
 
 Batch = dict[str, np.ndarray]
+WINDOW_SECONDS = 1.3  # a chosen stride makes windows of at most this; actions64 learns from 1.24 s
+ENOUGH = 0.9  # share of the clips that must be long enough for a chosen stride
 
 
 class Store(Protocol):
@@ -28,13 +30,20 @@ class Store(Protocol):
 
     Attributes:
       classes: Names of the classes; empty where clips have no labels.
-      labels: int32 `[N]`.
+      columns: What is known of each clip, by name, `[N]`; a batch has what is known of its clips.
+        `label`, int32, where there are classes.
       lengths: int64 `[N]`, frames.
+      fps: Frames per second.
     """
 
     classes: Any
-    labels: np.ndarray
     lengths: np.ndarray
+    fps: float
+
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]:
+        """See above; whatever has an attribute of this name fits."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -48,6 +57,7 @@ class Clips:
 
     Attributes:
       classes: Names of the classes; empty where clips have no labels.
+      stride: Distance of a window's frames in the clip, as given or as chosen.
       windows: How many different windows there are, not counting crops and flips.
       skipped: Numbers of the clips that are too short, int64 `[n]`; empty with `short="loop"`.
     """
@@ -67,7 +77,7 @@ class Clips:
         Args:
           store: Where clips come from.
           frames: Frames of a window.
-          stride: Distance of its frames in the clip.
+          stride: Distance of its frames in the clip; 0: by `choose_stride`.
           seed: Another seed is another stream.
           flip: Whether half of the windows are mirrored.
           short: What becomes of a clip of fewer than `(frames - 1) * stride + 1` frames: "skip"
@@ -77,16 +87,19 @@ class Clips:
           ConfigError: A value is out of range.
           DataError: No clip is long enough.
         """
-        if frames < 1 or stride < 1:
-            raise ConfigError(f"data.frames={frames} and data.stride={stride} must be at least 1")
+        if frames < 1 or stride < 0:
+            raise ConfigError(
+                f"data.frames={frames} must be at least 1 and data.stride={stride} at least 0"
+            )
         if short not in ("skip", "loop"):
             raise ConfigError(f"data.short={short!r} is not known", "choose 'skip' or 'loop'")
+        lengths = np.asarray(store.lengths, np.int64)
+        stride = stride or choose_stride(lengths, store.fps, frames)
         self.store, self.frames, self.stride = store, frames, stride
         self.seed, self.flip = seed, flip
         self.classes = tuple(store.classes)
-        lengths = np.asarray(store.lengths, np.int64)
         self._span = (frames - 1) * stride + 1
-        starts = windows(lengths, self._span, short)
+        starts = count_windows(lengths, self._span, short)
         self.skipped = np.flatnonzero(starts == 0)
         self._chosen = np.flatnonzero(starts)
         if not len(self._chosen):
@@ -104,8 +117,8 @@ class Clips:
         """Returns item `k` of the stream, of any size.
 
         Returns:
-          `video` uint8 `[T, H, W, 3]`, `index` (`k` modulo 2**31) and, where there are classes,
-          `label`, both int32.
+          `video` uint8 `[T, H, W, 3]`, `index` int32 (`k` modulo 2**31), and the clip's entry in
+          each column of the store.
         """
         return {name: values[0] for name, values in self.take(int(k), 1).items()}
 
@@ -113,8 +126,8 @@ class Clips:
         """Returns items `start` to `start + count` of the stream as one batch.
 
         Returns:
-          `video` uint8 `[B, T, H, W, 3]`, `index` int32 `[B]` (the number of the item modulo 2**31)
-          and, where there are classes, `label` int32 `[B]`.
+          `video` uint8 `[B, T, H, W, 3]`, `index` int32 `[B]` (the number of the item modulo
+          2**31), and `[B]` of each column of the store: `label` where there are classes, ...
 
         Raises:
           DataError: The clips are not of one size.
@@ -138,9 +151,7 @@ class Clips:
                 video[n] = window
         assert video is not None
         batch = {"video": video, "index": (k & 0x7FFFFFFF).astype(np.int32)}
-        if self.classes:
-            batch["label"] = np.asarray(self.store.labels, np.int32)[number]
-        return batch
+        return batch | {name: values[number] for name, values in self.store.columns.items()}
 
     def places(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns where items `start` to `start + count` of the stream lie.
@@ -221,7 +232,48 @@ class Clips:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def windows(lengths: np.ndarray, span: int, short: str) -> np.ndarray:
+def empty_batch(columns: Mapping[str, np.ndarray], frames: int, size: int) -> Batch:
+    """Returns what `Clips.take` would of no clips: the types and shapes of a batch, with B = 0."""
+    video = np.empty((0, frames, size, size, 3), np.uint8)
+    known = {name: values[:0] for name, values in columns.items()}
+    return {"video": video, "index": np.empty(0, np.int32), **known}
+
+
+def choose_stride(lengths: np.ndarray, fps: float, frames: int) -> int:
+    """Returns the largest stride that suits clips: a function of them and of nothing else.
+
+    Windows last at most `WINDOW_SECONDS`, and `ENOUGH` of the clips are as long as one. Where not
+    even neighbouring frames do that, the stride is 1.
+
+    Args:
+      lengths: Frames of the clips, int64 `[N]`.
+      fps: Their frames per second.
+      frames: Frames of a window.
+    """
+
+    def suits(stride: int) -> bool:
+        span = (frames - 1) * stride + 1
+        return span <= WINDOW_SECONDS * fps and float(np.mean(lengths >= span)) >= ENOUGH
+
+    most = int(WINDOW_SECONDS * fps) // max(frames - 1, 1)
+    if frames == 1 or not len(lengths):
+        return 1
+    return next((stride for stride in range(most, 1, -1) if suits(stride)), 1)
+
+
+def describe_choice(lengths: np.ndarray, fps: float, frames: int, stride: int, short: str) -> str:
+    """Says in a line which stride was chosen, and what becomes of clips shorter than a window."""
+    span = (frames - 1) * stride + 1
+    fit = int(np.sum(lengths >= span))
+    fate = "repeat their frames" if short == "loop" else "are left out"
+    return (
+        f"data.stride=0 is {stride} for these clips: a window of {frames} frames lasts "
+        f"{span / fps:.2f} s, and {fit} of {len(lengths)} clips are as long"
+        + (f"; the rest {fate}" if fit < len(lengths) else "")
+    )
+
+
+def count_windows(lengths: np.ndarray, span: int, short: str) -> np.ndarray:
     """Returns how many windows begin in clips of the given lengths; int64 `[N]`.
 
     Args:

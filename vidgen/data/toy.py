@@ -113,6 +113,7 @@ class ToySource:
         self.frames, self.size, self.seed = frames, size, seed
         self.lengths = np.full(clips, frames, np.int64)
         self.labels = np.arange(clips, dtype=np.int32) % len(CLASSES)
+        self.columns = {"label": self.labels}
         self.fingerprint = f"toy-1-{seed}-{clips}-{frames}-{size}"
 
     def __len__(self) -> int:

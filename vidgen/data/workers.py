@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 import vidgen
-from vidgen.data.decoder import Limits
+from vidgen.data.limits import Limits
 from vidgen.errors import DataError
 from vidgen.video.decoding import Unreadable
 
@@ -49,7 +49,7 @@ def request(
     """Returns what `Worker.decode` sends.
 
     Args:
-      ref: Where the clip is; see `decode.py`.
+      ref: Where the clip is; see `decoder.py`.
       limits: What it may cost.
       size: Length of the shorter side, or None for the stored size.
       crop: Whether to cut the centre square.
@@ -114,13 +114,13 @@ class Worker:
         self._closed = True
         self._kill()
 
-    def look(self, ref: dict[str, Any]) -> dict[str, int]:
+    def picture_header(self, ref: dict[str, Any]) -> dict[str, int]:
         """Returns `frames`, `width` and `height` of a picture, from its header.
 
         Raises:
           Unreadable: It is no picture.
         """
-        asked = {"what": "look", "ref": ref, "limits": dataclasses.asdict(self.limits)}
+        asked = {"what": "picture header", "ref": ref, "limits": dataclasses.asdict(self.limits)}
         return self.decode(asked, lambda chunk: None)
 
     def decode(self, asked: dict[str, Any], sink: Callable[[np.ndarray], None]) -> dict[str, Any]:
@@ -237,10 +237,10 @@ def each(
     *,
     limits: Limits,
     workers: int,
-    refuse: Callable[[int, str], None],
+    refuse: Callable[[int, str], None] = lambda number, why: None,
     progress: Callable[[int, int, str], None] | None = None,
     text: str = "",
-) -> dict[int, Result]:
+) -> tuple[dict[int, Result], dict[int, str]]:
     """Runs a job for each number, on several processes at a time.
 
     Args:
@@ -249,12 +249,13 @@ def each(
         time; raises Unreadable for a clip of no use.
       limits: For the workers.
       workers: How many; slots are below this.
-      refuse: Called in a thread with the number and the reason of an Unreadable; may raise.
+      refuse: Called in a thread with the number and the reason of an Unreadable, at once; may
+        raise, which ends all.
       progress: Called in this thread with (done, total, text), twice a second at least.
       text: What the progress says.
 
     Returns:
-      What the job returned, for each number that was not refused.
+      What the job returned, and the reasons of those that were refused, both by number.
 
     Raises:
       Whatever `job`, `refuse` or `progress` raises, once all threads and processes have ended.
@@ -293,7 +294,7 @@ def each(
                 future.result()
             if progress is not None:
                 progress(len(results) + len(refused), len(order), text)
-    return results
+    return results, refused
 
 
 def _send(process: _Process, asked: dict[str, Any]) -> None:

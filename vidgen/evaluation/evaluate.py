@@ -23,7 +23,8 @@ import numpy as np
 from vidgen import sampling, seeds
 from vidgen.data.listing import is_toy, open_source
 from vidgen.data.pack import cache_folder, open_store
-from vidgen.data.stream import Clips, windows
+from vidgen.data.settings import PackSettings
+from vidgen.data.stream import Clips, count_windows
 from vidgen.errors import ConfigError, DataError
 from vidgen.metrics import degradations, features, measures, toy
 from vidgen.runtime.checkpoint import Checkpoints
@@ -258,7 +259,10 @@ class Windows:
     def __init__(self, path, *, frames, size, stride, fps, crop, seed, half, progress):
         """Opens clips; `half` 0 or 1 for half of them, drawn by the seed."""
         self._store = open_store(
-            path, frames=frames, stride=stride, fps=fps, size=size, crop=crop, progress=progress
+            path,
+            PackSettings(size=size, crop=crop, fps=fps),
+            toy_frames=(frames - 1) * stride + 1,
+            progress=progress,
         )
         store: Any = self._store if half is None else _Half(self._store, half, seed)
         self._clips = Clips(store, frames=frames, stride=stride, seed=seed)
@@ -294,7 +298,7 @@ class Windows:
 
         Number of the clip and first frame. Where there are more clips, some are left out, evenly.
         """
-        counts = windows(np.asarray(self._store.lengths)[self._numbers], self._span, "skip")
+        counts = count_windows(np.asarray(self._store.lengths)[self._numbers], self._span, "skip")
         step = next(n for n in range(1, self._span + 1) if _fits(counts, n) or n == self._span)
         each = [
             (number, first)
@@ -322,7 +326,8 @@ class _Half:
         order = seeds.stream(seed, "halves").permutation(len(store))
         self.numbers = np.sort(order[part::2])
         self._store, self.classes = store, store.classes
-        self.labels, self.lengths = store.labels[self.numbers], store.lengths[self.numbers]
+        self.columns = {name: values[self.numbers] for name, values in store.columns.items()}
+        self.lengths = store.lengths[self.numbers]
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -348,8 +353,9 @@ def _looking(clips: Iterable[np.ndarray], shown: list[np.ndarray]) -> Iterator[n
 def _rate_of(run: Path, asked: int | str | None, step: int) -> dict[str, Any]:
     """Returns the stride and rate that a run was trained with."""
     folder = pathlib.Path(run) / ("best" if asked == "best" else "checkpoints")
-    data = Checkpoints(folder).meta(step)["config"]["data"]
-    return {"stride": data["stride"], "fps": data["fps"] or None}
+    meta = Checkpoints(folder).meta(step)
+    data = meta["config"]["data"]
+    return {"stride": data["stride"] or meta["stride"], "fps": data["fps"] or None}
 
 
 def _size_of(path: Path) -> int:

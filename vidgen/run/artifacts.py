@@ -15,12 +15,12 @@ import numpy as np
 import vidgen
 from vidgen import config as configs
 from vidgen import methods, sampling
-from vidgen.data.decoder import Limits
 from vidgen.data.pack import Pack, open_store
-from vidgen.data.stream import Clips
+from vidgen.data.settings import pack_settings
+from vidgen.data.stream import Clips, choose_stride, describe_choice
 from vidgen.data.toy import ToySource
 from vidgen.errors import ConfigError, DataError, StorageError
-from vidgen.run import watch
+from vidgen.run import logs, watch
 from vidgen.run.metrics_log import RunLog
 from vidgen.video import layout, writing
 
@@ -55,17 +55,11 @@ def open_clips(
     data = config.data
     store = open_store(
         data.path,
-        frames=data.frames,
-        stride=data.stride,
-        fps=data.fps or None,
-        size=data.size,
-        crop=data.crop,
-        labels=data.labels,
-        limits=Limits(**data.limits.to_dict()),
+        pack_settings(data),
+        toy_frames=(data.frames - 1) * max(data.stride, 1) + 1,
         cache=data.cache or None,
         strict=data.strict,
         workers=data.workers,
-        background=data.background,
         progress=progress,
     )
     clips = Clips(
@@ -76,13 +70,16 @@ def open_clips(
         flip=data.flip,
         short=data.short,
     )
+    if data.stride == 0:
+        lengths, fps = np.asarray(store.lengths), store.fps
+        logs.say(describe_choice(lengths, fps, data.frames, clips.stride, data.short))
     if len(clips.skipped):
         names = store.names if isinstance(store, Pack) else range(len(store))
         some = ", ".join(str(names[n]) for n in clips.skipped[:3].tolist())
         _LOG.warning(
             "%d of %d clips are shorter than a window of data.frames=%d, data.stride=%d and are "
             "left out (%s%s); data.short=loop would repeat them",
-            len(clips.skipped), len(store), data.frames, data.stride,
+            len(clips.skipped), len(store), data.frames, clips.stride,
             some, ", ..." if len(clips.skipped) > 3 else "",
         )  # fmt: skip
     return store, clips
@@ -103,6 +100,8 @@ def meta(
         "generator": generator,
         "classes": list(store.classes),
         "fps": config.sampling.fps or store.fps,
+        "stride": config.data.stride
+        or choose_stride(np.asarray(store.lengths), store.fps, config.data.frames),
         "fingerprint": store.fingerprint,
         "vidgen": vidgen.__version__,
     }

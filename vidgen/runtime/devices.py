@@ -7,7 +7,7 @@ in every mode it is one tree of whole (or sharded) arrays, so that a checkpoint 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -93,7 +93,11 @@ class Placement:
         )
 
     def put(self, batch: dict[str, np.ndarray]) -> Any:
-        """Puts this process's part of a batch on its devices, as its part of the global batch."""
+        """Puts this process's part of a batch on its devices, as its part of the global batch.
+
+        What devices cannot hold, as captions, stays behind; see `numeric`.
+        """
+        batch = numeric(batch)
         if self.mode == "pmap":
             count = len(self.mesh.local_devices)
             return {k: v.reshape(count, -1, *v.shape[1:]) for k, v in batch.items()}
@@ -162,6 +166,11 @@ class Placement:
             donate_argnums=0,
         )
         return program if batch is None else program.lower(state, batch).compile()
+
+
+def numeric(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the entries of a batch that devices can hold: all but text."""
+    return {name: values for name, values in batch.items() if values.dtype.kind in "biufc"}
 
 
 def place(

@@ -22,6 +22,7 @@ from jax.extend import core
 from vidgen import config as configs
 from vidgen import methods, sampling
 from vidgen.run import artifacts, logs, setup
+from vidgen.runtime import devices
 
 PRODUCTS = ("conv_general_dilated", "dot_general")
 
@@ -123,7 +124,7 @@ def bench(
 
     placed = setup.placement(config, experiment.alone)
     batch = placed.put(_call(clips, batch_size, placed.dispatch))
-    one = clips.take(0, batch_size)
+    one = devices.numeric(clips.take(0, batch_size))
 
     def timed(step):
         state = placed.init(experiment.init, config.seed)
@@ -217,7 +218,7 @@ def compare(old: str | pathlib.Path, new: dict[str, float]) -> None:
 
 
 def _call(clips: Any, batch_size: int, dispatch: int) -> dict[str, Any]:
-    batch = clips.take(0, batch_size)
+    batch = devices.numeric(clips.take(0, batch_size))
     if dispatch == 1:
         return batch
     return {name: jnp.stack([jnp.asarray(x)] * dispatch) for name, x in batch.items()}

@@ -1,6 +1,6 @@
 """What a step of a config takes, read from its compiled program: nothing is allocated or run.
 
-    print(report(estimate(config, classes(config))))   # as `vidgen train --dry-run`
+    print(report(estimate(config, listed(config))))   # as `vidgen train --dry-run`
 
 The compiler says what a device holds and computes; what devices exchange stands in its program.
 docs/scaling.md reads these figures and says how far they can be trusted.
@@ -17,9 +17,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vidgen import config as configs
 from vidgen import methods
-from vidgen.data.decoder import Limits
-from vidgen.data.listing import is_toy, open_source
+from vidgen.data.listing import Source, is_toy, open_source
 from vidgen.data.pack import Pack
+from vidgen.data.settings import pack_settings
+from vidgen.data.stream import empty_batch
+from vidgen.data.toy import ToySource
 from vidgen.run import compiling, setup
 from vidgen.runtime import devices
 from vidgen.tools.collectives import SENT, Exchange, collectives, sent
@@ -106,33 +108,35 @@ CHIPS = {
 SHARE = 0.3  # of a chip's peak that a step is taken to reach: an assumption
 
 
-def classes(config: configs.Config) -> int:
-    """Counts the classes of a config's clips; lists their files, but decodes and packs none.
+Listed = Pack | Source | ToySource
+
+
+def listed(config: configs.Config) -> Listed:
+    """Lists a config's clips, their classes and columns; decodes and packs none.
 
     Raises:
       DataError: There are no clips.
     """
     data = config.data
     if not is_toy(data.path) and (pathlib.Path(data.path) / "pack.json").is_file():
-        return len(Pack(data.path).classes)
-    limits = Limits(**data.limits.to_dict())
-    return len(open_source(data.path, labels=data.labels, limits=limits).classes)
+        return Pack(data.path)
+    return open_source(data.path, pack_settings(data))
 
 
-def layout(config: configs.Config, classes: int) -> Layout:
+def layout(config: configs.Config, store: Listed) -> Layout:
     """Builds a config for the devices at hand; compiles and allocates nothing.
 
     Args:
       config: A config that `vidgen.config.validate` took.
-      classes: Number of classes of the data.
+      store: Its clips, as from `listed`.
 
     Raises:
       ConfigError: The config cannot be built, or does not fit the devices.
     """
-    experiment = methods.experiment(config, classes)
+    experiment = methods.experiment(config, len(store.classes))
     placed = setup.placement(config, experiment.alone)
     state = placed.abstract(jax.eval_shape(experiment.init, config.seed))
-    return Layout(config, experiment, placed, state, _batch(config, classes, placed))
+    return Layout(config, experiment, placed, state, _batch(config, store, placed))
 
 
 def sizes(step: Layout) -> Sizes:
@@ -184,17 +188,17 @@ def compiled(step: Layout) -> Estimate:
     )
 
 
-def estimate(config: configs.Config, classes: int) -> Estimate:
+def estimate(config: configs.Config, store: Listed) -> Estimate:
     """Compiles the step of a config for the devices at hand and reads what it takes.
 
     Args:
       config: A config that `vidgen.config.validate` took.
-      classes: Number of classes of the data.
+      store: Its clips, as from `listed`.
 
     Raises:
       ConfigError: The config cannot be built, or does not fit the devices.
     """
-    return compiled(layout(config, classes))
+    return compiled(layout(config, store))
 
 
 def dry_run(config: configs.Config) -> None:
@@ -206,7 +210,7 @@ def dry_run(config: configs.Config) -> None:
       ConfigError: The config cannot be built, or does not fit the devices.
       DataError: There are no clips.
     """
-    step = layout(config, classes(config))
+    step = layout(config, listed(config))
     if jax.process_index() == 0:
         print(report_sizes(sizes(step)), flush=True)
     kind = next(iter(step.experiment.steps))
@@ -216,21 +220,19 @@ def dry_run(config: configs.Config) -> None:
         print(report_program(found, config.parallel.compute))
 
 
-def _batch(config: configs.Config, classes: int, placed: devices.Placement) -> dict[str, Any]:
+def _batch(config: configs.Config, store: Listed, placed: devices.Placement) -> dict[str, Any]:
     """Returns the shapes of a call's batch, lying as `placed.put` would have it."""
     data, lead = config.data, () if placed.dispatch == 1 else (placed.dispatch,)
     clips, sharding = (config.training.batch_size,), placed.rows
     if placed.mode == "pmap":
-        local_count = len(placed.mesh.local_devices)
-        clips = (local_count, clips[0] // jax.process_count() // local_count)
+        count = len(placed.mesh.local_devices)
+        clips = (count, clips[0] // jax.process_count() // count)
         local = Mesh(np.array(placed.mesh.local_devices), devices.DATA)
         sharding = NamedSharding(local, PartitionSpec(*[None] * len(lead), devices.DATA))
-    frames = (data.frames, data.size, data.size, 3)
-    arrays = {"video": (frames, np.uint8), "index": ((), np.int32), "label": ((), np.int32)}
+    batch = devices.numeric(empty_batch(store.columns, data.frames, data.size))
     return {
-        name: jax.ShapeDtypeStruct((*lead, *clips, *shape), dtype, sharding=sharding)
-        for name, (shape, dtype) in arrays.items()
-        if classes or name != "label"
+        name: jax.ShapeDtypeStruct((*lead, *clips, *x.shape[1:]), x.dtype, sharding=sharding)
+        for name, x in batch.items()
     }
 
 

@@ -74,11 +74,11 @@ def advice(config: configs.Config, error: BaseException, limit: int | None = Non
     # The state is still alive in the error's frames, and compilers measure on the device.
     traceback.clear_frames(error.__traceback__)
     gc.collect()
-    number = estimate.classes(config)
+    store = estimate.listed(config)
     logs.say("out of memory; looking for the nearest setting that fits, by compiling each")
     limit = limit or memory_limit()
     try:
-        taken = estimate.estimate(config, number)
+        taken = estimate.estimate(config, store)
     except jax.errors.JaxRuntimeError:
         return ConfigError(f"out of memory: {first}", "set config.parallel.microbatches")
     parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in taken.memory.items())
@@ -88,7 +88,7 @@ def advice(config: configs.Config, error: BaseException, limit: int | None = Non
     most = limit if limit and limit < taken.total else 0.9 * taken.total
     for other in smaller(config):
         try:
-            total = estimate.estimate(other, number).total
+            total = estimate.estimate(other, store).total
         except (ConfigError, jax.errors.JaxRuntimeError):  # does not divide; not even compiled
             continue
         changes = {name: value for name, _, value in configs.differences(config, other)}

@@ -1,7 +1,8 @@
 """Differentiable augmentation, the same for every frame of a clip.
 
 Both real and generated clips pass through it before the discriminator, so that the discriminator
-cannot memorise a small data set; each transform is applied with a probability, drawn from the clip's key.
+cannot memorise a small data set; each transform is applied with a probability, drawn from the
+clip's key.
 
 Reference: Zhao et al., "Differentiable augmentation for data-efficient GAN training", 2020;
   Karras et al., "Training GANs with limited data", 2020.

@@ -237,8 +237,8 @@ def bernoulli_likelihood(
 ) -> Float32[Array, " batch"]:
     """Returns minus the cross-entropy of videos, as shares of full intensity, with `made`.
 
-    Where all shares are 0 or 1 it is the log likelihood of Bernoulli variables. The probabilities of
-    `made` stay half a level of 255 away from 0 and 1. `scale` is not used.
+    Where all shares are 0 or 1 it is the log likelihood of Bernoulli variables. The probabilities
+    of `made` stay half a level of 255 away from 0 and 1. `scale` is not used.
     """
     del scale
     share, probability = (video + 1) / 2, (made + 1) / 2 * (254 / 255) + 0.5 / 255

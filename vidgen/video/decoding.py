@@ -352,10 +352,10 @@ def open_image(file: Path | BinaryIO, max_pixels: int | None = None) -> Any:
         width, height = image.size
         image.close()
         raise Unreadable(_too_large(width, height, max_pixels))
-    # Of mode I, these hold 16 bits; of a TIFF's 32, as of numbers with a point, nobody knows which
+    # Of mode I, these hold 16 bits; of a TIFF's 32, as of floats, nobody knows which
     # is white.
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PPM", "PNG")):
-        kind = "numbers with a point" if image.mode == "F" else "whole numbers of 32 bits"
+        kind = "floats" if image.mode == "F" else "whole numbers of 32 bits"
         image.close()
         raise Unreadable(f"holds {kind}; pictures have 8 or 16 bits a channel")
     return image

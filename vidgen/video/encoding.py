@@ -24,6 +24,7 @@ from vidgen.video.conversion import EXACT
 # Quality, 0 to 100, where none is wished; what is not here has no quality to choose.
 QUALITIES = {".mp4": 78, ".webm": 78, ".webp": 100, ".avif": 90}
 _AREA = 0x20 | EXACT  # means of 2x2 for chroma: 0.3 to 1.7 dB above bilinear on clips of 64x64
+_REPEATABLE = {"fflags": "bitexact"}  # Matroska and WebM are named at random otherwise
 SLOWEST, FASTEST = 0.1, 1000.0  # frames per second; the ticks of most formats are milliseconds
 
 
@@ -105,7 +106,7 @@ def _mp4(video: np.ndarray, fps: float, quality: float) -> bytes:
 
 def _webm(video: np.ndarray, fps: float, quality: float) -> bytes:
     options = {"crf": str(round(63 - 0.63 * quality)), "b": "0"}
-    return _yuv(video, fps, "webm", "libvpx-vp9", options, {})
+    return _yuv(video, fps, "webm", "libvpx-vp9", options, _REPEATABLE)
 
 
 def _yuv(
@@ -154,7 +155,7 @@ def _yuv(
 
 
 def _mkv(video: np.ndarray, fps: float, quality: float) -> bytes:
-    return _lossless(video, fps, ".mkv", "ffv1", "bgr0", {})
+    return _lossless(video, fps, ".mkv", "ffv1", "bgr0", _REPEATABLE)
 
 
 def _apng(video: np.ndarray, fps: float, quality: float) -> bytes:
@@ -174,11 +175,13 @@ def _lossless(
 
 def _gif(video: np.ndarray, fps: float, quality: float) -> bytes:
     lengths = _durations(len(video), 100 / fps, shortest=2)  # viewers slow down below 20 ms
+    _check_stills(video, lengths, 2**16 - 1, "GIF: 655 s")
     return _pillow(video, ".gif", duration=[10 * n for n in lengths], disposal=1, loop=0)
 
 
 def _webp(video: np.ndarray, fps: float, quality: float) -> bytes:
     lengths = _durations(len(video), 1000 / fps, shortest=1)
+    _check_stills(video, lengths, 2**24 - 1, "WebP: 16777 s")
     how = {"lossless": True} if quality == 100 else {"quality": quality}
     data = _pillow(video, ".webp", duration=lengths, loop=0, **how)
     _, height, width, _ = video.shape
@@ -199,13 +202,9 @@ def _pillow(video: np.ndarray, suffix: str, **options: Any) -> bytes:
 
     if suffix != ".png":
         options["save_all"] = True  # of one frame as well, which else loses its duration
-    try:
-        data = iio.imwrite(
-            "<bytes>", video, extension=suffix, plugin="pillow", is_batch=True, **options
-        )
-    except (OverflowError, RuntimeError, struct.error) as error:
-        # Equal frames in a row are stored as one that is shown longer.
-        raise ValueError(f"a frame is shown for longer than {suffix} can say: {error}") from error
+    data = iio.imwrite(
+        "<bytes>", video, extension=suffix, plugin="pillow", is_batch=True, **options
+    )
     assert data is not None  # of a file alone
     return data
 
@@ -214,6 +213,17 @@ def _durations(frames: int, ticks: float, shortest: int) -> list[int]:
     """Returns whole ticks for each frame, whose running sum follows `ticks` a frame."""
     ends = [round(n * ticks) for n in range(frames + 1)]
     return [max(shortest, b - a) for a, b in itertools.pairwise(ends)]
+
+
+def _check_stills(video: np.ndarray, lengths: list[int], most: int, said: str) -> None:
+    """Checks that no passage of equal frames, which are stored as one, lasts longer than it may."""
+    if sum(lengths) <= most:
+        return
+    passage = lengths[0]
+    for n in range(1, len(video)):
+        passage = lengths[n] + passage * bool((video[n] == video[n - 1]).all())
+        if passage > most:
+            raise ValueError(f"a passage stands still for longer than a file can say ({said})")
 
 
 def _animated(webp: bytes, height: int, width: int, milliseconds: int) -> bytes:

@@ -1,0 +1,45 @@
+"""A start for your own folder of real clips, at 64x64: what `vidgen data inspect` ends with.
+
+    vidgen data inspect FOLDER
+    vidgen train --config=configs/folder.py --config.data.path=FOLDER --workdir=runs/mine
+
+The distance of a window's frames is chosen by the clips (docs/data.md), and printed at the start;
+clips that are too short for a window all the same repeat their frames. The networks and weights are
+those of configs/actions64.py.
+
+Expected: 38 minutes on one CPU core, as configs/actions64.py took. Fifty short clips of one kind of
+movement, seen from one place, are learnt best; if the samples stay blurred, lower
+config.objective.r1 and r2; if they fall apart, raise them.
+"""
+
+from vidgen.config import constant, cosine
+from vidgen.methods import base
+
+
+def get_config():
+    """Returns the config of a user's own clips."""
+    config = base()
+    config.data.update(frames=16, stride=0, short="loop", size=64, pick=3)
+    config.generator.update(
+        widths=(128, 96, 48, 24), head=16, palette=0, stride=4, style=128, periods=(12,)
+    )
+    config.discriminator.update(
+        patch=2, front=24, neck=48, frame_blocks=1, fold=3, widths=(64, 96, 128)
+    )
+    config.objective.r1 = cosine(20.0, 2.0)
+    config.objective.r2 = cosine(20.0, 2.0)
+    config.objective.mismatch = cosine(0.5, 0.0)
+    config.objective.augmentations = ("shift", "brightness")
+    config.objective.augment_p = constant(0.3)
+    config.optimizer.learning_rate = cosine(8e-4, 0.0)
+    config.training.update(
+        kclips=24.0,
+        batch_size=8,
+        ema_kclips=0.8,
+        log_kclips=0.4,
+        sample_kclips=2.4,
+        save_kclips=2.4,
+        watch_kclips=2.4,
+    )
+    config.sampling.update(frames=16, clips=16)
+    return config

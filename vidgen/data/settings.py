@@ -1,0 +1,67 @@
+"""How clips become a pack: one record that travels from a config to the decoder."""
+
+import dataclasses
+import math
+from typing import Any
+
+from vidgen.data.limits import Limits
+from vidgen.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class PackSettings:
+    """How clips are listed and decoded; with the files themselves, all that a pack depends on.
+
+    Attributes:
+      size: Height and width in pixels.
+      crop: "center" packs the centre square; "random" packs whole frames with the shorter side at
+        `size`, of which each draw takes a square.
+      fps: Resample to this rate; None keeps every frame.
+      background: RGB behind transparent pixels.
+      labels: "folder": the first folder below the root, or the column of a manifest, names the
+        class; "none": no classes.
+      limits: What decoding one file may cost.
+
+    Raises:
+      ConfigError: A setting is out of range.
+    """
+
+    size: int = 64
+    crop: str = "center"
+    fps: float | None = None
+    background: tuple[int, int, int] = (0, 0, 0)
+    labels: str = "folder"
+    limits: Limits = dataclasses.field(default_factory=Limits)
+
+    def __post_init__(self):
+        if self.crop not in ("center", "random"):
+            raise ConfigError(
+                f"data.crop={self.crop!r} is not known", "choose 'center' or 'random'"
+            )
+        if self.labels not in ("folder", "none"):
+            raise ConfigError(
+                f"data.labels={self.labels!r} is not known", "choose 'folder' or 'none'"
+            )
+        if self.size < 1 or (self.fps is not None and not 0 < self.fps < math.inf):
+            raise ConfigError(f"data.size={self.size} and data.fps={self.fps} must be positive")
+
+    def of_frames(self) -> dict[str, Any]:
+        """Returns the settings that decide what a clip's frames are, as pack.json has them."""
+        return {
+            "size": self.size,
+            "crop": self.crop,
+            "fps": self.fps,
+            "background": list(self.background),
+        }
+
+
+def pack_settings(data: Any) -> PackSettings:
+    """Returns the settings that the section `data` of a config asks for."""
+    return PackSettings(
+        size=data.size,
+        crop=data.crop,
+        fps=data.fps or None,
+        background=tuple(data.background),
+        labels=data.labels,
+        limits=Limits(**data.limits),
+    )

@@ -20,7 +20,7 @@ def test_the_tiny_config_is_valid():
 def test_every_config_file_is_valid_and_builds(path):
     from vidgen.cli import config_flags
 
-    config = config_flags.read([("config", str(path)), ("config.data.path", "somewhere")])
+    config = config_flags.read([f"--config={path}", "--config.data.path=somewhere"])
     assert methods.experiment(config, classes=4).total > 0
 
 

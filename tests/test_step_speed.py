@@ -35,7 +35,7 @@ ROUNDS = 30
 
 def variant(name, values):
     """Returns a function that makes one call of a step, its steps, and its temporary bytes."""
-    config = config_flags.read([("config", str(pathlib.Path("configs/toy.py").absolute()))])
+    config = config_flags.read([f"--config={pathlib.Path('configs/toy.py').absolute()}"])
     config.parallel.update(values)
     experiment, placed = methods.experiment(config, 2), setup.placement(config)
     batch = artifacts.open_clips(config)[1].take(0, config.training.batch_size)

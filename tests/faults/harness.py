@@ -148,7 +148,7 @@ def check_same_run(workdir, whole, steps):
 def flags(config):
     """Returns the command line that asks for a config."""
     file = "configs/toy.py"
-    base = config_flags.read([("config", str(ROOT / file))])
+    base = config_flags.read([f"--config={ROOT / file}"])
     changed = configs.differences(base, config)
     return [f"--config={file}", *(f"--config.{name}={new}" for name, _, new in changed)]
 

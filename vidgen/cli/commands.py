@@ -30,8 +30,9 @@ def train(options: argparse.Namespace) -> None:
 
     with Heartbeat.from_environment() as beat:
         with Signals() as signals:  # entered before imports, which take seconds
-            file = dict(options.config_flags).get("config")
-            logs.say(f"vidgen {__version__}: reading {file or 'no config'}")
+            file = next((f for f in options.config_flags if f.startswith("--config=")), "")
+            if file:
+                logs.say(f"vidgen {__version__}: reading {file.removeprefix('--config=')}")
             from vidgen import methods
 
             config = _config(options)
@@ -457,8 +458,7 @@ def inspect(options: argparse.Namespace) -> None:
     inspect.show(report)
     inspect.write_contact_sheet(options.sheet, report)
     print(options.sheet)
-    words = [f"--{name}={value}" for name, value in options.config_flags]
-    print(inspect.train_command(report, options.data, settings, words or None))
+    print(inspect.train_command(report, options.data, settings, options.config_flags or None))
 
 
 def pack(options: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from vidgen import config as configs
 from vidgen import methods
 from vidgen.errors import ConfigError, VidgenError
 
-Flags = list[tuple[str, str]]  # ("config", file) and ("config.FIELD", value), in any order
+Flags = list[str]  # --config=FILE and --config.FIELD=VALUE, in any order
 log = logging.getLogger("vidgen")
 
 
@@ -27,7 +27,7 @@ def read(flags: Flags, data: str | None = None) -> Any:
     Raises:
       ConfigError: There is no file or it cannot be read, or a field or its value is wrong.
     """
-    file = dict(flags).get("config")
+    file = file_of(flags)
     if not file:
         raise ConfigError("there is no --config", "name one: --config=configs/toy.py")
     config = _of_file(file)
@@ -49,7 +49,7 @@ def shown(source: str | None, flags: Flags) -> Any:
     Raises:
       ConfigError: As `read`. But the clips may be left open.
     """
-    file = dict(flags).get("config")
+    file = file_of(flags)
     if source is not None and file:
         raise ConfigError(f"{source} and --config={file}", "name one of them")
     source = file or source
@@ -68,6 +68,11 @@ def shown(source: str | None, flags: Flags) -> Any:
     return config
 
 
+def file_of(flags: Flags) -> str:
+    """Returns the file of `--config`, or ""."""
+    return next((f.removeprefix("--config=") for f in flags if f.startswith("--config=")), "")
+
+
 def overridden(config: Any, flags: Flags) -> Any:
     """Returns a config with some fields set.
 
@@ -78,7 +83,8 @@ def overridden(config: Any, flags: Flags) -> Any:
     Raises:
       ConfigError: There is no such field, or its value is wrong.
     """
-    given = [(n.removeprefix("config."), text) for n, text in flags if n != "config"]
+    given = [flag.removeprefix("--config.").partition("=")[::2] for flag in flags]
+    given = [(name, text) for name, text in given if name != "--config"]
     before, method = config, dict(given).get("method", config.get("method"))
     if method != config.get("method"):
         config = methods.change(config, method)

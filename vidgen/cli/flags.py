@@ -44,8 +44,8 @@ class Parser(argparse.ArgumentParser):
         """Reads what follows the command's name.
 
         Returns:
-          The flags by name; of a command with a config also `config_flags`, of one with options
-          also `more`, both `[(name, value)]` in the order given. `help` tells whether --help is
+          The flags by name; `config_flags`, those of a config, each as `--config.FIELD=VALUE`;
+          `more`, the other ones of a command with options as `(name, value)`. `help` tells whether --help is
           among them; then nothing else is checked.
 
         Raises:
@@ -81,7 +81,10 @@ class Parser(argparse.ArgumentParser):
                 if not rest or rest[0].startswith("--"):
                     raise ConfigError(f"{flag} has no value", f"as in {flag}=VALUE")
                 value = rest.pop(0)
-            (config if mine else more).append((flag[2:], value))
+            if mine:
+                config.append(f"{flag}={value}")
+            else:
+                more.append((flag[2:], value))
         options = self.parse_args(plain)
         options.help, options.config_flags, options.more = False, config, more
         return options

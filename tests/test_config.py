@@ -18,9 +18,9 @@ def test_the_tiny_config_is_valid():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
 def test_every_config_file_is_valid_and_builds(path):
-    from vidgen.cli import main
+    from vidgen.cli import config_flags
 
-    config = main.read_config([f"--config={path}", "--config.data.path=somewhere"], True)
+    config = config_flags.read([f"--config={path}", "--config.data.path=somewhere"])
     assert methods.experiment(config, classes=4).total > 0
 
 

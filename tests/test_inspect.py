@@ -10,7 +10,8 @@ import pytest
 import rich.console
 from PIL import Image
 
-from vidgen.cli.main import main, read_config
+from vidgen.cli import config_flags
+from vidgen.cli.main import main
 from vidgen.data import inspect as inspection
 from vidgen.data.inspect import (
     at_common_rate,
@@ -214,7 +215,7 @@ def test_clips_that_are_too_short_have_a_cure(tmp_path, settings, stride, said):
 
 
 def test_without_settings_the_report_is_that_of_the_config_for_folders(tmp_path):
-    data = read_config(["--config=configs/folder.py"], True, str(tmp_path / "clips")).data
+    data = config_flags.read(["--config=configs/folder.py"], str(tmp_path / "clips")).data
     assert pack_settings(data) == PackSettings()
     folder = arrays(tmp_path / "clips", {"a/1": (40, 25), "a/2": (90, 25), "b/3": (33, 25)})
     report = inspect(folder)
@@ -234,9 +235,9 @@ def test_inspect_ends_with_a_command_that_can_be_run(tmp_path, capsys):
     sheet = f"--sheet={tmp_path / 'sheet.png'}"
     words = said_by(capsys, folder, sheet)
     assert words[:2] == ["vidgen", "train"] and words[-1] == "--workdir=runs/it_s_mine"
-    config = read_config(words[2:-1], True)
+    config = config_flags.read(words[2:-1])
     assert config.data.path == str(folder) and config.data.fps == 15.0
-    flags = ["--config", "configs/actions64.py", "--config.data.short=loop"]
+    flags = ["--config=configs/actions64.py", "--config.data.short=loop"]
     words = said_by(capsys, folder, sheet, *flags)
     assert words[2:-2] == flags and words[-2] == f"--config.data.path={folder}"
 
@@ -246,7 +247,7 @@ def test_the_command_for_a_pack_has_the_settings_it_was_made_with(tmp_path, caps
     made = PackSettings(crop="random", fps=12.5, background=(1, 2, 3))
     write_pack(list_source(folder, made), tmp_path / "pack")
     words = said_by(capsys, tmp_path / "pack", f"--sheet={tmp_path / 'sheet.png'}")
-    config = read_config(words[2:-1], True)
+    config = config_flags.read(words[2:-1])
     assert pack_settings(config.data) == made
     small = PackSettings(size=32)
     with pytest.raises(DataError, match="64 pixels wide, those of the config 32"):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from vidgen import methods
-from vidgen.cli import main
+from vidgen.cli import config_flags
 from vidgen.run import artifacts, setup
 
 BOTH = ("generator", "discriminator")
@@ -35,7 +35,7 @@ ROUNDS = 30
 
 def variant(name, values):
     """Returns a function that makes one call of a step, its steps, and its temporary bytes."""
-    config = main.read_config([f"--config={pathlib.Path('configs/toy.py').absolute()}"], True)
+    config = config_flags.read([f"--config={pathlib.Path('configs/toy.py').absolute()}"])
     config.parallel.update(values)
     experiment, placed = methods.experiment(config, 2), setup.placement(config)
     batch = artifacts.open_clips(config)[1].take(0, config.training.batch_size)

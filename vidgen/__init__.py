@@ -7,14 +7,24 @@ resolved on first use.
 __version__ = "0.1.0"
 
 _LAZY = {
+    "evaluate": "vidgen.evaluation.evaluate",
+    "inspect": "vidgen.data.inspect",
     "load": "vidgen.sampling",
     "Sampler": "vidgen.sampling",
-    "evaluate": "vidgen.evaluation.evaluate",
     "read_video": "vidgen.video.reading",
     "train": "vidgen.run.train",
     "write_video": "vidgen.video.writing",
 }
-__all__ = ["Sampler", "__version__", "evaluate", "load", "read_video", "train", "write_video"]
+__all__ = [
+    "Sampler",
+    "__version__",
+    "evaluate",
+    "inspect",
+    "load",
+    "read_video",
+    "train",
+    "write_video",
+]
 
 
 def __getattr__(name: str):

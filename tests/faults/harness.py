@@ -18,7 +18,7 @@ from conftest import QUICK, tiny_config
 
 from vidgen import config as configs
 from vidgen import methods
-from vidgen.cli import main
+from vidgen.cli import config_flags
 from vidgen.run import train
 from vidgen.runtime import devices
 from vidgen.runtime.checkpoint import Checkpoints, arrays_sha256
@@ -148,7 +148,7 @@ def check_same_run(workdir, whole, steps):
 def flags(config):
     """Returns the command line that asks for a config."""
     file = "configs/toy.py"
-    base = main.read_config([f"--config={ROOT / file}"], True)
+    base = config_flags.read([f"--config={ROOT / file}"])
     changed = configs.differences(base, config)
     return [f"--config={file}", *(f"--config.{name}={new}" for name, _, new in changed)]
 

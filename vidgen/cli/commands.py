@@ -4,13 +4,17 @@ JAX is imported by those that need it, after the arguments have been read.
 """
 
 import argparse
+import ast
+import dataclasses
 import logging
 import os
 import pathlib
 import sys
+import textwrap
 from typing import Any
 
 from vidgen import __version__
+from vidgen.cli import process
 from vidgen.errors import ConfigError, StorageError
 
 
@@ -20,31 +24,42 @@ def train(options: argparse.Namespace) -> None:
         return _dry_run(options)
     if options.workdir is None:
         raise ConfigError("the following arguments are required: --workdir", "vidgen train --help")
+    from vidgen.errors import Preempted
+    from vidgen.run import logs
     from vidgen.run.heartbeat import Heartbeat
     from vidgen.run.signals import Signals
 
-    with Heartbeat.from_environment() as beat, Signals() as signals:
-        _train_until_signal(options, signals, beat)  # entered before imports, which take seconds
+    with Heartbeat.from_environment() as beat:
+        with Signals() as signals:  # entered before imports, which take seconds
+            for flag in options.config_flags:
+                if flag.startswith("--config="):
+                    logs.say(f"vidgen {__version__}: reading {flag.removeprefix('--config=')}")
+            from vidgen import methods
+
+            config = _config(options)
+            logs.say(
+                f"training {config.method} on {config.data.path}, "
+                f"{config.training.kclips:g} kclips, into {options.workdir}"
+            )
+            if not methods.is_fitted(config.method):
+                return _train(config, options, signals, beat)
+        if signals.received:
+            raise Preempted(f"{signals.received} at the start: nothing new to save")
+        # Without steps nobody would look at the signals that were noted.
+        _train(config, options, None, beat)
 
 
-def _train_until_signal(options: argparse.Namespace, signals: Any, beat: Any) -> None:
-    from vidgen.run import logs
-
-    config = options.config
-    logs.say(
-        f"vidgen {__version__}: training {config.method} on {config.data.path}, "
-        f"{config.training.kclips:g} kclips, into {options.workdir}"
-    )
-    compilation_cache()
+def _train(config: Any, options: argparse.Namespace, signals: Any, beat: Any) -> None:
+    process.keep_programs()
     import jax
 
-    from vidgen.run import train
-    from vidgen.runtime import cluster
+    import vidgen
 
-    if config.parallel.distributed or os.environ.get("VIDGEN_COORDINATOR"):
-        cluster.connect()
+    _connect(config)
     try:
-        train.train(config, options.workdir, options.line, signals, beat)
+        vidgen.train(
+            config, options.workdir, options.line, signals, beat, init_from=options.init_from
+        )
     except jax.errors.JaxRuntimeError as error:
         from vidgen.tools import memory
 
@@ -58,26 +73,49 @@ def _dry_run(options: argparse.Namespace) -> None:
 
     The program that it compiles is the one that the training runs, so it is kept for that.
     """
-    config = options.config
-    compilation_cache()
-    from vidgen.runtime import cluster
+    config = _config_with_steps(options, "--dry_run")
+    process.keep_programs()
     from vidgen.tools import estimate
 
-    if config.parallel.distributed or os.environ.get("VIDGEN_COORDINATOR"):
-        cluster.connect()
+    _connect(config)
     estimate.dry_run(config)
 
 
-def compilation_cache() -> None:
-    """Keeps compiled programs on disk, so that the next start takes a tenth of the time."""
-    import jax
+def _connect(config: Any) -> None:
+    """Meets the other processes, where there are any."""
+    asked = "parallel" in config and config.parallel.distributed
+    if asked or os.environ.get("VIDGEN_COORDINATOR"):
+        from vidgen.runtime import cluster
 
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        folder = os.environ.get("VIDGEN_CACHE") or pathlib.Path.home() / ".cache" / "vidgen"
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(folder) / "programs"))
-    # All three are needed; by default small and quickly compiled programs are not kept.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        cluster.connect()
+
+
+def _config(options: argparse.Namespace) -> Any:
+    """Reads the config of a command, with the clips that the command names."""
+    from vidgen.cli import config_flags
+
+    return config_flags.read(options.config_flags, getattr(options, "data", None))
+
+
+def _config_with_steps(options: argparse.Namespace, what: str) -> Any:
+    """Reads the config of a command that measures steps."""
+    from vidgen import methods
+
+    read = _config(options)
+    if methods.is_fitted(read.method):
+        raise ConfigError(
+            f"{what} measures steps, and config.method={read.method!r} is fitted at once",
+            "train it: that takes one pass over its clips",
+        )
+    return read
+
+
+def config(options: argparse.Namespace) -> None:
+    """Prints all fields of a config."""
+    from vidgen import methods
+    from vidgen.cli import config_flags
+
+    print(methods.describe(config_flags.shown(options.source, options.config_flags)))
 
 
 def launch(options: argparse.Namespace) -> int:
@@ -96,39 +134,171 @@ def launch(options: argparse.Namespace) -> int:
 def sample(options: argparse.Namespace) -> None:
     """Writes videos or images, or a grid of them."""
     from vidgen.run import logs
-    from vidgen.video import writing
+    from vidgen.video import atomic, writing
 
-    compilation_cache()
+    target = _target(options)
+    process.keep_programs()
     import vidgen
 
-    seeds = parse_seeds(options.seeds)
-    choices = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p")}
-    choices = {name: value for name, value in choices.items() if value is not None}
-    sampler = vidgen.load(options.run_folder, options.step, **choices)
-    label = options.label
-    if label is not None and label.isdigit() and label not in sampler.classes:
-        label = int(label)
-    out = pathlib.Path(options.out)
+    sampler = vidgen.load(options.run_folder, options.step, **_sampling_options(options))
     fps = options.fps or sampler.fps
-    frames = sampler.limit or 64 if options.frames is None else options.frames
-    kind = options.format or ("mp4" if frames > 1 else "png")
-    videos = sampler.sample(seeds, frames, options.start, label)
-    out.mkdir(parents=True, exist_ok=True)
+    videos = sampler.sample(
+        target.seeds, options.frames, options.start, _labels(options.labels, sampler.classes)
+    )
+    frames = videos.shape[1]
+    kind = target.kind or ("mp4" if frames > 1 else "png")
+    _check_quality(kind, options.quality)
+
+    def write(path, video):
+        try:
+            writing.write_video(path, video, fps, quality=options.quality)
+        except ValueError as error:  # as a GIF that stands still for minutes
+            raise ConfigError(str(error), "choose another --format or --fps") from error
+        print(path)
+
+    folder = target.path.parent if target.is_file else target.path
+    with atomic.storage(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     if kind == "png":
-        if frames == 1:  # images
-            for seed, video in zip(seeds, videos, strict=True):
-                writing.write_png(out / f"seed-{seed:06d}.png", video[0])
-        writing.write_grid(out / "grid.png", videos)
-        print(out / "grid.png")
+        if frames == 1 and not target.is_file:  # images
+            for seed, video in zip(target.seeds, videos, strict=True):
+                writing.write_png(folder / f"seed-{seed:06d}.png", video[0])
+        path = target.path if target.is_file else folder / "grid.png"
+        writing.write_grid(path, videos)
+        print(path)
     elif kind == "npz":
-        writing.write_video(out / "videos.npz", videos, fps)
-        print(out / "videos.npz")
+        write(target.path if target.is_file else folder / "videos.npz", videos)
+    elif target.is_file:
+        write(target.path, videos[0])
     else:
-        for seed, video in zip(seeds, videos, strict=True):
-            path = out / f"seed-{seed:06d}.{kind}"
-            writing.write_video(path, video, fps)
-            print(path)
-    logs.say(f"{len(seeds)} videos of {frames} frames from step {sampler.step}")
+        for seed, video in zip(target.seeds, videos, strict=True):
+            write(folder / f"seed-{seed:06d}{writing.FORMATS[kind]}", video)
+    count = "1 video" if len(videos) == 1 else f"{len(videos)} videos"
+    logs.say(f"{count} of {frames} frames from step {sampler.step}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Target:
+    """What `sample` is to make, and where.
+
+    Attributes:
+      path: The file or folder.
+      is_file: Whether it is a file.
+      kind: A name in `vidgen.video.writing.FORMATS`; None where the videos' length decides.
+      seeds: One for each video.
+    """
+
+    path: pathlib.Path
+    is_file: bool
+    kind: str | None
+    seeds: list[int]
+
+
+def _target(options: argparse.Namespace) -> _Target:
+    """Reads what `sample` can check before anything is loaded."""
+    from vidgen.video import encoding, writing
+
+    path, kind = pathlib.Path(options.out), options.format
+    suffix = path.suffix.lower()
+    kinds = {end: name for name, end in writing.FORMATS.items() if end}
+    is_file = suffix in kinds
+    if is_file and kind not in (None, kinds[suffix]):
+        raise ConfigError(
+            f"--out={options.out} is of format {kinds[suffix]}, and --format={kind}",
+            "leave one of them out",
+        )
+    if suffix in _NOT_WRITTEN:
+        raise ConfigError(
+            f"--out={options.out}: {suffix} cannot be written", f"one of {', '.join(kinds)}"
+        )
+    kind = kinds[suffix] if is_file else kind
+    alone = is_file and kind not in ("npz", "png")
+    text = options.seeds or ("0" if alone else "0:16")
+    seeds = parse_seeds(text)
+    if alone and len(seeds) > 1:
+        raise ConfigError(
+            f"--out={options.out} is one video, and --seeds={text} are {len(seeds)}",
+            f"one seed, a folder (--out=NAME --format={kind}), an .npz, or a .png grid",
+        )
+    fps = options.fps
+    if fps is not None and not encoding.SLOWEST <= fps <= encoding.FASTEST:
+        raise ConfigError(f"--fps={fps:g}", f"{encoding.SLOWEST} to {encoding.FASTEST:g}")
+    if kind is not None:
+        _check_quality(kind, options.quality)
+    return _Target(path, is_file, kind, seeds)
+
+
+_NOT_WRITTEN = (".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ogv", ".jpg", ".jpeg", ".bmp")
+
+
+def _check_quality(kind: str, quality: float | None) -> None:
+    from vidgen.video import encoding, writing
+
+    try:
+        encoding.check_quality(writing.FORMATS[kind], quality)
+    except ConfigError as error:
+        said = str(error).replace(f"quality={quality}", f"--quality={quality:g}", 1)
+        raise ConfigError(said, error.hint) from error
+
+
+def _labels(text: str | None, classes: tuple[str, ...]) -> Any:
+    """Reads `square`, `1` or `square,disc,1`: class names or numbers."""
+    if text is None:
+        return None
+    if text in classes:  # which may have a comma in its name
+        return text
+    each = [int(n) if n.isdigit() and n not in classes else n for n in text.split(",")]
+    return each[0] if len(each) == 1 else each
+
+
+def _sampling_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Reads the flags that only the run's generator knows."""
+    if not options.more:
+        return {}
+    from vidgen import sampling
+    from vidgen.cli import flags
+
+    known = sampling.options_of(options.run_folder, options.step)
+    values = {}
+    for name, text in options.more:
+        if name not in known:
+            # Its options are named where nothing is near, too: they are of this run alone.
+            have = ", ".join(f"--{n}" for n in known) or "none"
+            raise ConfigError(
+                f"unknown flag --{name}; sampling options of this run: {have}",
+                flags.near(f"--{name}", [*options.known, *(f"--{n}" for n in known)]),
+            )
+        try:
+            values[name] = text if isinstance(known[name], str) else ast.literal_eval(text)
+        except (ValueError, SyntaxError) as error:
+            kind = type(known[name]).__name__
+            raise ConfigError(
+                f"--{name}={text}", f"it must be of type {kind}, such as {known[name]!r}"
+            ) from error
+    return values
+
+
+def options_text(run_folder: str) -> str:
+    """Returns the sampling options of a run as text for its help.
+
+    Raises:
+      StorageError: There is no such run.
+    """
+    from vidgen import methods, models
+    from vidgen.runtime.checkpoint import Checkpoints
+
+    if not pathlib.Path(run_folder).is_dir():
+        raise StorageError(f"there is no run in {run_folder}", "name the folder given as --workdir")
+    meta = Checkpoints(pathlib.Path(run_folder) / "checkpoints").restore(lambda meta: {})[2]
+    generator = methods.generator(meta)
+    if not generator.sampling_options:
+        return f"\nthe run in {run_folder} has no sampling options"
+    comments = models.attributes(type(generator))
+    lines = [f"\nsampling options of the run in {run_folder}:"]
+    for name in generator.sampling_options:
+        text = f"{comments.get(name, '').rstrip('.')} (default {getattr(generator, name)!r})"
+        lines += textwrap.wrap(f"  {f'--{name}':20s}  {text}", 80, subsequent_indent=" " * 24)
+    return "\n".join(lines)
 
 
 def reconstruct(options: argparse.Namespace) -> None:
@@ -143,7 +313,9 @@ def reconstruct(options: argparse.Namespace) -> None:
 
     if options.clips < 1:
         raise ConfigError(f"--clips={options.clips}", "at least 1")
-    compilation_cache()
+    if pathlib.Path(options.out).suffix.lower() != ".png":
+        raise ConfigError(f"--out={options.out} is a PNG file", "as in --out=pairs.png")
+    process.keep_programs()
     sampler = sampling.load(options.run_folder)
     meta = Checkpoints(pathlib.Path(options.run_folder) / "checkpoints").meta(sampler.step)
     config = configs.from_json(meta["config"])
@@ -212,7 +384,7 @@ def evaluate(options: argparse.Namespace) -> None:
         return
     if options.subject is None:
         raise ConfigError("there is nothing to evaluate", "vidgen evaluate --help")
-    compilation_cache()
+    process.keep_programs()
     from vidgen.evaluation import evaluate
     from vidgen.run import logs
 
@@ -279,7 +451,7 @@ def inspect(options: argparse.Namespace) -> None:
             f"--sheet={options.sheet} would lie among the clips, and the next run take it for one",
             f"name a file outside {options.data}",
         )
-    data = options.config.data if options.config else None
+    data = _config(options).data if options.config_flags else None
     asked = {"frames": data.frames, "stride": data.stride, "short": data.short} if data else {}
     settings = pack_settings(data) if data else PackSettings()
     with logs.bar() as progress:
@@ -304,7 +476,7 @@ def pack(options: argparse.Namespace) -> None:
     from vidgen.data.settings import pack_settings
     from vidgen.run import logs
 
-    data = options.config.data
+    data = _config(options).data
     with logs.bar() as progress:
         store = open_store(
             options.data,
@@ -321,7 +493,10 @@ def bench(options: argparse.Namespace) -> None:
     """Measures step, loader and sampler."""
     from vidgen.tools import bench
 
-    figures = bench.bench(options.config, path=options.json, quick=options.quick)
+    if options.against:
+        bench.figures_of(options.against)  # before anything is measured
+    config = _config_with_steps(options, "bench")
+    figures = bench.bench(config, path=options.json, quick=options.quick)
     if options.against:
         bench.compare(options.against, figures)
 

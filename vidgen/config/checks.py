@@ -161,7 +161,7 @@ def override(config: Config, name: str, text: str) -> None:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError) as error:
             raise ConfigError(
-                f"config.{name} is {text!r}", f"it must be {_KINDS[type(like)]}, such as {like!r}"
+                f"config.{name} is {text!r}", f"it must be {_kind(like)}, such as {like!r}"
             ) from error
     if isinstance(like, tuple) and isinstance(value, list):
         value = tuple(value)
@@ -180,11 +180,15 @@ def check_type(name: str, value: Any, like: Any) -> None:
         value = float(value)
     if type(value) is not type(like):
         raise ConfigError(
-            f"config.{name} is {value!r}, {_KINDS.get(type(value), type(value).__name__)}",
-            f"it must be {_KINDS[type(like)]}, such as {like!r}",
+            f"config.{name} is {value!r}, {_kind(value)}",
+            f"it must be {_kind(like)}, such as {like!r}",
         )
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"config.{name} is {value}", "it must be finite")
+
+
+def _kind(value: Any) -> str:
+    return _KINDS.get(type(value), type(value).__name__)  # of a config file anything may come
 
 
 def steps(kclips: float, batch_size: int) -> int:

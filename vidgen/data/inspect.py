@@ -446,7 +446,7 @@ def train_command(
             f"{report.made_with['size']}, or the clips that the pack was made of",
         )
     name = "".join(c if c.isalnum() or c in "._-" else "_" for c in pathlib.Path(path).stem)
-    words = ["vidgen", "train", *(flags or [])]
+    words = list(flags or [])
     if flags is None:
         words += [f"--config=configs/{'toy' if is_toy(path) else 'folder'}.py"]
         words += [f"--config.data.fps={report.fps:g}"] if report.fps else []
@@ -456,7 +456,8 @@ def train_command(
             value = tuple(made) if isinstance(made, list) else 0.0 if made is None else made
             words.append(f"--config.data.{field}={value}")
     words += [f"--config.data.path={os.fspath(path)}", f"--workdir=runs/{name or 'mine'}"]
-    return printable(shlex.join(words))
+    once = {word.partition("=")[0]: word for word in words}  # of each flag the last
+    return printable(shlex.join(["vidgen", "train", *once.values()]))
 
 
 def _some(names: list[str], count: int) -> str:

@@ -179,7 +179,10 @@ def describe(config: configs.Config) -> str:
     """Returns all fields of a config as text: value, comment and range, a line or two each."""
     known, lines = fields(config), []
     for name, value in configs.flatten(config).items():
-        comment = "; ".join(filter(None, (known[name].comment.rstrip("."), known[name].range())))
+        comment = known[name].comment
+        if not comment.endswith("..."):
+            comment = comment.removesuffix(".")
+        comment = "; ".join(filter(None, (comment, known[name].range())))
         head = f"{name} = {value!r}"
         lines += textwrap.wrap(f"{head:40s}  # {comment}", 100, subsequent_indent=" " * 42 + "# ")
     return "\n".join(lines)

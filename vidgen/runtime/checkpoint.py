@@ -15,11 +15,9 @@ import math
 import os
 import pathlib
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import absl.logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -31,18 +29,6 @@ Abstract = Callable[[dict[str, Any]], dict[str, Any]]  # meta -> shapes of the i
 log = logging.getLogger("vidgen")
 _LISTING = "files.json"
 _UNDER_WAY = ".orbax-checkpoint-tmp"  # what Orbax calls a step until it is committed
-absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs pages; what matters is raised
-_say_unraisable = sys.unraisablehook
-
-
-def _unraisable(about: Any) -> None:
-    # Orbax gives up at the first array that cannot be read or written, and closes the loop that
-    # TensorStore then tells of all others: hundreds of tracebacks around the one line that counts.
-    if str(about.exc_value) != "Event loop is closed":
-        _say_unraisable(about)
-
-
-sys.unraisablehook = _unraisable
 
 
 def named(tree: Any) -> dict[str, Any]:

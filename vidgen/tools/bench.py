@@ -21,6 +21,7 @@ from jax.extend import core
 
 from vidgen import config as configs
 from vidgen import methods, sampling
+from vidgen.errors import DataError
 from vidgen.run import artifacts, logs, setup
 from vidgen.runtime import devices
 
@@ -210,9 +211,24 @@ def _sampler(experiment, ema, store, top, seconds) -> dict[str, float]:
     return {"sampler": count / took, "sampler_frames": frames / took}
 
 
+def figures_of(path: str | pathlib.Path) -> dict[str, float]:
+    """Reads the figures from a JSON file that `bench` wrote.
+
+    Raises:
+      DataError: There is no such file, or it is of another kind.
+    """
+    try:
+        return dict(json.loads(pathlib.Path(path).read_text())["figures"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        kind = type(error).__name__
+        raise DataError(
+            f"{path}: no figures of bench ({kind}: {error})", "made by --json=FILE"
+        ) from error
+
+
 def compare(old: str | pathlib.Path, new: dict[str, float]) -> None:
     """Prints how figures have changed since those in a JSON file that `bench` wrote."""
-    before = json.loads(pathlib.Path(old).read_text())["figures"]
+    before = figures_of(old)
     for name in sorted(before.keys() & new.keys()):
         print(f"{name:24s}{before[name]:14.4g}{new[name]:14.4g}{new[name] / before[name]:8.2f}x")
 

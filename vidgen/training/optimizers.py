@@ -17,7 +17,7 @@ def cosine(start: float, end: float, steps: int) -> Schedule:
     return value
 
 
-def times(factor: float, schedule: Schedule) -> Schedule:
+def times(factor: int | float, schedule: Schedule) -> Schedule:
     """Returns a schedule multiplied by a number."""
     return lambda step: factor * schedule(step)
 

@@ -213,6 +213,18 @@ def test_a_run_of_older_fields_goes_on(tmp_path):
         artifacts.check_same(saved, now, tmp_path)
 
 
+def test_a_fitted_run_of_before_goes_on_whose_config_had_the_networks_of_the_gan(tmp_path):
+    config = methods.base("lookup")
+    now = {"config": configs.to_json(config), "fingerprint": "f"}
+    older = methods.base("gan")
+    older.method = "lookup"
+    older.training.kclips = config.training.kclips
+    artifacts.check_same({"config": configs.to_json(older), "fingerprint": "f"}, now, tmp_path)
+    older.seed = 1
+    with pytest.raises(ConfigError, match=r"config.seed was 1, is 0"):
+        artifacts.check_same({"config": configs.to_json(older), "fingerprint": "f"}, now, tmp_path)
+
+
 def test_arguments_of_networks_have_the_defaults_of_the_networks(tmp_path):
     saved, now = old_and_new()
     now["config"]["generator"]["time_layers"] = 3  # an argument that the run does not name

@@ -47,8 +47,8 @@ class Parser(argparse.ArgumentParser):
 
         Returns:
           The flags by name; `config_flags`, those of a config, each as `--config.FIELD=VALUE`;
-          `more`, the other ones of a command with options as `(name, value)`. `help` tells whether --help is
-          among them; then nothing else is checked.
+          `more`, the other ones of a command with options as `(name, value)`. `help` tells whether
+          --help is among them; then nothing else is checked.
 
         Raises:
           ConfigError: A flag is unknown, is given twice or has no value, or a word is missing.

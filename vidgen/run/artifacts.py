@@ -155,6 +155,11 @@ def _changes(saved: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, 
     old, new = (configs.flatten(configs.from_json(data)) for data in (saved, now))
     known = methods.fields(configs.from_json(now))
     defaults = {name: field.default for name, field in known.items()}
+    for role in ("generator", "discriminator"):
+        # Runs of methods that are fitted at once had the GAN's networks in their config once.
+        if old.get(f"{role}.kind") not in methods.networks(role, now["method"]):
+            old = {n: value for n, value in old.items() if not n.startswith(f"{role}.")}
+            new = {n: value for n, value in new.items() if not n.startswith(f"{role}.")}
     for name in sorted(old.keys() | new.keys()):
         if name in old and name not in new and name not in defaults:
             continue  # this version has no such field

@@ -428,9 +428,21 @@ def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leaves out that Orbax misses a file which it writes for whole steps and not for items."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def _shapes(folder: pathlib.Path) -> Any:
     """Returns the shapes of an item, as Orbax has noted them."""
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+    with _quiet(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
         tree = reader.metadata(folder).item_metadata.tree
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 

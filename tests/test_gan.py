@@ -104,7 +104,7 @@ def test_real_clips_with_a_wrong_label_count_as_fakes(players, batch):
     key = keys.at_step(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
     clip_keys = keys.per_clip(keys.named(key, "mismatch"), batch["index"])
     wrong = gan.wrong_labels(clip_keys, batch["label"], CLASSES)
-    real = batch["video"].astype(np.float32) / 127.5 - 1
+    real = jnp.asarray(batch["video"].astype(np.float32) / 127.5 - 1)
 
     @jax.jit
     def loss(params):

@@ -6,9 +6,9 @@ import importlib.util
 import io
 import pathlib
 import pickle
-from typing import Any
 
 import numpy as np
+from jaxtyping import PyTree
 
 from vidgen.errors import DataError
 
@@ -27,7 +27,7 @@ _ALLOWED = {
 class _ArraysOnly(pickle.Unpickler):
     """Makes NumPy arrays and plain containers, and calls nothing else a pickle may name."""
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it names {module}.{name}")
         return super().find_class(*_ALLOWED[module, name])
@@ -49,7 +49,7 @@ def find() -> pathlib.Path:
 
 
 @functools.lru_cache(maxsize=2)
-def load(path: str | pathlib.Path | None = None, sha256: str | None = SHA256) -> dict[str, Any]:
+def load(path: str | pathlib.Path | None = None, sha256: str | None = SHA256) -> PyTree:
     """Reads I3D's parameters, batch normalisation folded in.
 
     Args:
@@ -83,7 +83,7 @@ def digest(path: str | pathlib.Path | None = None) -> str:
     return hashlib.sha256((find() if path is None else pathlib.Path(path)).read_bytes()).hexdigest()
 
 
-def _folded(variables: dict[str, Any]) -> dict[str, Any]:
+def _folded(variables: PyTree) -> PyTree:
     """Turns the package's tree into ours: y = conv(x) / deviation + (offset - mean / deviation)."""
     params, stats = variables["params"], variables["batch_stats"]
 
@@ -94,7 +94,7 @@ def _folded(variables: dict[str, Any]) -> dict[str, Any]:
         bias = params["BatchNorm_0"]["bias"] - mean * scale
         return {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}
 
-    folded: dict[str, Any] = {}
+    folded = {}
     for name, tree in params.items():
         if name.startswith("Logits"):
             convolution = tree["Conv_0"]

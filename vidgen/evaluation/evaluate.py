@@ -119,7 +119,7 @@ def evaluate(
     if count < _FEWEST:
         raise ConfigError(f"--clips={count}", f"at least {_FEWEST}")
     show = progress or (lambda done, total, text: None)
-    network = features.build(rules["network"], weights)
+    network = features.network(rules["network"], weights)
     sampler, data = None, {"stride": 1 if stride is None else stride, "fps": fps, "crop": "center"}
     if (pathlib.Path(subject) / "checkpoints").is_dir():
         sampler = sampling.load(pathlib.Path(subject), step)

@@ -339,7 +339,7 @@ def optimizer(
     warmup = steps(config, asked.warmup_kclips) if asked.warmup_kclips else 0
     over = functools.partial(schedule, config, total=total)
     along = optimizers.warmup(over(asked[rate]), warmup)
-    return optimizers.build(
+    return optimizers.optimizer(
         asked.name,
         learning_rate=along if times is None else optimizers.times(times, along),
         b1=asked.b1,

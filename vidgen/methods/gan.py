@@ -112,7 +112,7 @@ class Judgement(NamedTuple):
       fake: Logits of generated clips, likewise.
       penalty_real: Squared norms of the logits' gradients by the pixels of real clips; one zero
         for all where there are no penalties.
-      penalty_fake: Likewise of generated clips.
+      penalty_fake: The same of generated clips.
     """
 
     real: Float[Array, " batch *candidates"]

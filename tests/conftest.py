@@ -23,7 +23,7 @@ os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 import jaxtyping
 
 # Shapes and types in signatures are checked in tests alone, so before vidgen is imported.
-CHECKED = ("keys", "models", "training", "metrics")
+CHECKED = ("keys", "models", "training", "metrics", "methods")
 jaxtyping.install_import_hook([f"vidgen.{name}" for name in CHECKED], "checking.checked")
 
 import jax

@@ -10,7 +10,7 @@ from vidgen.errors import ConfigError
 from vidgen.metrics import features
 from vidgen.metrics.optical_flow import flow
 
-RANDOM = features.build("random")
+RANDOM = features.network("random")
 
 
 def texture(seed=0, size=64):
@@ -30,7 +30,7 @@ def sliding(step, frames=12, seed=0, size=64):
 
 
 def measured(*clips):
-    found = features.looks_and_motion(RANDOM.params, jnp.asarray(np.stack(clips)))
+    found = features.appearance_and_motion(RANDOM.params, jnp.asarray(np.stack(clips)))
     return {name: np.asarray(value, np.float64) for name, value in found.items()}
 
 
@@ -71,7 +71,7 @@ def test_frozen_and_reversed_clips_differ_in_the_random_networks_features():
 @pytest.mark.parametrize("name", ["random", pytest.param("pixel", marks=pytest.mark.thorough)])
 def test_features_depend_on_neither_batch_nor_devices(name):
     clips = [sliding((0, k % 3), 6, k, 32) for k in range(5)]
-    measure = features.everything(features.build(name))
+    measure = features.everything(features.network(name))
     one = features.extract(measure, clips, batch=1, devices=jax.devices()[:1])
     for batch, devices in ((1, 8), (3, 1)):
         other = features.extract(measure, clips, batch=batch, devices=jax.devices()[:devices])
@@ -93,6 +93,6 @@ def test_progress_counts_clips():
 
 def test_unknown_networks_and_weights_without_use_are_refused():
     with pytest.raises(ConfigError, match="'inception'"):
-        features.build("inception")
+        features.network("inception")
     with pytest.raises(ConfigError, match="i3d"):
-        features.build("random", "weights.npz")
+        features.network("random", "weights.npz")

@@ -67,7 +67,8 @@ def test_batch_normalisation_is_folded_into_the_convolutions():
     normal = (plain - stats["mean"]) / np.sqrt(stats["var"] + 1e-3) + offset["bias"].reshape(
         1, 1, 1, 1, -1
     )
-    ours = i3d.Unit(64, 7, 2).apply({"params": i3d_weights.load()[name]}, x)
+    params = jax.tree.map(jnp.asarray, i3d_weights.load()[name])
+    ours = i3d.Unit(64, 7, 2).apply({"params": params}, jnp.asarray(x))
     np.testing.assert_allclose(ours, np.maximum(normal, 0), rtol=1e-3, atol=1e-4)
 
 

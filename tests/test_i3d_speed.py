@@ -69,7 +69,7 @@ def test_i3d_is_as_fast_as_its_convolutions(monkeypatch, capfd):
 @pytest.mark.parametrize("name", ["i3d", "random"])
 def test_what_all_measures_of_a_clip_cost(capfd, name):
     clips = np.random.default_rng(0).integers(0, 256, (20, 16, 64, 64, 3), np.uint8)
-    measure = features.everything(features.build(name))
+    measure = features.everything(features.network(name))
     features.extract(measure, clips[:2])  # compiles
     begin = time.perf_counter()
     features.extract(measure, clips)

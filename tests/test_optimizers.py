@@ -29,7 +29,7 @@ def test_the_half_life_of_the_average_is_counted_in_clips():
 @pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "adadelta", "sgd"])
 def test_every_optimizer_descends(name):
     rate = 50.0 if name == "adadelta" else 0.05
-    tx = optimizers.build(
+    tx = optimizers.optimizer(
         name, learning_rate=constant(rate), b1=0.0, b2=constant(0.9), weight_decay=0.0
     )
     x = jnp.array([3.0, -2.0])
@@ -42,7 +42,7 @@ def test_every_optimizer_descends(name):
 
 def test_adams_second_moment_follows_its_schedule():
     """Two steps of Adam with b1 = 0 and b2 going from 0.5 to 0.9, by hand."""
-    tx = optimizers.build(
+    tx = optimizers.optimizer(
         "adam", learning_rate=constant(0.1), b1=0.0,
         b2=lambda s: jnp.where(s == 0, 0.5, 0.9), weight_decay=0.0,
     )  # fmt: skip

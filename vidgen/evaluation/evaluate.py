@@ -182,7 +182,7 @@ def evaluate(
     if change is not None:
         degradations.apply(change, iter(()), iter(()))  # refuses an unknown name
     progress = progress or (lambda done, total, text: None)
-    network = features.build(rules.network, weights)
+    network = features.network(rules.network, weights)
     _LOG.info("%s wants %d clips of %d frames a side", protocol, count, rules.frames)
 
     # Both sides, opened and counted; what makes them hard to compare is said before it costs time.

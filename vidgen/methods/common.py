@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Float, Int, Key, PyTree, UInt8, UInt32
+from jaxtyping import Array, ArrayLike, Float, Int, Key, PyTree, UInt8, UInt32
 
 from vidgen import config as configs
 from vidgen import keys, models
@@ -109,7 +109,7 @@ def labels(gen: Generator, batch: Batch) -> Int[Array, " batch"] | None:
 
 
 def draw(
-    key: Key[Array, ""], index: Int[Array, " batch"], *, gen: Generator, frames: int
+    key: Key[Array, ""], index: Int[ArrayLike, " batch"], *, gen: Generator, frames: int
 ) -> tuple[
     Float[Array, "batch content"],
     Float[Array, "batch keyframes motion"],
@@ -339,7 +339,7 @@ def optimizer(
     warmup = steps(config, asked.warmup_kclips) if asked.warmup_kclips else 0
     over = functools.partial(schedule, config, total=total)
     along = optimizers.warmup(over(asked[rate]), warmup)
-    return optimizers.build(
+    return optimizers.optimizer(
         asked.name,
         learning_rate=along if times is None else optimizers.times(times, along),
         b1=asked.b1,

@@ -61,7 +61,7 @@ def step(
       state: The state; its buffers may be donated.
       batch: `video` uint8 `[B, T, H, W, C]`, `index` int32 `[B]`, `label` int32 `[B]`.
       players: Networks and optimizers.
-      loss: Name of a pair in `objectives.LOSSES`; "non_saturating" is binary cross-entropy.
+      loss: Name of a pair in `losses.LOSSES`; "non_saturating" is binary cross-entropy.
       ema_decay: Share of the average that stays in one step, by step.
       play: Whether this step updates the generator; otherwise the discriminator alone.
       mean: How functions of clips are averaged over the batch.

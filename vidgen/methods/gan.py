@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, Key, PyTree
 
 from vidgen import config as configs
 from vidgen import keys, models
@@ -112,7 +112,7 @@ class Judgement(NamedTuple):
       fake: Logits of generated clips, likewise.
       penalty_real: Squared norms of the logits' gradients by the pixels of real clips; one zero
         for all where there are no penalties.
-      penalty_fake: Likewise of generated clips.
+      penalty_fake: The same of generated clips.
     """
 
     real: Float[Array, " batch *candidates"]
@@ -331,7 +331,7 @@ def _evaluate(
 
 
 def wrong_labels(
-    each: Key[Array, " batch"], label: Int[Array, " batch"], classes: int
+    each: Key[Array, " batch"], label: Int[ArrayLike, " batch"], classes: int
 ) -> Int[Array, " batch"]:
     """Draws for each clip one of the other classes, all equally likely."""
     by = jax.vmap(lambda k: jax.random.randint(k, (), 1, classes))(each)

@@ -83,7 +83,7 @@ def step(
       state: The state; its buffers may be donated.
       batch: `video` uint8 `[B, T, H, W, C]`, `index` int32 `[B]`, `label` int32 `[B]`.
       players: Networks and optimizers; one optimizer for both discriminators.
-      loss: Name of a pair in `objectives.LOSSES`; "non_saturating" is binary cross-entropy.
+      loss: Name of a pair in `losses.LOSSES`; "non_saturating" is binary cross-entropy.
       clip_every: Every n-th clip of the batch is judged whole.
       categories: Weight of the cross-entropy of the categories of real clips, for the video
         discriminator.

@@ -140,7 +140,7 @@ def step(
 
     What is minimised is `(beta * KL - log likelihood) / n`, for each clip of n values: at beta 1
     minus the evidence lower bound (ELBO) of the clip given its label, a value. The log likelihood
-    is that of `objectives.LIKELIHOODS` with all its constants, of densities of values in [-1, 1]
+    is that of `losses.LIKELIHOODS` with all its constants, of densities of values in [-1, 1]
     for "mse" and "l1": log(127.5) n less is the bound of the levels 0..255.
 
     Args:
@@ -148,14 +148,14 @@ def step(
       batch: `video` uint8 `[B, T, H, W, C]`, `index` int32 `[B]`, `label` int32 `[B]`.
       gen: A `VariationalAutoencoder`.
       gen_tx: Its optimizer.
-      reconstruction: Name of a likelihood in `objectives.LIKELIHOODS`.
+      reconstruction: Name of a likelihood in `losses.LIKELIHOODS`.
       scale: Of its noise, in units of video in [-1, 1].
       beta: Weight of the KL divergence, by step.
       ema_decay: Share of the average that stays in one step, by step.
       dis: Discriminator of reconstructions; None for none.
       dis_tx: Optimizer of the discriminator.
       adversarial: Weight of the loss by the discriminator beside the bound a value.
-      loss: Name of a pair in `objectives.LOSSES`.
+      loss: Name of a pair in `losses.LOSSES`.
       r1: Weight of the gradient penalty on real clips, by step.
       r2: Weight of the gradient penalty on reconstructed clips, by step.
       pick: Frames of each window that are reconstructed; 0 for all. The encoder sees all, and the

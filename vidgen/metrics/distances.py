@@ -3,16 +3,16 @@
 Features are `[N, D]`, a row for each clip (or frame); `real` and `fake` have the same D.
 """
 
-from typing import Any
-
 import numpy as np
+from jaxtyping import Bool, Float
 from scipy import spatial
 
-Features = np.ndarray
+Real = Float[np.ndarray, "real feature"]
+Fake = Float[np.ndarray, "fake feature"]
 Interval = tuple[float, float]
 
 
-def frechet(real: Features, fake: Features) -> float:
+def frechet(real: Real, fake: Fake) -> float:
     """Computes the squared Frechet distance of the Gaussians fitted to two sets.
 
     Args:
@@ -28,12 +28,19 @@ def frechet(real: Features, fake: Features) -> float:
     return _frechet(*_moments(real), *_moments(fake))
 
 
-def frechet_of_gaussians(mean, covariance, other_mean, other_covariance) -> float:
+def frechet_of_gaussians(
+    mean: Float[np.ndarray, " feature"],
+    covariance: Float[np.ndarray, "feature feature"],
+    other_mean: Float[np.ndarray, " feature"],
+    other_covariance: Float[np.ndarray, "feature feature"],
+) -> float:
     """Computes the same of two Gaussians: means `[D]`, covariances `[D, D]`."""
     return _frechet(mean, _root(covariance), other_mean, _root(other_covariance))
 
 
-def _moments(x: Features, counts: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def _moments(
+    x: Float[np.ndarray, "clips feature"], counts: Float[np.ndarray, " clips"] | None = None
+) -> tuple[Float[np.ndarray, " feature"], Float[np.ndarray, "rank feature"]]:
     """Returns the mean `[D]` and a root `[R, D]` of the covariance, R the smaller of N and D.
 
     Args:
@@ -50,13 +57,20 @@ def _moments(x: Features, counts: np.ndarray | None = None) -> tuple[np.ndarray,
     return mean, root
 
 
-def _root(covariance: np.ndarray) -> np.ndarray:
+def _root(
+    covariance: Float[np.ndarray, "feature feature"],
+) -> Float[np.ndarray, "feature feature"]:
     """Returns R with R'R the covariance; rounding's negative eigenvalues count as zero."""
     values, vectors = np.linalg.eigh(covariance)
     return np.sqrt(np.maximum(values, 0))[:, None] * vectors.T
 
 
-def _frechet(mean, root, other_mean, other_root) -> float:
+def _frechet(
+    mean: Float[np.ndarray, " feature"],
+    root: Float[np.ndarray, "rank feature"],
+    other_mean: Float[np.ndarray, " feature"],
+    other_root: Float[np.ndarray, "other_rank feature"],
+) -> float:
     # tr (S C)^(1/2) is the sum of the singular values of R Q', where S = R'R and C = Q'Q.
     cross = np.linalg.svd(root @ other_root.T, compute_uv=False).sum()
     gap = mean - other_mean
@@ -65,8 +79,8 @@ def _frechet(mean, root, other_mean, other_root) -> float:
 
 
 def frechet_interval(
-    real: Features,
-    fake: Features,
+    real: Real,
+    fake: Fake,
     rng: np.random.Generator,
     *,
     rounds: int = 100,
@@ -102,7 +116,7 @@ def frechet_interval(
 
 
 def frechet_at_infinity(
-    real: Features, fake: Features, rng: np.random.Generator, *, sizes: int = 8, draws: int = 4
+    real: Real, fake: Fake, rng: np.random.Generator, *, sizes: int = 8, draws: int = 4
 ) -> float:
     """Extrapolates the Frechet distance to sets without end.
 
@@ -132,7 +146,7 @@ def frechet_at_infinity(
     return float(np.polyfit(inverse, values, 1)[1])
 
 
-def kernel_distance(real: Features, fake: Features) -> float:
+def kernel_distance(real: Real, fake: Fake) -> float:
     """Computes the unbiased squared maximum mean discrepancy, kernel `(x.y / D + 1)^3`.
 
     It is zero on average for sets of one distribution, whatever their size, so it can be negative.
@@ -151,7 +165,7 @@ def kernel_distance(real: Features, fake: Features) -> float:
 
 
 def kernel_interval(
-    real: Features, fake: Features, rng: np.random.Generator, *, rounds: int = 50,
+    real: Real, fake: Fake, rng: np.random.Generator, *, rounds: int = 50,
     level: float = 0.95,
 ) -> Interval:  # fmt: skip
     """Estimates how far `kernel_distance` varies, from halves of both sets drawn at random.
@@ -169,7 +183,9 @@ def kernel_interval(
     return float(low), float(high)
 
 
-def neighbourhoods(real: Features, fake: Features, neighbours: int = 5) -> dict[str, Any]:
+def neighbourhoods(
+    real: Real, fake: Fake, neighbours: int = 5
+) -> dict[str, Bool[np.ndarray, " _"] | Float[np.ndarray, " _"]]:
     """Compares two sets by nearest neighbours; the mean of each array is the score.
 
     Args:
@@ -192,19 +208,19 @@ def neighbourhoods(real: Features, fake: Features, neighbours: int = 5) -> dict[
     real_ball, fake_ball = _ball(real, k), _ball(fake, k)
     inside = between <= real_ball[:, None]
     return {
-        "precision": inside.any(0),
-        "recall": (between <= fake_ball[None]).any(1),
+        "precision": np.asarray(inside.any(0)),
+        "recall": np.asarray((between <= fake_ball[None]).any(1)),
         "density": inside.sum(0) / k,
-        "coverage": inside.any(1),
+        "coverage": np.asarray(inside.any(1)),
     }
 
 
-def _ball(x: Features, k: int) -> np.ndarray:
+def _ball(x: Float[np.ndarray, "clips feature"], k: int) -> Float[np.ndarray, " clips"]:
     """Returns the distance of each row to its k-th nearest other row."""
     return np.partition(spatial.distance.cdist(x, x), k, axis=1)[:, k]
 
 
-def inception_score(logits: Features) -> float:
+def inception_score(logits: Float[np.ndarray, "clips category"]) -> float:
     """Computes `exp(E KL(p(y|x) | p(y)))` from class logits `[N, K]`; 1 to K.
 
     Reference: Salimans et al., "Improved techniques for training GANs", 2016.

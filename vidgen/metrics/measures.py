@@ -4,16 +4,19 @@
 and `high` where its spread was estimated (95 %).
 """
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float, Float64, Int, Shaped, UInt8
 from scipy import cluster, spatial, stats
 
 from vidgen.metrics import distances
 from vidgen.metrics.features import Network
 
 Figures = dict[str, dict[str, float]]
-Measured = dict[str, np.ndarray]
+Measured = dict[str, Float[np.ndarray, "_ ..."]]
+Real = Float[np.ndarray, "real feature"]
+Fake = Float[np.ndarray, "fake feature"]
 
 SPREAD = ("flow", "difference", "flicker", "period", "drift")  # numbers of a clip, compared as sets
 _BINS = 20  # of number_of_different_bins
@@ -66,9 +69,13 @@ def compare(
 
 
 def copies(
-    fake: np.ndarray, bank: np.ndarray, clip: np.ndarray, seed: int = 0, rounds: int = 100
+    fake: Fake,
+    bank: Float[np.ndarray, "window feature"],
+    clip: Int[np.ndarray, " window"],
+    seed: int = 0,
+    rounds: int = 100,
 ) -> Figures:
-    """Looks for generated clips that are copies of training clips.
+    """Finds generated clips that are copies of training clips.
 
     A clip counts as copied where some training window is nearer to it than `COPIED` times what
     usually lies between a training window and the nearest one of another clip.
@@ -96,11 +103,13 @@ def copies(
     }
 
 
-def _rows(x: np.ndarray) -> np.ndarray:
+def _rows(x: Shaped[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
     return np.asarray(x, np.float64)
 
 
-def _mean(each: np.ndarray, rng: np.random.Generator, rounds: int) -> dict[str, float]:
+def _mean(
+    each: Shaped[np.ndarray, " clips"], rng: np.random.Generator, rounds: int
+) -> dict[str, float]:
     """Returns the mean over clips and its bootstrap interval."""
     each = _rows(each)
     drawn = [each[rng.integers(len(each), size=len(each))].mean() for _ in range(rounds)]
@@ -108,14 +117,16 @@ def _mean(each: np.ndarray, rng: np.random.Generator, rounds: int) -> dict[str, 
     return {"value": float(each.mean()), "low": float(low), "high": float(high)}
 
 
-def distribution_distance(real: np.ndarray, fake: np.ndarray) -> float:
+def distribution_distance(
+    real: Float[np.ndarray, " real"], fake: Float[np.ndarray, " fake"]
+) -> float:
     """Computes the Wasserstein distance of two samples of a number, in real standard deviations."""
     spread = max(float(np.std(real)), 1e-3 * float(np.mean(np.abs(real))), 1e-12)
     return float(stats.wasserstein_distance(_rows(real), _rows(fake)) / spread)
 
 
 def diversity(
-    real: np.ndarray, fake: np.ndarray, rng: np.random.Generator, rounds: int = 100
+    real: Real, fake: Fake, rng: np.random.Generator, rounds: int = 100
 ) -> dict[str, float]:
     """Computes the mean distance of two generated clips over that of two real ones.
 
@@ -147,7 +158,7 @@ def diversity(
     return {"value": here, "low": float(low), "high": float(high)}
 
 
-def different_bins(real: np.ndarray, fake: np.ndarray, seed: int = 0, bins: int = _BINS) -> float:
+def different_bins(real: Real, fake: Fake, seed: int = 0, bins: int = _BINS) -> float:
     """Computes the share of bins that one set fills significantly otherwise than the other.
 
     The bins are the cells of k-means on the real set; a bin differs where a two-sided test of two
@@ -178,7 +189,7 @@ def different_bins(real: np.ndarray, fake: np.ndarray, seed: int = 0, bins: int 
     return float((z > stats.norm.ppf(0.975)).mean())
 
 
-def nearest(fake: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def nearest(fake: Fake, real: Real) -> tuple[Int[np.ndarray, " fake"], Float[np.ndarray, " fake"]]:
     """Finds for each row of `fake` `[M, D]` the nearest of `real` `[N, D]`.
 
     Returns:
@@ -189,7 +200,9 @@ def nearest(fake: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return at, apart[np.arange(len(apart)), at]
 
 
-def average_content_distance(video: np.ndarray, background: Any = (0, 0, 0)) -> np.ndarray:
+def average_content_distance(
+    video: UInt8[np.ndarray, "clips time height width 3"], background: Sequence[float] = (0, 0, 0)
+) -> Float64[np.ndarray, " clips"]:
     """Computes MoCoGAN's ACD-C: how far the colour of a shape varies over its clip.
 
     Args:

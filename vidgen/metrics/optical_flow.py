@@ -4,13 +4,17 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
 _LEVELS, _ROUNDS = 3, 3
 _WINDOW = 2.0  # standard deviation of the window in pixels
 _RIDGE = 1e-3  # of brightness squared: where nothing shows, there is no flow
 
 
-def flow(video: jax.Array) -> jax.Array:
+def flow(
+    video: Float[Array, "time height width"],
+) -> Float[Array, "time-1 height width 2"]:
     """Estimates where each pixel goes in the next frame.
 
     Args:
@@ -35,12 +39,16 @@ def flow(video: jax.Array) -> jax.Array:
     return found
 
 
-def _halve(images: jax.Array) -> jax.Array:
+def _halve(
+    images: Float[Array, "batch height width"],
+) -> Float[Array, "batch height//2 width//2"]:
     n, h, w = images.shape
     return images.reshape(n, h // 2, 2, w // 2, 2).mean((2, 4))
 
 
-def _blur(images: jax.Array, deviation: float) -> jax.Array:
+def _blur(
+    images: Float[Array, "batch height width"], deviation: float
+) -> Float[Array, "batch height width"]:
     """Blurs `[N, H, W]` by a Gaussian, edges repeated; by products with banded matrices."""
     for axis in (1, 2):
         size = images.shape[axis]
@@ -49,9 +57,7 @@ def _blur(images: jax.Array, deviation: float) -> jax.Array:
 
 
 @functools.lru_cache(maxsize=32)
-def _band(size: int, deviation: float):
-    import numpy as np
-
+def _band(size: int, deviation: float) -> Float[np.ndarray, "{size} {size}"]:
     at = np.arange(size)
     reach = int(np.ceil(3 * deviation))
     steps = np.arange(-reach, reach + 1)
@@ -62,7 +68,12 @@ def _band(size: int, deviation: float):
     return matrix
 
 
-def _refine(before: jax.Array, after: jax.Array, found: jax.Array) -> jax.Array:
+def _refine(
+    before: Float[Array, "pair height width"],
+    after: Float[Array, "pair height width"],
+    found: Float[Array, "pair height width 2"],
+) -> Float[Array, "pair height width 2"]:
+    """Brings the flow from one frame of each pair to the other nearer to what fits them."""
     rows = (jnp.roll(before, -1, 1) - jnp.roll(before, 1, 1)) / 2
     columns = (jnp.roll(before, -1, 2) - jnp.roll(before, 1, 2)) / 2
     rows = rows.at[:, (0, -1)].set(0)  # a roll goes round the edge
@@ -74,11 +85,13 @@ def _refine(before: jax.Array, after: jax.Array, found: jax.Array) -> jax.Array:
         change = jax.vmap(_warp)(after, found) - before
         p, q = blur(rows * change), blur(columns * change)
         step = jnp.stack([c * p - b * q, a * q - b * p], -1) / determinant[..., None]
-        found = found - jnp.clip(step, -1, 1)  # further is beyond what a gradient can tell
+        found = found - jnp.clip(step, -1, 1)  # further is beyond what a gradient can show
     return found
 
 
-def _warp(image: jax.Array, found: jax.Array) -> jax.Array:
+def _warp(
+    image: Float[Array, "height width"], found: Float[Array, "height width 2"]
+) -> Float[Array, "height width"]:
     """Reads an image `[H, W]` where the flow points, between pixels by interpolation."""
     height, width = image.shape
     y = jnp.clip(jnp.arange(height)[:, None] + found[..., 0], 0, height - 1)

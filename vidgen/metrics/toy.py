@@ -7,6 +7,7 @@ so that nearly all of them pass, and then left alone.
 """
 
 import numpy as np
+from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 
 from vidgen.data.toy import CLASSES, RADIUS, SPEED
@@ -21,7 +22,9 @@ SLACK = 1.0  # pixels a frame that a measured step may exceed the fastest true o
 STILL = 0.15  # least mean step in pixels a frame
 
 
-def _outlines(size: int, centre: np.ndarray, area: float) -> dict[str, np.ndarray]:
+def _outlines(
+    size: int, centre: Float[np.ndarray, "2"], area: float | np.integer
+) -> dict[str, Bool[np.ndarray, "{size} {size}"]]:
     """Returns the ideal masks of a disc and a square of that area at that centre."""
     pixels = np.arange(size) + 0.5
     dy, dx = np.abs(pixels - centre[0])[:, None], np.abs(pixels - centre[1])[None, :]
@@ -32,11 +35,11 @@ def _outlines(size: int, centre: np.ndarray, area: float) -> dict[str, np.ndarra
     }
 
 
-def _iou(a: np.ndarray, b: np.ndarray) -> float:
+def _iou(a: Bool[np.ndarray, "height width"], b: Bool[np.ndarray, "height width"]) -> float:
     return np.sum(a & b) / max(np.sum(a | b), 1)
 
 
-def describe(clip: np.ndarray) -> dict:
+def describe(clip: UInt8[np.ndarray, "time size size 3"]) -> dict:
     """Measures one clip.
 
     Args:
@@ -103,7 +106,7 @@ def describe(clip: np.ndarray) -> dict:
     }
 
 
-def score(clips: np.ndarray) -> dict[str, float]:
+def score(clips: UInt8[np.ndarray, "clips time size size 3"]) -> dict[str, float]:
     """Checks a set of generated toy clips.
 
     Args:
@@ -128,7 +131,7 @@ def score(clips: np.ndarray) -> dict[str, float]:
     return result
 
 
-def _hue(rgb: np.ndarray) -> float:
+def _hue(rgb: Float[np.ndarray, "3"]) -> float:
     """Returns the angle on the colour circle, in turns."""
     return (
         float(np.arctan2(np.sqrt(3) * (rgb[1] - rgb[2]), 2 * rgb[0] - rgb[1] - rgb[2]))

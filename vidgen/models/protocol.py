@@ -98,6 +98,7 @@ class Generator(Network, Protocol):
         ...
 
 
+@runtime_checkable
 class RecurrentGenerator(Generator, Protocol):
     """A generator with a state from frame to frame; windows are reached by running up to them."""
 
@@ -116,6 +117,7 @@ class RecurrentGenerator(Generator, Protocol):
         ...
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """A generator that also tells from which noise a video may have come."""
 
@@ -130,6 +132,7 @@ class Encoder(Protocol):
         ...
 
 
+@runtime_checkable
 class Discriminator(Network, Protocol):
     """Judges video: `(video, label, pick) -> logits`.
 

@@ -24,19 +24,23 @@ class VariationalAutoencoder(protocol.GeneratorDefaults, nn.Module):
     Attributes:
       size: Side of the frames in pixels; 4 times a power of two.
       classes: Number of classes; 0 for none.
-      widths: As all down to `dtype` of the decoder: see `ResidualGenerator`.
-      blocks: Likewise.
-      head: Likewise.
-      head_layers: Likewise.
-      palette: Likewise.
-      output: Likewise.
-      content: Likewise.
-      motion: Likewise.
-      style: Likewise.
-      stride: Likewise.
-      motion_layers: Likewise.
-      remat: Likewise.
-      dtype: Likewise; of the encoder, too.
+      widths: Channels of each level of the decoder, 4x4 first, each twice as large as the one
+        before.
+      blocks: Residual blocks of each level.
+      head: Channels of the pointwise layers at full resolution.
+      head_layers: How many, before the colours.
+      palette: Colours that a clip mixes its pixels from; 0 for colours straight from the features.
+      output: Without a palette: "tanh" bounds the colours; "leaky" adds a slope of a twentieth, by
+        which what was saturated finds back; "linear" leaves them without bounds, for clips whose
+        background is black or white.
+      content: Channels of the content noise, at least 1.
+      motion: Channels of the motion noise, at least 1.
+      style: Channels of the decoder's content and motion features.
+      stride: Frames between keyframes of motion noise.
+      motion_layers: Temporal convolutions (3 taps) over the keyframes.
+      remat: Compute the decoder's features of residual blocks and at full resolution again in the
+        backward pass instead of keeping them.
+      dtype: Type of the computation of decoder and encoder; parameters are float32.
       encoder_widths: Channels of each level of the encoder, finest first, each half as large, down
         to 4x4. What is finer still is folded into channels.
       features: Channels of what the encoder keeps of a frame.
@@ -116,9 +120,8 @@ class VariationalAutoencoder(protocol.GeneratorDefaults, nn.Module):
         frames: int,
     ) -> Float32[Array, "batch time height width 3"]:
         """Makes a window of video; arguments and result as for `ResidualGenerator`."""
-        if (
-            self.is_initializing()
-        ):  # `init` calls this alone and must make both networks' parameters
+        if self.is_initializing():
+            # `init` calls this alone and must make both networks' parameters.
             self.encode(jnp.zeros((len(start), frames, self.size, self.size, 3)), start, label)
         return self.decoder(content, motion, cycle, start, label, pick, frames=frames)
 

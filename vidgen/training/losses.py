@@ -121,7 +121,7 @@ def critic_with_penalties(
       critic: Maps videos `[N, T, H, W, C]`, interleaved, to logits `[N]`, clip by clip; or to
         `[N, K]`, of K labels for each clip, of which the first is penalized.
       real: Videos in [-1, 1] `[B, T, H, W, C]`.
-      fake: Likewise.
+      fake: Generated clips, of the same shape.
 
     Returns:
       `(real_logits, fake_logits, r1, r2)`: logits `[B]` or `[B, K]`; r1 and r2 `[B]`, the squared
@@ -163,9 +163,9 @@ def critic_with_differences(
     Args:
       critic: As for `critic_with_penalties`; called twice.
       real: Videos in [-1, 1] `[B, T, H, W, C]`.
-      fake: Likewise.
+      fake: Generated clips, of the same shape.
       noise_real: Standard normal noise in the shape of `real`, each clip's own.
-      noise_fake: Likewise for `fake`.
+      noise_fake: The same for `fake`.
       sigma: Length of the steps along the noise, above 0.
 
     Returns:

@@ -44,7 +44,7 @@ def ema_decay(half_life: float, rampup: float, batch_size: int) -> Schedule:
     return value
 
 
-def build(
+def optimizer(
     name: str,
     *,
     learning_rate: Schedule,

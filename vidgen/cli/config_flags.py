@@ -85,8 +85,8 @@ def overridden(config: Any, flags: Flags) -> Any:
     """
     given = [flag.removeprefix("--config.").partition("=")[::2] for flag in flags]
     given = [(name, text) for name, text in given if name != "--config"]
-    before, method = config, dict(given).get("method", config.get("method"))
-    if method != config.get("method"):
+    before, method = config, dict(given).get("method")
+    if method is not None and method != config.get("method"):
         config = methods.change(config, method)
     known = configs.flatten(config)
     for name, text in given:

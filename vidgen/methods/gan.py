@@ -335,7 +335,7 @@ def wrong_labels(
 ) -> Int[Array, " batch"]:
     """Draws for each clip one of the other classes, all equally likely."""
     by = jax.vmap(lambda k: jax.random.randint(k, (), 1, classes))(each)
-    return (label + by) % classes
+    return jnp.asarray((label + by) % classes)
 
 
 def init(

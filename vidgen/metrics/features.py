@@ -254,7 +254,7 @@ def _period(grey: Float[Array, "batch time height width"]) -> Float[Array, " bat
 
 
 def everything(net: Network) -> Measure:
-    """Returns what measures all that figures need: the network's features, appearance and motion."""
+    """Returns what measures all that scores need: a network's features, appearance, motion."""
     return Measure(_everything(net.apply), (net.params, _RANDOM().params))
 
 

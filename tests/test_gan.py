@@ -39,7 +39,7 @@ def batch():
 
 
 def test_wrong_labels_are_each_of_the_others_equally_often():
-    label = np.arange(3000, dtype=np.int32) % CLASSES
+    label = jnp.arange(3000, dtype=jnp.int32) % CLASSES
     wrong = gan.wrong_labels(keys.per_clip(keys.root(0), np.arange(3000)), label, CLASSES)
     counts = np.zeros((CLASSES, CLASSES), int)
     np.add.at(counts, (label, np.asarray(wrong)), 1)
@@ -103,7 +103,7 @@ def test_real_clips_with_a_wrong_label_count_as_fakes(players, batch):
 
     key = keys.at_step(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
     clip_keys = keys.per_clip(keys.named(key, "mismatch"), batch["index"])
-    wrong = gan.wrong_labels(clip_keys, batch["label"], CLASSES)
+    wrong = gan.wrong_labels(clip_keys, jnp.asarray(batch["label"]), CLASSES)
     real = jnp.asarray(batch["video"].astype(np.float32) / 127.5 - 1)
 
     @jax.jit

@@ -44,7 +44,9 @@ def test_the_divergence_is_that_of_full_gaussians():
                            strict=True):  # fmt: skip
         full = 0.5 * (np.trace(np.diag(v)) + m @ m - len(m) - np.linalg.slogdet(np.diag(v))[1])
         np.testing.assert_allclose(value, full, rtol=1e-5)
-        drawn = losses.reparameterized((m[None], np.log(v)[None]), rng.normal(size=(40_000, 12)))
+        noise = jnp.array(rng.normal(size=(40_000, 12)))
+        posterior = (jnp.broadcast_to(x, noise.shape) for x in (m, np.log(v)))
+        drawn = losses.reparameterized(tuple(posterior), noise)
         each = stats.norm(m, np.sqrt(v)).logpdf(drawn) - stats.norm.logpdf(drawn)
         np.testing.assert_allclose(each.sum(1).mean(), full, rtol=0.02)
 
@@ -70,18 +72,24 @@ def test_likelihoods_are_those_of_their_distributions():
     assert grey(0.2) > max(grey(0.1), grey(0.3)) and np.isfinite(grey(1.0)).all()
 
 
-class Linear:
+class Linear(protocol.GeneratorDefaults):
     """Factor analysis as an autoencoder: clips `W z + b` and noise; its posterior is known.
 
     The columns of W are orthogonal, so that the posterior has a diagonal covariance.
     """
 
-    classes, size, content, motion, stride, periods = 0, 2, 3, 2, 1, ()
+    classes, size, content, motion = 0, 2, 3, 2
 
     def __init__(self, scale):
         self.scale = scale
         self.w = np.linalg.qr(rng.normal(size=(24, 3)))[0] * np.array([0.3, 1.0, 2.0])
         self.b = rng.normal(size=24) * 0.1
+
+    def check(self):
+        raise NotImplementedError
+
+    def init(self, rngs, *given):
+        raise NotImplementedError
 
     def keyframes(self, frames):
         return frames
@@ -102,7 +110,7 @@ def test_the_bound_is_the_likelihood_at_the_exact_posterior_and_lower_at_others(
     """By the step itself: log N(x; b, W W' + s^2), the mean over the noise of 4096 equal clips."""
     gen, tx = Linear(0.4), optax.sgd(1.0)
     clip = rng.integers(60, 200, (1, 2, 2, 2, 3), np.uint8)
-    batch = {"video": np.repeat(clip, 4096, 0), "index": np.arange(4096, dtype=np.int32)}
+    batch = {"video": jnp.repeat(clip, 4096, 0), "index": jnp.arange(4096)}
     x = clip.reshape(-1) / 127.5 - 1
     exact = stats.multivariate_normal(gen.b, gen.w @ gen.w.T + 0.4**2 * np.eye(24)).logpdf(x)
 

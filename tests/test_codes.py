@@ -278,7 +278,7 @@ def test_the_codebook_is_a_moving_average_and_dead_codes_begin_anew():
     assert dead[1] and not dead[0] and dead.sum() == 1
     expected = np.where(dead[:, None], offered, sums / np.maximum(counts, 1e-9)[:, None])
     state, _, _ = stepped("codes")
-    state = state.replace(counts=np.float32(old[0]), sums=np.float32(old[1]))
+    state = state.replace(counts=jnp.float32(old[0]), sums=jnp.float32(old[1]))
     given = (np.float32(x) for x in (*new, offered))
     move = jax.jit(autoregressive.update_codebook, static_argnums=(4, 5))
     book, kept, totals, alive = move(state, *given, 0.75, 0.1)

@@ -39,7 +39,7 @@ def batch():
 
 
 def test_wrong_labels_are_each_of_the_others_equally_often():
-    label = np.arange(3000, dtype=np.int32) % CLASSES
+    label = jnp.arange(3000, dtype=jnp.int32) % CLASSES
     wrong = gan.wrong_labels(keys.per_clip(keys.root(0), np.arange(3000)), label, CLASSES)
     counts = np.zeros((CLASSES, CLASSES), int)
     np.add.at(counts, (label, np.asarray(wrong)), 1)

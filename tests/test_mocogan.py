@@ -70,7 +70,8 @@ def test_the_recurrence_is_a_gru():
     params = jax.tree.map(np.float64, weights())
     rng = np.random.default_rng(1)
     noise, h = rng.normal(size=(2, 5, 6)), rng.normal(size=(2, 6))
-    given = (jnp.float32(h), None, jnp.float32(noise), None)
+    content = jnp.zeros((2, gen.content))
+    given = (jnp.float32(h), content, jnp.float32(noise), None)
     advance = jax.jit(functools.partial(gen.apply, method="advance"))
     last, states = advance({"params": weights()}, *given)
     sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731

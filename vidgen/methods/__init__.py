@@ -64,7 +64,7 @@ def sections(method: str) -> dict[str, Any]:
     }
 
 
-def base(method: str = "gan") -> Any:
+def base(method: str = "gan") -> configs.Config:
     """Returns the config that every experiment of a method starts from, a ConfigDict.
 
     Args:
@@ -112,7 +112,7 @@ def experiment(config: configs.Config, classes: int) -> Experiment:
     return load(config.method).experiment(config, classes if classes > 1 else 0)
 
 
-def change(config: configs.Config, method: str) -> Any:
+def change(config: configs.Config, method: str) -> configs.Config:
     """Returns the config of another method on the same data.
 
     Fields that both methods have keep their values. Arguments of a network do so where the other
@@ -137,7 +137,7 @@ def change(config: configs.Config, method: str) -> Any:
     return other
 
 
-def generator(meta: dict[str, Any], **options: Any) -> Generator:
+def generator(meta: dict[str, Any], **options: object) -> Generator:
     """Makes the generator of a run again.
 
     Args:

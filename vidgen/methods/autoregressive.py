@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
+from jaxtyping import Array, Bool, Float, PyTree
 
 from vidgen import config as configs
 from vidgen import keys, models
@@ -65,6 +65,8 @@ FIELDS = common.fields(
 class State:
     """Everything that changes in training, as arrays.
 
+    JAX makes it of shapes and shardings, too; so no field is checked to be an array.
+
     Attributes:
       step: Updates made, int32 scalar.
       key: Key of the run as raw data, uint32 `[2]`; never changes, all noise is folded from it.
@@ -76,18 +78,18 @@ class State:
       sums: Moving average of the sum of the features that took it, `[K, F]`.
     """
 
-    step: Int[Array, ""]
-    key: UInt32[Array, "2"]
+    step: PyTree
+    key: PyTree
     gen: PyTree
     ema: PyTree
     codes_opt: PyTree
     prior_opt: PyTree
-    counts: Float[Array, " codes"]
-    sums: Float[Array, "codes feature"]
+    counts: PyTree
+    sums: PyTree
 
 
 def init(
-    seed: int,
+    seed: common.Seed,
     *,
     gen: Any,
     codes_tx: optax.GradientTransformation,
@@ -167,7 +169,7 @@ def codes_step(
             at = common.pick_frames(common.clip_keys(key, "pick", batch), video.shape[1], pick)
         video = common.to_float(common.take_frames(video, at))
 
-        def loss(trained: Any):
+        def loss(trained: PyTree):
             run = functools.partial(gen.apply, {"params": state.gen | trained})
             features: Any = run(video, method="encode")
             codes: Any = run(features, method="quantize")
@@ -202,7 +204,7 @@ def codes_step(
     perplexity = jnp.exp(-jnp.sum(jax.scipy.special.xlogy(share, share)))
 
     book, counts, sums, alive = update_codebook(state, counts, sums, offered, book_decay, revive)
-    trained: Any = optax.apply_updates(params, updates)
+    trained: PyTree = optax.apply_updates(params, updates)
     params = state.gen | trained | {"book": book}
     metrics |= {
         "codes/used": jnp.mean(alive),
@@ -335,7 +337,7 @@ def prior_step(
     }
 
 
-def _frames_of(params: Any) -> Any:
+def _frames_of(params: PyTree) -> PyTree:
     """Returns the parameters that the first phase trains by gradients."""
     return {name: params[name] for name in ("encoder", "decoder")}
 

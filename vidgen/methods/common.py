@@ -7,7 +7,7 @@ and schedules from a config; below a method's `experiment`, nothing sees one.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,13 @@ from vidgen import keys, models
 from vidgen.config.fields import TRAINED, Field, Section, merged
 from vidgen.errors import ConfigError
 from vidgen.models.normalization import with_stats
-from vidgen.models.protocol import Generator, check_parameters
+from vidgen.models.protocol import Discriminator, Generator, Network, check_parameters
 from vidgen.training import optimizers
 
-Batch = dict[str, jax.Array]
-Metrics = dict[str, jax.Array]
+Batch = dict[str, jax.Array]  # each with a row for each clip
+Metrics = dict[str, jax.Array]  # scalars
 Schedule = optax.Schedule  # step -> value
+Seed = int | Int[Array, ""]  # an array where `init` is traced
 
 # ------------------------------------------------------------------------------------ steps
 
@@ -33,6 +34,8 @@ Schedule = optax.Schedule  # step -> value
 @struct.dataclass
 class State:
     """Everything that changes in the training of a generator and a discriminator, as arrays.
+
+    JAX makes it of shapes and shardings, too; so no field is checked to be an array.
 
     Attributes:
       step: Updates made, int32 scalar.
@@ -45,14 +48,45 @@ class State:
       vectors: Singular vectors of the discriminator's kernels; None without spectral normalisation.
     """
 
-    step: Int[Array, ""]
-    key: UInt32[Array, "2"]
+    step: PyTree
+    key: PyTree
     gen: PyTree
     dis: PyTree
     ema: PyTree
     gen_opt: PyTree
     dis_opt: PyTree
     vectors: PyTree = None
+
+
+@runtime_checkable
+class _AnyState(Protocol):
+    """What a state of any method has: flax's dataclasses of arrays."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]
+
+    @property
+    def step(self) -> Int[Array, ""]: ...
+    @property
+    def key(self) -> UInt32[Array, "2"]: ...
+
+
+@runtime_checkable
+class _PlayersState(_AnyState, Protocol):
+    """What a state has beside it whose generator learns from a discriminator."""
+
+    @property
+    def gen(self) -> PyTree: ...
+    @property
+    def dis(self) -> PyTree: ...
+    @property
+    def ema(self) -> PyTree: ...
+    @property
+    def gen_opt(self) -> PyTree: ...
+    @property
+    def dis_opt(self) -> PyTree: ...
+
+
+S = TypeVar("S", bound=_PlayersState)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +100,7 @@ class Players:
       dis_tx: Optimizer of the discriminator.
     """
 
-    gen: Any
+    gen: Any  # each method reads attributes of its own kinds of networks
     dis: Any
     gen_tx: optax.GradientTransformation
     dis_tx: optax.GradientTransformation
@@ -86,7 +120,7 @@ class Made(NamedTuple):
     stats: PyTree
 
 
-def step_key(state: Any) -> Key[Array, ""]:
+def step_key(state: _AnyState) -> Key[Array, ""]:
     """Returns the key of the step that a state is at."""
     return keys.at_step(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
 
@@ -156,14 +190,14 @@ def take_frames(
     return video if at is None else jnp.take_along_axis(video, at[:, :, None, None, None], 1)
 
 
-def update_average(average: PyTree, new: PyTree, decay: Any) -> PyTree:
+def update_average(average: PyTree, new: PyTree, decay: Float[ArrayLike, ""]) -> PyTree:
     """Moves an exponential moving average on, of which `decay` stays."""
     return optax.incremental_update(new, average, 1 - decay)
 
 
 def update_discriminator(
-    state: Any, grads: PyTree, dis_tx: optax.GradientTransformation
-) -> tuple[Any, Metrics]:
+    state: S, grads: PyTree, dis_tx: optax.GradientTransformation
+) -> tuple[S, Metrics]:
     """Returns the state of the next step with the discriminator updated, and norms as metrics."""
     updates, opt = dis_tx.update(grads, state.dis_opt, state.dis)
     params = optax.apply_updates(state.dis, updates)
@@ -172,14 +206,18 @@ def update_discriminator(
 
 
 def update_generator(
-    state: Any, grads: PyTree, stats: PyTree, gen_tx: optax.GradientTransformation, decay: Any
-) -> tuple[Any, Metrics]:
+    state: S,
+    grads: PyTree,
+    stats: PyTree,
+    gen_tx: optax.GradientTransformation,
+    decay: Float[ArrayLike, ""],
+) -> tuple[S, Metrics]:
     """Returns the state with the generator, its statistics and average updated, and norms.
 
     Norms see what is not finite anywhere, in the average too, which no loss reads.
     """
     updates, opt = gen_tx.update(grads, state.gen_opt, state.gen)
-    params: Any = optax.apply_updates(state.gen, updates)
+    params: PyTree = optax.apply_updates(state.gen, updates)
     params = with_stats(params, state.gen, stats)
     ema = update_average(state.ema, params, decay)
     return dataclasses.replace(state, gen=params, ema=ema, gen_opt=opt), {
@@ -232,7 +270,7 @@ class Experiment:
     """
 
     generator: dict[str, Any]
-    init: Callable[[int], Any]
+    init: Callable[[Seed], PyTree]
     steps: dict[str, Callable]
     kind: Callable[[int], str]
     optimizers: dict[str, optax.GradientTransformation]
@@ -299,7 +337,7 @@ def refuse_remat(config: configs.Config, role: str, kinds: models.Kinds | None =
         )
 
 
-def check_fold(config: configs.Config, dis: Any) -> None:
+def check_fold(config: configs.Config, dis: Discriminator) -> None:
     """Raises ConfigError if the discriminator cannot fold the frames of clips together."""
     data = config.data
     if (data.pick or data.frames) % dis.fold:
@@ -310,7 +348,7 @@ def check_fold(config: configs.Config, dis: Any) -> None:
         )
 
 
-def alone(config: configs.Config, *networks: Any) -> int:
+def alone(config: configs.Config, *networks: Network) -> int:
     """Returns the clips whose statistics are of the whole batch; 0 where of none."""
     return config.training.batch_size if any(one.whole_batch for one in networks) else 0
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from vidgen import config as configs
 from vidgen import keys, models
@@ -331,7 +331,7 @@ def _evaluate(
 
 
 def wrong_labels(
-    each: Key[Array, " batch"], label: Int[ArrayLike, " batch"], classes: int
+    each: Key[Array, " batch"], label: Int[Array, " batch"], classes: int
 ) -> Int[Array, " batch"]:
     """Draws for each clip one of the other classes, all equally likely."""
     by = jax.vmap(lambda k: jax.random.randint(k, (), 1, classes))(each)
@@ -339,7 +339,7 @@ def wrong_labels(
 
 
 def init(
-    seed: int, *, players: Players, frames: int, pick: int = 0, normalize: bool = False
+    seed: common.Seed, *, players: Players, frames: int, pick: int = 0, normalize: bool = False
 ) -> State:
     """Makes the state of step 0: a pure function of the seed and the networks.
 

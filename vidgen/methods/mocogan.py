@@ -53,7 +53,7 @@ FIELDS = common.fields(  # the constants of the published code, but for the size
 )
 
 
-def init(seed: int, *, players: Players, frames: int) -> State:
+def init(seed: common.Seed, *, players: Players, frames: int) -> State:
     """Makes the state of step 0, whose `dis` holds `image` and `video`."""
     key = keys.root(seed)
     gen = common.init_generator(key, players.gen, frames)

@@ -16,13 +16,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Int, PyTree, UInt32
+from jaxtyping import PyTree
 
 from vidgen import config as configs
 from vidgen import keys, models
 from vidgen.config.fields import PICK, Field, constant
 from vidgen.methods import common, gan
 from vidgen.methods.common import Batch, Metrics, Schedule
+from vidgen.models.protocol import Generator
 from vidgen.models.vae import VariationalAutoencoder
 from vidgen.training import averaging, losses, nonfinite
 
@@ -69,6 +70,8 @@ FIELDS = common.fields(
 class State:
     """Everything that changes in training, as arrays.
 
+    JAX makes it of shapes and shardings, too; so no field is checked to be an array.
+
     Attributes:
       step: Updates made, int32 scalar.
       key: Key of the run as raw data, uint32 `[2]`; never changes, all noise is folded from it.
@@ -79,8 +82,8 @@ class State:
       dis_opt: Its optimizer's state; None without.
     """
 
-    step: Int[Array, ""]
-    key: UInt32[Array, "2"]
+    step: PyTree
+    key: PyTree
     gen: PyTree
     ema: PyTree
     gen_opt: PyTree
@@ -89,9 +92,9 @@ class State:
 
 
 def init(
-    seed: int,
+    seed: common.Seed,
     *,
-    gen: Any,
+    gen: Generator,
     gen_tx: optax.GradientTransformation,
     dis: Any = None,
     dis_tx: Any = None,
@@ -121,7 +124,7 @@ def step(
     state: State,
     batch: Batch,
     *,
-    gen: Any,
+    gen: Generator,
     gen_tx: optax.GradientTransformation,
     reconstruction: str,
     scale: float,

@@ -318,7 +318,7 @@ def extract(
     run, spread, whole = _program(measure.apply, len(measure.params), devices)
     params = jax.device_put(measure.params, whole)
     size = batch * len(devices)
-    found: list[dict[str, np.ndarray]] = []
+    measured: list[dict[str, np.ndarray]] = []
     pending: tuple[Measured, int] | None = None  # so that clips are read while devices compute
     done = 0
 
@@ -326,7 +326,7 @@ def extract(
         nonlocal done
         if pending is not None:
             made, count = pending
-            found.append({name: np.asarray(x)[:count] for name, x in made.items()})
+            measured.append({name: np.asarray(x)[:count] for name, x in made.items()})
             done += count
             if progress is not None:
                 progress(done)
@@ -338,4 +338,4 @@ def extract(
         fetch()
         pending = started, len(rows)
     fetch()
-    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+    return {name: np.concatenate([part[name] for part in measured]) for name in measured[0]}

@@ -30,13 +30,13 @@ def flow(
     for _ in range(_LEVELS - 1):
         pyramid.append(_halve(pyramid[-1]))
     coarse = pyramid[-1]
-    found = jnp.zeros((len(video) - 1, *coarse.shape[1:], 2))
+    estimate = jnp.zeros((len(video) - 1, *coarse.shape[1:], 2))
     for level in reversed(pyramid):
         height, width = level.shape[1:]
-        if found.shape[1] != height:
-            found = 2 * jax.image.resize(found, (len(video) - 1, height, width, 2), "linear")
-        found = _refine(level[:-1], level[1:], found)
-    return found
+        if estimate.shape[1] != height:
+            estimate = 2 * jax.image.resize(estimate, (len(video) - 1, height, width, 2), "linear")
+        estimate = _refine(level[:-1], level[1:], estimate)
+    return estimate
 
 
 def _halve(
@@ -71,7 +71,7 @@ def _band(size: int, deviation: float) -> Float[np.ndarray, "{size} {size}"]:
 def _refine(
     before: Float[Array, "pair height width"],
     after: Float[Array, "pair height width"],
-    found: Float[Array, "pair height width 2"],
+    estimate: Float[Array, "pair height width 2"],
 ) -> Float[Array, "pair height width 2"]:
     """Brings the flow from one frame of each pair to the other nearer to what fits them."""
     rows = (jnp.roll(before, -1, 1) - jnp.roll(before, 1, 1)) / 2
@@ -82,18 +82,18 @@ def _refine(
     a, b, c = blur(rows * rows) + _RIDGE, blur(rows * columns), blur(columns * columns) + _RIDGE
     determinant = a * c - b * b
     for _ in range(_ROUNDS):
-        change = jax.vmap(_warp)(after, found) - before
+        change = jax.vmap(_warp)(after, estimate) - before
         p, q = blur(rows * change), blur(columns * change)
         step = jnp.stack([c * p - b * q, a * q - b * p], -1) / determinant[..., None]
-        found = found - jnp.clip(step, -1, 1)  # further is beyond what a gradient can show
-    return found
+        estimate = estimate - jnp.clip(step, -1, 1)  # further is beyond what a gradient can show
+    return estimate
 
 
 def _warp(
-    image: Float[Array, "height width"], found: Float[Array, "height width 2"]
+    image: Float[Array, "height width"], estimate: Float[Array, "height width 2"]
 ) -> Float[Array, "height width"]:
     """Reads an image `[H, W]` where the flow points, between pixels by interpolation."""
     height, width = image.shape
-    y = jnp.clip(jnp.arange(height)[:, None] + found[..., 0], 0, height - 1)
-    x = jnp.clip(jnp.arange(width)[None] + found[..., 1], 0, width - 1)
+    y = jnp.clip(jnp.arange(height)[:, None] + estimate[..., 0], 0, height - 1)
+    x = jnp.clip(jnp.arange(width)[None] + estimate[..., 1], 0, width - 1)
     return jax.scipy.ndimage.map_coordinates(image, [y, x], order=1, mode="nearest")

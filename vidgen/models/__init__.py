@@ -20,7 +20,7 @@ _FLAX = ("parent", "name")
 _GIVEN = ("size", "classes", "length", "clips", "dtype", "remat", *_FLAX)  # not by a section
 
 
-def network(role: str, kinds: Kinds, kind: str, **arguments: Any) -> Any:
+def network(role: str, kinds: Kinds, kind: str, **arguments: object) -> Any:
     """Makes a network by name and checks that its arguments fit each other.
 
     Args:
@@ -39,7 +39,7 @@ def network(role: str, kinds: Kinds, kind: str, **arguments: Any) -> Any:
     return made
 
 
-def checked(role: str, kinds: Kinds, kind: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def checked(role: str, kinds: Kinds, kind: str, arguments: Mapping[str, object]) -> dict[str, Any]:
     """Returns a network's arguments, sequences as tuples; each for itself was checked.
 
     Raises:
@@ -74,11 +74,11 @@ def checked(role: str, kinds: Kinds, kind: str, arguments: Mapping[str, Any]) ->
     return good
 
 
-def _whole(value: Any, least: int = 0) -> bool:
+def _whole(value: object, least: int = 0) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def fields(kinds: Kinds, kind: str, **defaults: Any) -> dict[str, Field]:
+def fields(kinds: Kinds, kind: str, **defaults: object) -> dict[str, Field]:
     """Returns the fields of a network's section of a config: its kind and its attributes.
 
     Comments are those of the class: what its docstring says of its attributes.

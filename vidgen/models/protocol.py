@@ -14,12 +14,14 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from vidgen.errors import ConfigError
 
 Posterior = tuple[jax.Array, jax.Array]  # means and logarithms of variances
 
 
+@runtime_checkable
 class Network(Protocol):
     """What generators and discriminators have in common.
 
@@ -41,11 +43,11 @@ class Network(Protocol):
         """Raises ConfigError if the attributes do not fit each other."""
         ...
 
-    def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
+    def init(self, rngs: PyTree, *args: Any, **kwargs: Any) -> PyTree:
         """Makes parameters; flax's."""
         ...
 
-    def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
+    def apply(self, variables: PyTree, *args: Any, **kwargs: Any) -> Any:
         """Computes; flax's."""
         ...
 
@@ -166,7 +168,7 @@ class GeneratorDefaults(NetworkDefaults):
     sampling_options = ()
 
 
-def example_noise(generator: Generator, frames: int) -> tuple[Any, ...]:
+def example_noise(generator: Generator, frames: int) -> tuple[jax.Array | None, ...]:
     """Returns zeros in the shapes of what a generator takes for one video of `frames`."""
     return (
         jnp.zeros((1, generator.content)),
@@ -177,7 +179,7 @@ def example_noise(generator: Generator, frames: int) -> tuple[Any, ...]:
     )
 
 
-def abstract_params(generator: Generator, frames: int | None = None) -> Any:
+def abstract_params(generator: Generator, frames: int | None = None) -> PyTree:
     """Returns the shapes and types of a generator's parameters, without computing any.
 
     Args:

@@ -212,8 +212,8 @@ def gaussian_kl(
 
 
 def gaussian_likelihood(
-    video: Float[Array, "batch time height width channel"],
-    made: Float[Array, "batch time height width channel"],
+    video: Float[Array, " batch *values"],
+    made: Float[Array, " batch *values"],
     scale: float,
 ) -> Float32[Array, " batch"]:
     """Returns the log density of videos under normal noise of deviation `scale` about `made`."""
@@ -222,8 +222,8 @@ def gaussian_likelihood(
 
 
 def laplace_likelihood(
-    video: Float[Array, "batch time height width channel"],
-    made: Float[Array, "batch time height width channel"],
+    video: Float[Array, " batch *values"],
+    made: Float[Array, " batch *values"],
     scale: float,
 ) -> Float32[Array, " batch"]:
     """Returns the log density of videos under Laplace noise of that scale about `made`."""
@@ -231,8 +231,8 @@ def laplace_likelihood(
 
 
 def bernoulli_likelihood(
-    video: Float[Array, "batch time height width channel"],
-    made: Float[Array, "batch time height width channel"],
+    video: Float[Array, " batch *values"],
+    made: Float[Array, " batch *values"],
     scale: float,
 ) -> Float32[Array, " batch"]:
     """Returns minus the cross-entropy of videos, as shares of full intensity, with `made`.

@@ -1,12 +1,11 @@
 """A training step that skips an update with NaN or infinity in it."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, PyTree, Shaped
 
 # What a step computes, in order: the first that is not finite is nearest to the cause.
 ORDER = (
@@ -17,7 +16,9 @@ ORDER = (
 
 
 Metrics = dict[str, Shaped[Array, ""]]
-Step = Callable[..., tuple[Any, Metrics]]  # (state, batch, **more), a method's own record of arrays
+Step = Callable[
+    ..., tuple[PyTree, Metrics]
+]  # (state, batch, **more), a method's own record of arrays
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -26,7 +27,7 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (place.get(name, len(ORDER)), name))
 
 
-def finite(state: Any) -> bool:
+def finite(state: PyTree) -> bool:
     """Returns whether every part of a state is finite.
 
     A step leaves a state as it was; one that broke in memory stays broken, and must not be saved.

@@ -13,7 +13,7 @@ FIELDS = merged(
 )
 
 
-def fit(batch: dict[str, np.ndarray], *, generator: dict[str, Any], **shared: Any):
+def fit(batch: dict[str, np.ndarray], *, generator: dict[str, Any], **shared: int):
     """Fits nothing; returns arguments and parameters of a `vidgen.models.fitted.Noise`."""
     del batch
     arguments = {**generator, "size": shared["size"], "classes": shared["classes"]}

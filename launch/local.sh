@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Several processes on this machine, for several CPU sockets or to try things; one process alone
 # drives all GPUs of a machine (vidgen train --config.parallel.mode=mesh). Nothing to edit:
-#   bash launch/local.sh N [--max-restarts=R] [--heartbeat=S] [--devices=K] -- train --config=FILE \
+#   bash launch/local.sh N [--max_restarts=R] [--heartbeat=S] [--devices=K] -- train --config=FILE \
 #       --workdir=RUN --config.parallel.mode=mesh
 # Paths are relative to the repository's folder. What it prints and returns: launch/README.md
 set -euo pipefail

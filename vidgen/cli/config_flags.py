@@ -88,13 +88,16 @@ def overridden(config: Any, flags: Flags) -> Any:
     before, method = config, dict(given).get("method")
     if method is not None and method != config.get("method"):
         config = methods.change(config, method)
-    known = configs.flatten(config)
+    known, left = configs.flatten(config), []
     for name, text in given:
         if name not in known and config is not before and name in configs.flatten(before):
             configs.override(before, name, text)
-            log.warning("config.%s is left out: config.method=%r does not have it", name, method)
+            left.append(f"config.{name}")
         else:
             configs.override(config, name, text)
+    if left:
+        log.warning("left out, since config.method=%r has no such field: %s", method,
+                    ", ".join(left))  # fmt: skip
     return config
 
 

@@ -15,7 +15,7 @@ from vidgen.data.settings import PackSettings, pack_settings
 from vidgen.data.stream import Clips, empty_batch
 from vidgen.data.toy import ToySource
 from vidgen.errors import DataError
-from vidgen.evaluation.evaluate import _Half
+from vidgen.evaluation.windows import _Half
 from vidgen.runtime import devices
 from vidgen.tools import estimate
 

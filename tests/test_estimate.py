@@ -334,7 +334,7 @@ def test_configs_that_need_less_come_in_order():
 
 
 def test_out_of_memory_is_answered_through_the_command(monkeypatch, capsys):
-    def full(*_):
+    def full(*_, **__):
         raise jax.errors.JaxRuntimeError(OUT)
 
     def fake(config, store):
@@ -404,7 +404,7 @@ def test_the_state_is_let_go_before_settings_are_tried(monkeypatch):
 
 
 def test_other_errors_are_not_taken_for_it(monkeypatch):
-    def broken(*_):
+    def broken(*_, **__):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
     monkeypatch.setattr(train, "train", broken)

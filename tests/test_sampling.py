@@ -108,7 +108,7 @@ def test_videos_have_64_frames_or_all_there_are():
     np.testing.assert_array_equal(
         sampler.decode(sampler.latents(0, start=9), start=9), sampler.sample(0, 64, 9)
     )
-    arguments = {"size": 8, "limit": 6, "features": 2}
+    arguments = {"size": 8, "length": 6, "features": 2}
     ends = network("generator", "dcgan", **arguments)
     params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), protocol.abstract_params(ends, 6))
     clips = sampling.from_generator(ends, params, {"classes": (), "fps": 1.0}, 0)

@@ -77,7 +77,7 @@ class Injection:
         around(augment, "apply", self._data)
         around(averaging, "mean", self._gradients)
         around(objectives, "critic_with_penalties", self._penalties)
-        around(optimizers, "build", self._optimizers)
+        around(optimizers, "optimizer", self._optimizers)
         around(optimizers, "ema_decay", self._average)
         around(layers, "resize", self._activations("generator"))
         around(layers, "space_to_depth", self._activations("discriminator"))

@@ -39,13 +39,13 @@ METHODS = {
 }
 
 
-def load(method: str) -> ModuleType:
+def load(method: object) -> ModuleType:
     """Returns the module of a method.
 
     Raises:
       ConfigError: There is no such method.
     """
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ConfigError(f"config.method is {method!r}", configs.near(str(method), METHODS))
     return importlib.import_module(METHODS[method])
 

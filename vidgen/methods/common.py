@@ -7,13 +7,13 @@ and schedules from a config; below a method's `experiment`, nothing sees one.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, ArrayLike, Float, Int, Key, PyTree, UInt8, UInt32
+from jaxtyping import Array, ArrayLike, Float, Int, Key, PyTree, UInt8
 
 from vidgen import config as configs
 from vidgen import keys, models
@@ -24,6 +24,7 @@ from vidgen.models.protocol import Discriminator, Generator, Network, check_para
 from vidgen.training import optimizers
 
 Batch = dict[str, jax.Array]  # each with a row for each clip
+AnyState = Any  # a method's own State, whose parts only the method knows
 Metrics = dict[str, jax.Array]  # scalars
 Schedule = optax.Schedule  # step -> value
 Seed = int | Int[Array, ""]  # an array where `init` is traced
@@ -58,37 +59,6 @@ class State:
     vectors: PyTree = None
 
 
-@runtime_checkable
-class _AnyState(Protocol):
-    """What a state of any method has: flax's dataclasses of arrays."""
-
-    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]
-
-    @property
-    def step(self) -> Int[Array, ""]: ...
-    @property
-    def key(self) -> UInt32[Array, "2"]: ...
-
-
-@runtime_checkable
-class _PlayersState(_AnyState, Protocol):
-    """What a state has beside it whose generator learns from a discriminator."""
-
-    @property
-    def gen(self) -> PyTree: ...
-    @property
-    def dis(self) -> PyTree: ...
-    @property
-    def ema(self) -> PyTree: ...
-    @property
-    def gen_opt(self) -> PyTree: ...
-    @property
-    def dis_opt(self) -> PyTree: ...
-
-
-S = TypeVar("S", bound=_PlayersState)
-
-
 @dataclasses.dataclass(frozen=True)
 class Players:
     """A generator, a discriminator, and their optimizers.
@@ -120,7 +90,7 @@ class Made(NamedTuple):
     stats: PyTree
 
 
-def step_key(state: _AnyState) -> Key[Array, ""]:
+def step_key(state: AnyState) -> Key[Array, ""]:
     """Returns the key of the step that a state is at."""
     return keys.at_step(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
 
@@ -196,8 +166,8 @@ def update_average(average: PyTree, new: PyTree, decay: Float[ArrayLike, ""]) ->
 
 
 def update_discriminator(
-    state: S, grads: PyTree, dis_tx: optax.GradientTransformation
-) -> tuple[S, Metrics]:
+    state: AnyState, grads: PyTree, dis_tx: optax.GradientTransformation
+) -> tuple[AnyState, Metrics]:
     """Returns the state of the next step with the discriminator updated, and norms as metrics."""
     updates, opt = dis_tx.update(grads, state.dis_opt, state.dis)
     params = optax.apply_updates(state.dis, updates)
@@ -206,12 +176,12 @@ def update_discriminator(
 
 
 def update_generator(
-    state: S,
+    state: AnyState,
     grads: PyTree,
     stats: PyTree,
     gen_tx: optax.GradientTransformation,
     decay: Float[ArrayLike, ""],
-) -> tuple[S, Metrics]:
+) -> tuple[AnyState, Metrics]:
     """Returns the state with the generator, its statistics and average updated, and norms.
 
     Norms see what is not finite anywhere, in the average too, which no loss reads.

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, Key, PyTree
 
 from vidgen import config as configs
 from vidgen import keys, models
@@ -122,7 +122,11 @@ class Judgement(NamedTuple):
 
 
 def discriminator_loss(
-    judgement: Judgement, loss: str, r1: float, r2: float, mismatch: float
+    judgement: Judgement,
+    loss: str,
+    r1: Float[ArrayLike, ""],
+    r2: Float[ArrayLike, ""],
+    mismatch: Float[ArrayLike, ""],
 ) -> tuple[Float[Array, ""], Metrics]:
     """Returns the discriminator's loss and what it is made of.
 

@@ -318,7 +318,7 @@ def extract(
     run, spread, whole = _program(measure.apply, len(measure.params), devices)
     params = jax.device_put(measure.params, whole)
     size = batch * len(devices)
-    measured: list[dict[str, np.ndarray]] = []
+    measured: list[dict[str, Shaped[np.ndarray, "clips ..."]]] = []
     pending: tuple[Measured, int] | None = None  # so that clips are read while devices compute
     done = 0
 

@@ -62,6 +62,9 @@ def checked(role: str, kinds: Kinds, kind: str, arguments: Mapping[str, object])
             fits = isinstance(value, tuple) and all(_whole(v, least=1) for v in value)
             fits = fits and (value or not like)  # what may be empty is so by default
             want = "a tuple of positive whole numbers"
+        elif isinstance(like, bool | str):
+            fits = type(value) is type(like)
+            want = "text" if isinstance(like, str) else "True or False"
         elif _whole(like):
             fits, want = _whole(value), "a whole number, at least 0"
         elif isinstance(like, float):

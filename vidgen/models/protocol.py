@@ -14,11 +14,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from vidgen.errors import ConfigError
 
-Posterior = tuple[jax.Array, jax.Array]  # means and logarithms of variances
+Posterior = tuple[
+    Float[Array, "batch ..."], Float[Array, "batch ..."]
+]  # means and logarithms of variances
 
 
 @runtime_checkable
@@ -104,17 +106,31 @@ class Generator(Network, Protocol):
 class RecurrentGenerator(Generator, Protocol):
     """A generator with a state from frame to frame; windows are reached by running up to them."""
 
-    def begin(self, content: jax.Array, motion: jax.Array, label: jax.Array | None) -> jax.Array:
+    def begin(
+        self,
+        content: Float[Array, "batch content"],
+        motion: Float[Array, "batch context motion"],
+        label: Int[Array, " batch"] | None,
+    ) -> Shaped[Array, "batch ..."]:
         """Makes the state before frame 0 of the noise in its context, `[B, context, motion]`."""
         ...
 
     def advance(
-        self, carry: jax.Array, content: jax.Array, motion: jax.Array, label: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array]:
+        self,
+        carry: Shaped[Array, "batch ..."],
+        content: Float[Array, "batch content"],
+        motion: Float[Array, "batch time motion"],
+        label: Int[Array, " batch"] | None,
+    ) -> tuple[Shaped[Array, "batch ..."], Shaped[Array, "batch time ..."]]:
         """Runs over motion `[B, T, motion]`; returns the last state and those of all frames."""
         ...
 
-    def render(self, states: jax.Array, content: jax.Array, label: jax.Array | None) -> jax.Array:
+    def render(
+        self,
+        states: Shaped[Array, "batch time ..."],
+        content: Float[Array, "batch content"],
+        label: Int[Array, " batch"] | None,
+    ) -> Float[Array, "batch time height width 3"]:
         """Makes the frames of states `[B, T, ...]`, float32 `[B, T, size, size, 3]`."""
         ...
 
@@ -125,9 +141,9 @@ class Encoder(Protocol):
 
     def encode(
         self,
-        video: jax.Array,
-        start: jax.Array,
-        label: jax.Array | None = None,
+        video: Float[Array, "batch time height width 3"],
+        start: Int[Array, " batch"],
+        label: Int[Array, " batch"] | None = None,
         frames: int | None = None,
     ) -> tuple[Posterior, Posterior]:
         """Gives posteriors of content `[B, content]` and motion `[B, keyframes, motion]`."""
@@ -168,7 +184,7 @@ class GeneratorDefaults(NetworkDefaults):
     sampling_options = ()
 
 
-def example_noise(generator: Generator, frames: int) -> tuple[jax.Array | None, ...]:
+def example_noise(generator: Generator, frames: int) -> tuple[Shaped[Array, "1 ..."] | None, ...]:
     """Returns zeros in the shapes of what a generator takes for one video of `frames`."""
     return (
         jnp.zeros((1, generator.content)),
@@ -186,9 +202,13 @@ def abstract_params(generator: Generator, frames: int | None = None) -> PyTree:
       generator: The module.
       frames: Length of the window that it is made for; nothing may depend on it.
     """
-    frames = frames or generator.stride
-    init = functools.partial(generator.init, frames=frames)
-    return jax.eval_shape(init, jax.random.key(0), *example_noise(generator, frames))["params"]
+    length = frames or generator.stride
+
+    def init():  # the key and the noise, too, are never made: no device is started for that
+        noise = example_noise(generator, length)
+        return generator.init(jax.random.key(0), *noise, frames=length)["params"]
+
+    return jax.eval_shape(init)
 
 
 @functools.lru_cache(maxsize=16)  # a config is checked before its networks are made

@@ -1,5 +1,7 @@
 """Optimizers by name, and schedules in steps."""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -11,6 +13,8 @@ def cosine(start: float, end: float, steps: int) -> Schedule:
     """Returns a schedule from `start` to `end` along half a cosine wave, then flat."""
 
     def value(step):
+        if isinstance(step, int):  # known before anything runs: no device is started for it
+            return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))
         part = jnp.minimum(step / steps, 1.0)
         return end + (start - end) * 0.5 * (1 + jnp.cos(jnp.pi * part))
 

@@ -41,4 +41,5 @@ def test_a_run_keeps_the_choice_and_is_measured_by_it(tmp_path):
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (run["stride"], run["config"]["data"]["stride"]) == (6, 0)
     train.train(config, tmp_path / "run")  # the same config and clips: the same run
-    assert evaluate._rate_of(tmp_path / "run", None, 1) == {"stride": 6, "fps": None}
+    loaded = evaluate._load_run(tmp_path / "run", None, None, 6)
+    assert loaded is not None and (loaded.stride, loaded.fps) == (6, None)

@@ -126,8 +126,9 @@ def check_command(*flags, says, seconds=2.0):
         timeout=60,
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert ran.returncode == 2 and says in ran.stderr, ran.stderr
-    assert len(ran.stderr.splitlines()) <= 2, ran.stderr
+    assert ran.returncode == 2, ran.stderr
+    *before_error, error = ran.stderr.splitlines()  # what is read comes first
+    assert says in error and len(before_error) <= 2, ran.stderr
     # Seconds of the processor: others may be busy on this machine.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < seconds
 

@@ -146,7 +146,7 @@ def discriminator_loss(
         metrics["dis/mismatch"] = of_pairs(real, wrong)
         total += mismatch * metrics["dis/mismatch"]
     adversarial = of_pairs(real, fake)
-    penalty = 0.5 * (r1 * p1 + r2 * p2)
+    penalty = 0.5 * (p1 * r1 + p2 * r2)
     total += adversarial + penalty
     return total, {
         **metrics,

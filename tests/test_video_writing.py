@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import resource
+import time
 
 import av
 import imageio.v3 as iio
@@ -216,6 +217,26 @@ def test_colours_are_coded_as_the_tags_say(suffix):
             for plane, level in zip(frame.planes, wanted, strict=True):
                 pixels = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
                 assert abs(pixels[8, 8] - level) <= 2
+
+
+def test_the_same_clip_has_the_same_bytes_whatever_was_in_memory_before():
+    video = smooth(6, 64, 64)
+    rng = np.random.default_rng(0)
+    for suffix in (".mp4", ".webm", ".avif"):
+        encoded = set()
+        for _ in range(12):
+            _ = [
+                np.full(n, n % 256, np.uint8) for n in rng.integers(1, 200_000, 20)
+            ]  # freed at once
+            encoded.add(encoding.encode(video, 25, suffix))
+        assert len(encoded) == 1, suffix
+
+
+def test_no_file_says_when_it_was_made():
+    early = {suffix: encoding.encode(smooth(), 25, suffix) for suffix in FILES}
+    time.sleep(1.01)  # AVIF counts whole seconds
+    for suffix, data in early.items():
+        assert data == encoding.encode(smooth(), 25, suffix), suffix
 
 
 def test_mp4_starts_with_its_index():

@@ -100,7 +100,11 @@ def _mp4(video: np.ndarray, fps: float, quality: float) -> bytes:
     """H.264 4:2:0, for which odd sides are padded by one pixel."""
     height, width = video.shape[1:3]
     video = np.pad(video, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    options = {"crf": f"{51 - quality / 2:g}"}  # 12 to 1; 0 would be a profile that few play
+    options = {
+        "crf": f"{51 - quality / 2:g}",  # 12 to 1; 0 would be a profile that few play
+        # Else x264 varies with what lies in memory beside a small picture.
+        "x264-params": "cpu-independent=1",
+    }
     return _yuv(video, fps, "mp4", "libx264", options, {"movflags": "faststart"})
 
 
@@ -190,7 +194,8 @@ def _webp(video: np.ndarray, fps: float, quality: float) -> bytes:
 
 def _avif(video: np.ndarray, fps: float, quality: float) -> bytes:
     lengths = _durations(len(video), 1000 / fps, shortest=1)
-    return _pillow(video, ".avif", duration=lengths, quality=round(quality), subsampling="4:4:4")
+    data = _pillow(video, ".avif", duration=lengths, quality=round(quality), subsampling="4:4:4")
+    return _undated(data)
 
 
 def _tiff(video: np.ndarray, fps: float, quality: float) -> bytes:
@@ -224,6 +229,21 @@ def _check_stills(video: np.ndarray, lengths: list[int], most: int, said: str) -
         passage = lengths[n] + passage * bool((video[n] == video[n - 1]).all())
         if passage > most:
             raise ValueError(f"a passage stands still for longer than a file can say ({said})")
+
+
+def _undated(avif: bytes) -> bytes:
+    """Sets the times at which libavif says the file was made to 0, so that same clips, same bytes.
+
+    The boxes are those of ISO/IEC 14496-12; libavif writes their version 1, with two times of 8
+    bytes.
+    """
+    data, start = bytearray(avif), avif.find(b"moov")
+    for box in (b"mvhd", b"tkhd", b"mdhd"):
+        at = data.find(box + b"\1", start) if start >= 0 else -1
+        while at >= 0:
+            data[at + 8 : at + 24] = bytes(16)
+            at = data.find(box + b"\1", at + 24)
+    return bytes(data)
 
 
 def _animated(webp: bytes, height: int, width: int, milliseconds: int) -> bytes:

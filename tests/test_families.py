@@ -16,6 +16,7 @@ from conftest import (
     tiny_config,
 )
 from ml_collections import ConfigDict
+from programs import keep_programs
 
 from vidgen import config as configs
 from vidgen import methods, sampling
@@ -23,7 +24,7 @@ from vidgen.config import checks
 from vidgen.config.fields import FITTED, TRAINED, flat
 from vidgen.errors import ConfigError
 from vidgen.run import artifacts, setup, train
-from vidgen.runtime import devices as parallel
+from vidgen.runtime import devices
 from vidgen.runtime.checkpoint import Checkpoints
 
 
@@ -115,10 +116,10 @@ def family(request):
     return request.param
 
 
-def run(config, steps, mode="jit", devices=1, **more):
+def run(config, steps, mode="jit", count=1, **more):
     """Trains without a loop; returns the state and each step's metrics."""
     experiment = methods.experiment(config, classes=2)
-    placed = parallel.place(mode, batch_size=8, devices=jax.devices()[:devices], **more)
+    placed = devices.place(mode, batch_size=8, devices=jax.devices()[:count], **more)
     abstract = placed.abstract(jax.eval_shape(experiment.init, 0))
     state, programs, seen = placed.init(experiment.init, 0), {}, []
     for at in range(steps):
@@ -149,7 +150,8 @@ def test_two_devices_compute_what_one_does(family, mode):
             np.testing.assert_allclose(a[name], b[name], rtol=2e-4, atol=1e-5, err_msg=name)
 
 
-def test_a_run_that_was_stopped_goes_on_with_the_same_bits(family, tmp_path):
+def test_a_run_that_was_stopped_goes_on_with_the_same_bits(family, tmp_path, monkeypatch):
+    keep_programs(monkeypatch)
     config = FAMILIES[family]()
     train.train(config, tmp_path / "whole")
     config.training.kclips = 0.016
@@ -171,7 +173,8 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_bits(family, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, *ends)
 
 
-def test_a_run_is_sampled_by_its_path(family, tmp_path):
+def test_a_run_is_sampled_by_its_path(family, tmp_path, monkeypatch):
+    keep_programs(monkeypatch)
     config = FAMILIES[family]()
     config.training.kclips = 0.008
     train.train(config, tmp_path)
@@ -264,7 +267,7 @@ def test_no_method_takes_a_network_of_another(role):
 
 def test_what_cannot_be_computed_again_is_named():
     config = mocogan()
-    config.parallel.remat = ("discriminator",)
+    config.devices.remat = ("discriminator",)
     with pytest.raises(ConfigError, match=r"config\.parallel\.remat names 'discriminator'"):
         methods.experiment(config, 2)
 
@@ -287,12 +290,12 @@ def test_the_generator_stays_while_the_discriminator_is_trained_alone():
 def test_statistics_of_the_whole_batch_need_it_on_one_device():
     config = mocogan()
     config.generator.norm_clips = 0
-    config.parallel.mode = "mesh"
+    config.devices.mode = "mesh"
     experiment = methods.experiment(config, 2)
     with pytest.raises(ConfigError, match="8 parts") as error:
         setup.placement(config, experiment.alone)
     assert "at most 1" in error.value.hint
-    config.parallel.mode = "jit"
+    config.devices.mode = "jit"
     assert setup.placement(config, experiment.alone).parts == 1
 
 

@@ -225,9 +225,8 @@ def test_the_same_clip_has_the_same_bytes_whatever_was_in_memory_before():
     for suffix in (".mp4", ".webm", ".avif"):
         encoded = set()
         for _ in range(12):
-            _ = [
-                np.full(n, n % 256, np.uint8) for n in rng.integers(1, 200_000, 20)
-            ]  # freed at once
+            junk = [np.full(n, n % 256, np.uint8) for n in rng.integers(1, 200_000, 20)]
+            del junk
             encoded.add(encoding.encode(video, 25, suffix))
         assert len(encoded) == 1, suffix
 

@@ -12,15 +12,14 @@ import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import pytest
 from conftest import QUICK, tiny_config
+from programs import keep_programs
 
 from vidgen import config as configs
 from vidgen import methods
 from vidgen.cli import config_flags
 from vidgen.run import train
-from vidgen.runtime import devices
 from vidgen.runtime.checkpoint import Checkpoints, arrays_sha256
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -48,43 +47,6 @@ def small_config(steps=8, save=2, sample=0):
         ema_rampup=0.5,
     )
     return config
-
-
-_BUILT, _PROGRAMS, _FIRST = {}, {}, {}
-
-
-def keep_programs(monkeypatch, kind=""):
-    """Lets runs of this process that compute the same share their compiled programs.
-
-    Runs into whose step something was patched name that as their kind.
-    """
-    build, compiled, init = methods.experiment, devices.Placement.compile, devices.Placement.init
-
-    def same(config):
-        free = {n for n in methods.free_fields(config.method) if not n.startswith("parallel")}
-        fields = configs.flatten(config).items()
-        return str(sorted((n, v) for n, v in fields if n not in free))
-
-    def kept_build(config, classes):
-        key = kind, same(config)
-        if key not in _BUILT:
-            _BUILT[key] = build(config, classes)
-        return _BUILT[key]
-
-    def kept_compile(self, step, state, batch=None):
-        if step not in _PROGRAMS:
-            _PROGRAMS[step] = compiled(self, step, state, batch)
-        return _PROGRAMS[step]
-
-    def kept_init(self, function, seed):
-        key = function, seed
-        if key not in _FIRST:
-            _FIRST[key] = init(self, function, seed)
-        return jax.tree.map(jnp.copy, _FIRST[key])
-
-    monkeypatch.setattr(methods, "experiment", kept_build)
-    monkeypatch.setattr(devices.Placement, "compile", kept_compile)
-    monkeypatch.setattr(devices.Placement, "init", kept_init)
 
 
 def trained(config, tmp_path_factory):

@@ -10,7 +10,8 @@ import json
 import jax.numpy as jnp
 import pytest
 from conftest import tiny_config
-from harness import keep_programs, lines
+from harness import lines
+from programs import keep_programs
 
 from vidgen import config as configs
 from vidgen import sampling

@@ -12,7 +12,8 @@ import sys
 import threading
 
 import pytest
-from harness import check_same_run, keep_programs, small_config
+from harness import check_same_run, small_config
+from programs import keep_programs
 
 from vidgen.errors import StorageError
 from vidgen.run import metrics_log, train

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 from conftest import unawaited
-from harness import check_same_run, keep_programs, parts, small_config, trained
+from harness import check_same_run, parts, small_config, trained
+from programs import keep_programs
 
 from vidgen import config as configs
 from vidgen import methods

@@ -11,12 +11,12 @@ from conftest import UNAWAITED
 from harness import (
     Driver,
     check_same_run,
-    keep_programs,
     lines,
     saved_parts,
     small_config,
     trained,
 )
+from programs import keep_programs
 
 from vidgen.errors import StorageError
 from vidgen.run import after_step, train

@@ -7,7 +7,8 @@ import time
 
 import numpy as np
 import pytest
-from harness import Driver, check_same_run, keep_programs, small_config
+from harness import Driver, check_same_run, small_config
+from programs import keep_programs
 
 KILLS = int(os.environ.get("FAULTS_KILLS", "200"))
 STEPS = 12

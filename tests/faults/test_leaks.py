@@ -6,7 +6,8 @@ import threading
 import time
 
 import pytest
-from harness import keep_programs, lines, small_config
+from harness import lines, small_config
+from programs import keep_programs
 
 from vidgen.data.stream import Clips
 from vidgen.run import train

@@ -10,21 +10,20 @@ from harness import (
     BATCH,
     PARTS,
     check_same_run,
-    keep_programs,
     lines,
     parts,
     saved_parts,
     small_config,
 )
+from programs import keep_programs
 
 from vidgen.data.stream import Clips
 from vidgen.errors import DivergedError, Preempted
 from vidgen.methods import gan
 from vidgen.models import layers
 from vidgen.run import train
-from vidgen.runtime import devices as parallel
-from vidgen.training import augment, averaging, nonfinite, optimizers
-from vidgen.training import losses as objectives
+from vidgen.runtime import devices
+from vidgen.training import augment, averaging, losses, nonfinite, optimizers
 
 # Where it is injected: what must be named first, as what the step computes first of it.
 PLACES = {
@@ -76,12 +75,12 @@ class Injection:
         around(gan, "step", self._unmark)
         around(augment, "apply", self._data)
         around(averaging, "mean", self._gradients)
-        around(objectives, "critic_with_penalties", self._penalties)
+        around(losses, "critic_with_penalties", self._penalties)
         around(optimizers, "optimizer", self._optimizers)
         around(optimizers, "ema_decay", self._average)
         around(layers, "resize", self._activations("generator"))
         around(layers, "space_to_depth", self._activations("discriminator"))
-        around(parallel.Placement, "compile", self._watch)
+        around(devices.Placement, "compile", self._watch)
 
     def _mark(self, take):
         def marked(clips, start, count):
@@ -214,8 +213,8 @@ def half_guarded(step):
 
     def run(state, batch, **more):
         new, metrics = step(state, batch, **more)
-        losses = jnp.stack([metrics["dis/loss"], metrics["gen/loss"]])
-        good = jnp.isfinite(losses).all()
+        both = jnp.stack([metrics["dis/loss"], metrics["gen/loss"]])
+        good = jnp.isfinite(both).all()
         old = state.replace(step=state.step + 1)
         return jax.lax.cond(good, lambda: new, lambda: old), {**metrics, "skipped": 1.0 - good}
 

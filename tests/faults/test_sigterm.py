@@ -11,13 +11,13 @@ from harness import (
     QUICK,
     check_same_run,
     flags,
-    keep_programs,
     lines,
     saved_parts,
     small_config,
     start,
     trained,
 )
+from programs import keep_programs
 
 from vidgen import sampling
 from vidgen.data.stream import Clips

@@ -472,7 +472,7 @@ def inspect(options: argparse.Namespace) -> None:
 
 def pack(options: argparse.Namespace) -> None:
     """Decodes clips into a pack, and prints its path."""
-    from vidgen.data.pack import open_store
+    from vidgen.data.pack import Pack, open_store
     from vidgen.data.settings import pack_settings
     from vidgen.run import logs
 
@@ -486,7 +486,10 @@ def pack(options: argparse.Namespace) -> None:
             workers=data.workers,
             progress=progress,
         )
-    print(getattr(store, "path", "toy clips are made as they are needed: there is nothing to pack"))
+    if isinstance(store, Pack):
+        print(store.path)
+    else:
+        print("toy clips are made as they are needed: there is nothing to pack")
 
 
 def bench(options: argparse.Namespace) -> None:
@@ -494,7 +497,7 @@ def bench(options: argparse.Namespace) -> None:
     from vidgen.tools import bench
 
     if options.against:
-        bench.figures_of(options.against)  # before anything is measured
+        bench.read_figures(options.against)  # before anything is measured
     config = _config_with_steps(options, "bench")
     figures = bench.bench(config, path=options.json, quick=options.quick)
     if options.against:

@@ -1,4 +1,4 @@
-"""The files of a folder, a zip or a tar, told alike: name below the root, stamp, how to open it.
+"""The files of a folder, a zip or a tar in one form: name below the root, stamp, how to open it.
 
 What must not be followed is refused by name: links that loop or lead out of an archive, members
 with absolute or climbing paths, and whatever is no regular file (a FIFO would block its reader for

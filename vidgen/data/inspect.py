@@ -272,7 +272,8 @@ def _of_store(path: Path, frames: int, stride: int, short: str) -> Report:
     """Reports on a pack or on the toy clips, whose frames are as training gets them."""
     span = (frames - 1) * max(stride, 1) + 1
     store = toy_source(str(path), frames=span) if is_toy(path) else Pack(path)
-    names = getattr(store, "names", None) or [f"toy {n}" for n in range(len(store))]
+    packed = isinstance(store, Pack)
+    names = store.names if packed else [f"toy {n}" for n in range(len(store))]
     shown = set(_spread(len(store), _ROWS).tolist())
     height, width = store[0].shape[1:3]
     clips = []
@@ -282,7 +283,7 @@ def _of_store(path: Path, frames: int, stride: int, short: str) -> Report:
             clip = store[n]
             pictures = centre(clip, min(clip.shape[1:3]))[_spread(length, _SHOWN)]
         label = store.classes[store.labels[n]] if store.classes else None
-        codec = "pack" if isinstance(store, Pack) else "toy"
+        codec = "pack" if packed else "toy"
         seconds = length / store.fps
         clips.append(
             ClipReport(name, label, width, height, length, store.fps, seconds, codec, (), pictures)

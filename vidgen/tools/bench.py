@@ -211,7 +211,7 @@ def _sampler(experiment, ema, store, top, seconds) -> dict[str, float]:
     return {"sampler": count / took, "sampler_frames": frames / took}
 
 
-def figures_of(path: str | pathlib.Path) -> dict[str, float]:
+def read_figures(path: str | pathlib.Path) -> dict[str, float]:
     """Reads the figures from a JSON file that `bench` wrote.
 
     Raises:
@@ -228,7 +228,7 @@ def figures_of(path: str | pathlib.Path) -> dict[str, float]:
 
 def compare(old: str | pathlib.Path, new: dict[str, float]) -> None:
     """Prints how figures have changed since those in a JSON file that `bench` wrote."""
-    before = figures_of(old)
+    before = read_figures(old)
     for name in sorted(before.keys() & new.keys()):
         print(f"{name:24s}{before[name]:14.4g}{new[name]:14.4g}{new[name] / before[name]:8.2f}x")
 

@@ -3,6 +3,7 @@
 import doctest
 import logging
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 from conftest import tiny_config
@@ -204,10 +205,17 @@ def test_only_what_was_measured_alike_is_compared(real, fake, tmp_path, capsys):
     assert main.main(["compare", str(tmp_path / "a"), str(tmp_path / "seed")]) == 2
     said = capsys.readouterr()
     assert "measured alike: seed: 0 and 1\n" in said.err and not said.out
-    plot = tmp_path / "plot.svg"
     paths = [str(tmp_path / name) for name in "ab"]
-    assert main.main(["compare", *paths, f"--plot={plot}"]) == 0
-    assert "<svg" in plot.read_text() and "precision" in plot.read_text()
+    for name in ("plot.svg", "plot.png"):
+        assert main.main(["compare", *paths, f"--plot={tmp_path / name}"]) == 0
+    drawn = (tmp_path / "plot.svg").read_text()
+    assert "<svg" in drawn and "precision" in drawn
+    picture = iio.imread(tmp_path / "plot.png", extension=".png")
+    assert picture.std() > 0
+    capsys.readouterr()
+    assert main.main(["compare", *paths, f"--plot={tmp_path / 'plot.gif'}"]) == 2
+    said = capsys.readouterr()
+    assert ".svg or .png" in said.err and not said.out and not (tmp_path / "plot.gif").exists()
 
 
 @pytest.mark.parametrize(

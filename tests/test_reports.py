@@ -116,7 +116,7 @@ def test_plots_hold_their_names_and_are_the_same_bytes_each_time():
     assert drawn == plots.distributions(values)
     texts = [element.text for element in xml.etree.ElementTree.fromstring(drawn).iter()]
     assert {"flow", "drift", "real", "generated"} <= set(texts)
-    assert "dc:date" not in drawn
+    assert b"dc:date" not in drawn
 
 
 def test_plots_leave_the_settings_of_pyplot_alone():

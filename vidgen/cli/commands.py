@@ -428,14 +428,15 @@ def compare(options: argparse.Namespace) -> None:
     from vidgen.evaluation import plots, report
     from vidgen.video import atomic
 
+    suffix = pathlib.Path(options.plot).suffix
     if options.plot:
-        plots.require()  # before anything is printed
+        plots.require(suffix)  # before anything is printed
     names, reports = report.compare([pathlib.Path(p) for p in options.reports])
     report.show_comparison(names, reports)
     if options.plot:
-        svg = plots.comparison(names, [one["figures"] for one in reports])
+        drawn = plots.comparison(names, [one["figures"] for one in reports], suffix)
         with atomic.replacing(options.plot) as temporary:
-            temporary.write_text(svg, encoding="utf-8")
+            temporary.write_bytes(drawn)
         print(options.plot, file=sys.stderr)
 
 

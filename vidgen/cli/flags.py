@@ -266,7 +266,7 @@ def _evaluate() -> Parser:
 def _compare() -> Parser:
     made = Parser("compare", "Show reports of evaluate side by side, as Markdown.")
     made.add_argument("reports", nargs="+", metavar="RUN|REPORT", help="runs, or report.json")
-    made.add_argument("--plot", metavar="FILE.svg", help="draw them, too")
+    made.add_argument("--plot", metavar="FILE", default="", help="draw them, too, as .svg or .png")
     return made
 
 

@@ -63,7 +63,7 @@ def _distributions(result: Result) -> str:
             "<p>The plots are left out, for matplotlib is not installed: "
             f"<code>{html.escape(plots.INSTALL)}</code></p>"
         )
-    svg = base64.b64encode(plots.distributions(result.distributions).encode()).decode()
+    svg = base64.b64encode(plots.distributions(result.distributions)).decode()
     return (
         "<p>Share of the clips below each value.</p>\n"
         f'<img class="plot" alt="distributions of {", ".join(result.distributions)}" '

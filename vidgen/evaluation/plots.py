@@ -1,4 +1,4 @@
-"""Plots of scores, as SVG, by matplotlib: an extra, `pip install 'vidgen[plots]'`.
+"""Plots of scores, as SVG or PNG, by matplotlib: an extra, `pip install 'vidgen[plots]'`.
 
 The same reports give the same bytes, with the same version of matplotlib.
 """
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 REAL, GENERATED = "#777777", "#dd6600"
 INSTALL = "pip install 'vidgen[plots]'"
+METADATA: dict[str, dict[str, Any]] = {".svg": {"Date": None}, ".png": {}}  # by kind of file
 _COLUMNS = 3
 _STYLE: dict[str, Any] = {
     "svg.hashsalt": "vidgen",  # ids of elements, else drawn at random
@@ -36,8 +37,18 @@ def available() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def require() -> None:
-    """Raises ConfigError where matplotlib is not installed."""
+def require(suffix: str = ".svg") -> None:
+    """Checks that plots can be drawn.
+
+    Args:
+      suffix: Of the file that is wished.
+
+    Raises:
+      ConfigError: matplotlib is not installed, or there is no such format.
+    """
+    if suffix not in METADATA:
+        said = f"plots are written as {' or '.join(METADATA)}"
+        raise ConfigError(said, f"not as {suffix or 'a file without suffix'}")
     if not available():
         raise ConfigError("plots need matplotlib, which is not installed", INSTALL)
 
@@ -56,13 +67,13 @@ def _figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _svg(figure: "Figure") -> str:
-    data = io.StringIO()
-    figure.savefig(data, format="svg", metadata={"Date": None})
+def _encode(figure: "Figure", suffix: str) -> bytes:
+    data = io.BytesIO()
+    figure.savefig(data, format=suffix[1:], metadata=METADATA[suffix], dpi=150)
     return data.getvalue()
 
 
-def comparison(names: Sequence[str], reports: Sequence[Scores]) -> str:
+def comparison(names: Sequence[str], reports: Sequence[Scores], suffix: str = ".svg") -> bytes:
     """Plots scores side by side: an axis for each score, a point and an interval for each report.
 
     A line marks the score of the real clips themselves, where there is one.
@@ -70,17 +81,18 @@ def comparison(names: Sequence[str], reports: Sequence[Scores]) -> str:
     Args:
       names: What the reports are called.
       reports: The scores of each.
+      suffix: `.svg` or `.png`.
 
     Returns:
-      An SVG.
+      What a file of that kind holds.
 
     Raises:
-      ConfigError: matplotlib is not installed.
+      ConfigError: matplotlib is not installed, or there is no such format.
     """
     shown = scores.names(reports[0])
     rows = math.ceil(len(shown) / _COLUMNS)
     height = 0.55 + 0.2 * len(names)
-    require()
+    require(suffix)
     with _style():
         figure = _figure(10, 0.3 + rows * height)
         axes = figure.subplots(rows, _COLUMNS, sharey=True, squeeze=False)
@@ -102,10 +114,10 @@ def comparison(names: Sequence[str], reports: Sequence[Scores]) -> str:
                     axis.hlines(place, score["low"], score["high"], color=GENERATED)
         for axis in axes.flat[len(shown) :]:
             axis.set_visible(False)
-        return _svg(figure)
+        return _encode(figure, suffix)
 
 
-def distributions(values: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
+def distributions(values: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> bytes:
     """Plots the share of clips below each value, of real and of generated clips.
 
     Args:
@@ -130,4 +142,4 @@ def distributions(values: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
         axes.flat[0].legend(loc="lower right", frameon=False)
         for axis in axes.flat[len(values) :]:
             axis.set_visible(False)
-        return _svg(figure)
+        return _encode(figure, ".svg")

@@ -267,7 +267,7 @@ def test_no_method_takes_a_network_of_another(role):
 
 def test_what_cannot_be_computed_again_is_named():
     config = mocogan()
-    config.devices.remat = ("discriminator",)
+    config.parallel.remat = ("discriminator",)
     with pytest.raises(ConfigError, match=r"config\.parallel\.remat names 'discriminator'"):
         methods.experiment(config, 2)
 
@@ -290,12 +290,12 @@ def test_the_generator_stays_while_the_discriminator_is_trained_alone():
 def test_statistics_of_the_whole_batch_need_it_on_one_device():
     config = mocogan()
     config.generator.norm_clips = 0
-    config.devices.mode = "mesh"
+    config.parallel.mode = "mesh"
     experiment = methods.experiment(config, 2)
     with pytest.raises(ConfigError, match="8 parts") as error:
         setup.placement(config, experiment.alone)
     assert "at most 1" in error.value.hint
-    config.devices.mode = "jit"
+    config.parallel.mode = "jit"
     assert setup.placement(config, experiment.alone).parts == 1
 
 

@@ -47,6 +47,7 @@ TINY_DISCRIMINATOR = {
     "widths": (8, 8),
     "features": 8,
 }
+TINY_HEADS = {"scales": (1, 2), "width": 8, "widest": 12, "group": 2}
 TINY_TRANSFORMER_GENERATOR = {
     "patch": 4,
     "grid": 2,

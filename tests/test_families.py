@@ -11,6 +11,7 @@ from conftest import (
     TINY_CODES_GENERATOR,
     TINY_DISCRIMINATOR,
     TINY_GENERATOR,
+    TINY_HEADS,
     TINY_TRANSFORMER_DISCRIMINATOR,
     TINY_TRANSFORMER_GENERATOR,
     tiny_config,
@@ -35,6 +36,17 @@ def gan_with_options():
     config.generator.widths = config.discriminator.widths = (8,)
     config.objective.update(spectral=True, discriminator_steps=2)
     config.optimizer.update(clip=1.0, l2=1e-4)
+    return config
+
+
+def heads():
+    """Heads of groups of clips, with penalties at every other step and wrong labels."""
+    config = tiny_config()
+    config.data.size = 8
+    config.generator.widths = (8,)
+    config.discriminator = ConfigDict({"kind": "heads", **TINY_HEADS, "scales": (1,)})
+    config.objective.penalty_interval = 2
+    config.objective.mismatch = configs.constant(0.5)
     return config
 
 
@@ -103,6 +115,7 @@ def codes():
 
 FAMILIES = {
     "gan": gan_with_options,
+    "heads": heads,
     "transformer": transformer,
     "mocogan": mocogan,
     "dcgan": dcgan,
@@ -293,10 +306,10 @@ def test_statistics_of_the_whole_batch_need_it_on_one_device():
     config.parallel.mode = "mesh"
     experiment = methods.experiment(config, 2)
     with pytest.raises(ConfigError, match="8 parts") as error:
-        setup.placement(config, experiment.alone)
+        setup.placement(config, experiment.together)
     assert "at most 1" in error.value.hint
     config.parallel.mode = "jit"
-    assert setup.placement(config, experiment.alone).parts == 1
+    assert setup.placement(config, experiment.together).parts == 1
 
 
 @pytest.mark.parametrize(

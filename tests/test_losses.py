@@ -82,12 +82,62 @@ def test_of_several_labels_the_first_is_penalized():
     def critic(v):
         return 0.5 * scales[None] * jnp.sum(v**2, axis=(1, 2, 3, 4))[:, None]
 
-    on_real, on_fake, r1, r2 = losses.critic_with_penalties(critic, video, 2 * video)
+    on_real, on_fake, r1, r2 = losses.critic_with_penalties(
+        critic, video, 2 * video, candidates=True
+    )
     squares = np.sum(np.asarray(video) ** 2, axis=(1, 2, 3, 4))
     np.testing.assert_allclose(on_real, 0.5 * squares[:, None] * scales, rtol=1e-5)
     np.testing.assert_allclose(on_fake, 2 * squares[:, None] * scales, rtol=1e-5)
     np.testing.assert_allclose(r1, scales[0] ** 2 * squares, rtol=1e-5)
     np.testing.assert_allclose(r2, 4 * scales[0] ** 2 * squares, rtol=1e-5)
+
+
+def test_clips_of_a_group_stay_together():
+    real, fake = jnp.arange(4)[:, None], 10 + jnp.arange(4)[:, None]
+    both = losses.interleave(real, fake, 2)
+    assert both[:, 0].tolist() == [0, 1, 10, 11, 2, 3, 12, 13]
+    jax.tree.map(np.testing.assert_array_equal, losses.apart(both, 2), (real, fake))
+    assert losses.interleave(real, fake)[:, 0].tolist() == [0, 10, 1, 11, 2, 12, 3, 13]
+
+
+def test_losses_are_summed_over_heads():
+    real = {"image": jnp.array(rng.normal(size=(4, 3))), "time": jnp.array(rng.normal(size=4))}
+    fake = {name: x[::-1] for name, x in real.items()}
+    found = losses.of_heads(losses.rpgan_dis, real, fake)
+    softplus = [np.log1p(np.exp(fake[n] - real[n])).mean() for n in real]
+    np.testing.assert_allclose(found, sum(softplus), rtol=1e-5)
+
+
+@pytest.mark.parametrize("estimate", ["gradients", "differences"])
+def test_penalties_of_heads_are_of_their_sum_averaged_over_frames(estimate):
+    """A linear critic's gradient is known, whatever the group of clips it sees together."""
+    shape = (2, 2, 2, 1)
+    weight = rng.normal(size=shape)
+    video, noise = (jnp.array(rng.normal(size=(4, *shape))) for _ in range(2))
+
+    def critic(video):  # of two candidates, of which the first counts
+        frames = (video * weight[None]).sum((2, 3, 4))
+        two = lambda x: jnp.stack([x, 7 * x], 1)  # noqa: E731
+        return {"image": two(frames), "time": two(3 * video.sum((1, 2, 3, 4)))}
+
+    slope = weight / 2 + 3
+    given = {"candidates": True, "group": 2}
+    if estimate == "gradients":
+        real, fake, r1, r2 = losses.critic_with_penalties(critic, video, 2 * video, **given)
+        expected = np.full(4, np.sum(slope**2))
+    else:
+        real, fake, r1, r2 = losses.critic_with_differences(
+            critic, video, 2 * video, noise, noise, 0.5, **given
+        )
+        expected = (noise * slope[None]).sum((1, 2, 3, 4)) ** 2
+    for found in (r1, r2):
+        np.testing.assert_allclose(found, expected, rtol=1e-3)
+    for found, clips in ((real, video), (fake, 2 * video)):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+            found,
+            critic(clips),
+        )
 
 
 def test_penalties_can_be_differentiated_by_the_critics_parameters():

@@ -10,6 +10,7 @@ import pytest
 from conftest import (
     TINY_DISCRIMINATOR,
     TINY_GENERATOR,
+    TINY_HEADS,
     TINY_TRANSFORMER_DISCRIMINATOR,
     TINY_TRANSFORMER_GENERATOR,
     network,
@@ -17,15 +18,20 @@ from conftest import (
 
 from vidgen import keys
 from vidgen.errors import ConfigError
-from vidgen.models import residual
+from vidgen.models import layers, residual
 
 SIZE, FRAMES, BATCH = 16, 8, 3
 
 
 GENERATORS = {"residual": TINY_GENERATOR, "transformer": TINY_TRANSFORMER_GENERATOR}
-DISCRIMINATORS = {"residual": TINY_DISCRIMINATOR, "transformer": TINY_TRANSFORMER_DISCRIMINATOR}
-PLAIN = ["residual", "residual, bfloat16", "transformer", "transformer, bfloat16"]
-ALL = [*PLAIN, "residual, no classes", "transformer, no classes"]
+DISCRIMINATORS = {
+    "residual": TINY_DISCRIMINATOR,
+    "heads": {**TINY_HEADS, "group": 1},  # tests of each clip by itself
+    "transformer": TINY_TRANSFORMER_DISCRIMINATOR,
+}
+PLAIN = ["", ", bfloat16"]
+ALL = [*PLAIN, ", no classes"]
+JUDGES = [kind + more for kind in DISCRIMINATORS for more in PLAIN]
 
 
 def build(role, arguments, name):
@@ -40,12 +46,12 @@ def build(role, arguments, name):
     )
 
 
-@pytest.fixture(params=ALL)
+@pytest.fixture(params=[kind + more for kind in GENERATORS for more in ALL])
 def generator(request):
     return build("generator", GENERATORS, request.param)
 
 
-@pytest.fixture(params=ALL)
+@pytest.fixture(params=[kind + more for kind in DISCRIMINATORS for more in ALL])
 def discriminator(request):
     return build("discriminator", DISCRIMINATORS, request.param)
 
@@ -196,9 +202,15 @@ def test_the_gradient_of_turns_is_that_of_a_window_at_the_beginning():
         np.testing.assert_array_equal(slopes, [0, 1, 2, 3])
 
 
-def judge(discriminator, params, video, label):
+def judge(discriminator, params, video, label, pick=None):
+    """Returns one logit for each clip, or for each of its labels."""
     label = label if discriminator.classes else None
-    return apply(discriminator)({"params": params}, video, label)
+    logits = apply(discriminator)({"params": params}, video, label, pick)
+    if isinstance(logits, dict):
+        assert {name.rstrip("0123456789") for name in logits} == {"image", "time"}
+        assert all(x.dtype == jnp.float32 for x in logits.values())
+        logits = sum(x.mean(-1) if "image" in name else x for name, x in logits.items())
+    return logits
 
 
 @pytest.fixture
@@ -229,7 +241,7 @@ def test_every_pixel_of_every_frame_is_seen(discriminator, judged):
     assert np.mean(np.asarray(slopes) != 0) > 0.99
 
 
-@pytest.mark.parametrize("discriminator", PLAIN, indirect=True)
+@pytest.mark.parametrize("discriminator", JUDGES, indirect=True)
 def test_a_video_is_judged_as_each_of_its_candidate_labels(discriminator, judged):
     params, video, label = judged
     both = judge(discriminator, params, video, jnp.stack([label, 1 - label], 1))
@@ -237,7 +249,7 @@ def test_a_video_is_judged_as_each_of_its_candidate_labels(discriminator, judged
     np.testing.assert_allclose(both, np.stack(alone, 1), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("discriminator", [n for n in ALL if "residual" in n], indirect=True)
+@pytest.mark.parametrize("discriminator", ["residual" + more for more in ALL], indirect=True)
 def test_what_one_frame_shows_reaches_the_logit_by_itself(discriminator, judged):
     params, video, label = judged
     flat = jax.tree.map(jnp.copy, params)
@@ -252,14 +264,54 @@ def test_what_one_frame_shows_reaches_the_logit_by_itself(discriminator, judged)
 
 def test_the_distances_of_picked_frames_matter_and_nothing_else_of_their_numbers(discriminator):
     video = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (BATCH, 4, SIZE, SIZE, 3)))
-    label = jnp.array([0, 1, 0]) if discriminator.classes else None
+    label = jnp.array([0, 1, 0])
     pick = jnp.array([[0, 1, 2, 3], [1, 4, 5, 7], [0, 5, 6, 7]])
     init = jax.jit(discriminator.init)
-    params = randomized(init(jax.random.key(0), video, label, pick)["params"])
-    seen = lambda pick: apply(discriminator)({"params": params}, video, label, pick)  # noqa: E731
+    variables = init(jax.random.key(0), video, label if discriminator.classes else None, pick)
+    params = randomized(variables["params"])
+    seen = lambda pick: judge(discriminator, params, video, label, pick)  # noqa: E731
     np.testing.assert_array_equal(seen(pick), seen(pick + 100))
     farther = pick.at[:, 3].add(4)
     assert (np.asarray(seen(pick)) != seen(farther)).all()
+
+
+def test_heads_of_a_group_see_how_much_its_clips_differ():
+    heads = network("discriminator", "heads", **TINY_HEADS, size=SIZE, classes=2)
+    rng = np.random.default_rng(0)
+    video = jnp.asarray(rng.uniform(-1, 1, (2 * heads.group, FRAMES, SIZE, SIZE, 3)))
+    label = jnp.arange(len(video)) % 2
+    params = randomized(jax.jit(heads.init)(jax.random.key(0), video, label)["params"])
+    logits = judge(heads, params, video, label)
+    others = judge(heads, params, video.at[0].set(0.0), label)
+    np.testing.assert_array_equal(logits[heads.group :], others[heads.group :])
+    assert (logits[: heads.group] != others[: heads.group]).all()
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_the_deviation_of_a_group_is_that_of_its_clips(frames):
+    rng = np.random.default_rng(0)
+    clips = rng.normal(size=(3, 2, frames, 4, 5, 6))  # three groups of two clips
+    found = layers.group_deviation(jnp.asarray(clips).reshape(-1, 4, 5, 6), 2, frames)
+    expected = clips.std(1).mean((1, 2, 3, 4))
+    np.testing.assert_allclose(found, np.repeat(expected, 2 * frames), rtol=1e-4)
+    same = jnp.broadcast_to(jnp.asarray(clips[:, :1]), clips.shape).reshape(-1, 4, 5, 6)
+    np.testing.assert_allclose(layers.group_deviation(same, 2, frames), 1e-3, rtol=1e-3)
+
+
+def test_the_deviation_has_a_gradient_where_clips_are_equal():
+    slopes = jax.grad(lambda x: layers.group_deviation(x, 2).sum())(jnp.ones((2, 4, 4, 3)))
+    assert np.isfinite(slopes).all()
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (7, 9), (4, 7), (1, 1)])
+def test_a_strided_convolution_by_products_is_xlas_own(shape):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, *shape, 3)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 5)), jnp.float32)
+    layer, bias = layers.Conv3x3(5, stride=2), jnp.arange(5.0)
+    found = layer.apply({"params": {"kernel": kernel, "bias": bias}}, x)
+    expected = layers._halved(x, kernel) + bias[None, None, None]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_order_of_frames_and_label_matter(discriminator, judged):
@@ -295,6 +347,9 @@ def test_order_of_frames_and_label_matter(discriminator, judged):
         ("discriminator", "transformer", {"heads": 5}, "divide the width"),
         ("discriminator", "transformer", {"fold": 0}, "at least 1"),
         ("discriminator", "residual", {"widths": (8, 8, 8)}, "size / patch"),
+        ("discriminator", "heads", {"scales": (4,)}, "at least 8 times"),
+        ("discriminator", "heads", {"scales": (3,)}, "multiple of each"),
+        ("discriminator", "heads", {"group": 0}, "at least 1"),
         ("discriminator", "residual", {"front": 8}, "at least 12"),
         ("discriminator", "residual", {"blocks": -1}, "at least 0"),
     ],

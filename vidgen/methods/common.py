@@ -236,7 +236,7 @@ class Experiment:
       kind: Which of them a step is, by its number.
       optimizers: By the part of the state that each updates.
       total: Steps of the whole training.
-      alone: Clips that must be computed together, or 0: where statistics are of the whole batch.
+      together: Clips that must be computed together: those whose statistics networks see.
     """
 
     generator: dict[str, Any]
@@ -245,7 +245,7 @@ class Experiment:
     kind: Callable[[int], str]
     optimizers: dict[str, optax.GradientTransformation]
     total: int
-    alone: int = 0
+    together: int = 1
 
     @property
     def step(self) -> Callable:
@@ -318,9 +318,22 @@ def check_fold(config: configs.Config, dis: Discriminator) -> None:
         )
 
 
-def alone(config: configs.Config, *networks: Network) -> int:
-    """Returns the clips whose statistics are of the whole batch; 0 where of none."""
-    return config.training.batch_size if any(one.whole_batch for one in networks) else 0
+def together(config: configs.Config, *networks: Network) -> int:
+    """Returns how many clips must be computed together: those whose statistics networks see.
+
+    Raises:
+      ConfigError: They do not divide the batch.
+    """
+    batch = config.training.batch_size
+    if any(one.whole_batch for one in networks):
+        return batch
+    clips = max(one.group for one in networks)
+    if batch % clips:
+        raise ConfigError(
+            f"config.training.batch_size is {batch}, and a network sees {clips} clips together",
+            "make it a multiple, or change config.discriminator.group",
+        )
+    return clips
 
 
 def two_optimizers(config: configs.Config) -> dict[str, optax.GradientTransformation]:

@@ -159,5 +159,5 @@ def experiment(config: configs.Config, classes: int) -> common.Experiment:
         kind=lambda at: "dis" if (at + 1) % each else "whole",
         optimizers={"gen": players.gen_tx, "dis": players.dis_tx},
         total=common.total_steps(config),
-        alone=common.alone(config, gen, dis),
+        together=common.together(config, gen, dis),
     )

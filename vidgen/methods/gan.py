@@ -16,7 +16,7 @@ Reference: Huang et al., "The GAN is dead; long live the GAN!" (R3GAN), 2024; Re
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from vidgen import keys, models
 from vidgen.config.fields import PICK, Field, constant
 from vidgen.methods import common
 from vidgen.methods.common import Batch, Made, Metrics, Players, Schedule, State
+from vidgen.models.heads import HeadsDiscriminator
 from vidgen.models.protocol import Discriminator, Generator
 from vidgen.models.residual import ResidualDiscriminator, ResidualGenerator
 from vidgen.models.transformer import TransformerDiscriminator, TransformerGenerator
@@ -35,7 +36,11 @@ from vidgen.training import augment, averaging, losses, nonfinite, spectral
 __all__ = ["State", "experiment", "init", "step"]
 
 GENERATORS = {"residual": ResidualGenerator, "transformer": TransformerGenerator}
-DISCRIMINATORS = {"residual": ResidualDiscriminator, "transformer": TransformerDiscriminator}
+DISCRIMINATORS = {
+    "residual": ResidualDiscriminator,
+    "heads": HeadsDiscriminator,
+    "transformer": TransformerDiscriminator,
+}
 LOSS = Field("rpgan", "adversarial loss", choices=tuple(losses.LOSSES))
 DISCRIMINATOR = models.fields(DISCRIMINATORS, "residual", widths=(96, 128, 192))
 FIELDS = common.fields(
@@ -70,7 +75,7 @@ FIELDS = common.fields(
 )
 
 Video = Float[Array, "batch time height width channel"]
-Critic = Callable[[Video], Float[Array, " batch *candidates"]]
+Critic = Callable[[Video], PyTree]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,15 +113,16 @@ class Judgement(NamedTuple):
     """What a discriminator says of pairs of real and generated clips.
 
     Attributes:
-      real: Logits of real clips; of K candidate labels each where wrong ones are judged.
+      real: Logits of real clips, an array or one for each head; of K candidate labels each, on the
+        second axis, where wrong ones are judged.
       fake: Logits of generated clips, likewise.
       penalty_real: Squared norms of the logits' gradients by the pixels of real clips; one zero
         for all where there are no penalties.
       penalty_fake: The same of generated clips.
     """
 
-    real: Float[Array, " batch *candidates"]
-    fake: Float[Array, " batch *candidates"]
+    real: PyTree
+    fake: PyTree
     penalty_real: Float[Array, "*batch"]
     penalty_fake: Float[Array, "*batch"]
 
@@ -126,46 +132,56 @@ def discriminator_loss(
     loss: str,
     r1: Float[ArrayLike, ""],
     r2: Float[ArrayLike, ""],
-    mismatch: Float[ArrayLike, ""],
+    mismatch: Float[ArrayLike, ""] | None,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Returns the discriminator's loss and what it is made of.
+    """Returns the discriminator's loss and what it is made of; losses are summed over its heads.
 
     Args:
-      judgement: Of clips; with logits `[B, 2]` the second is of a wrong label.
+      judgement: Of clips.
       loss: Name of a pair in `losses.LOSSES`.
       r1: Weight of the penalty on real clips.
       r2: Weight of the penalty on generated clips.
-      mismatch: Weight of real clips with a wrong label as fakes.
+      mismatch: Weight of real clips with a wrong label, the second candidate, as fakes; None where
+        there are no candidates.
     """
     of_pairs, _ = losses.LOSSES[loss]
     real, fake, *penalties = judgement
     p1, p2 = (jnp.mean(penalty) for penalty in penalties)
     total, metrics = jnp.zeros(()), {}
-    if real.ndim == 2:
-        real, wrong, fake = real[:, 0], real[:, 1], fake[:, 0]
-        metrics["dis/mismatch"] = of_pairs(real, wrong)
+    if mismatch is not None:
+        first, wrong = (lambda x: x[:, 0]), (lambda x: x[:, 1])
+        real, wrong, fake = (
+            jax.tree.map(which, logits)
+            for which, logits in ((first, real), (wrong, real), (first, fake))
+        )
+        metrics["dis/mismatch"] = losses.of_heads(of_pairs, real, wrong)
         total += mismatch * metrics["dis/mismatch"]
-    adversarial = of_pairs(real, fake)
+    adversarial = losses.of_heads(of_pairs, real, fake)
     penalty = 0.5 * (p1 * r1 + p2 * r2)
     total += adversarial + penalty
+    heads = len(jax.tree.leaves(real))
     return total, {
         **metrics,
         "dis/loss": adversarial,
         "dis/r1": p1,
         "dis/r2": p2,
         "dis/penalty": penalty,
-        "dis/real": jnp.mean(real),
-        "dis/fake": jnp.mean(fake),
-        "dis/accuracy": jnp.mean(real > fake),
+        "dis/real": losses.of_heads(jnp.mean, real) / heads,
+        "dis/fake": losses.of_heads(jnp.mean, fake) / heads,
+        "dis/accuracy": losses.of_heads(lambda r, f: jnp.mean(r > f), real, fake) / heads,
     }
 
 
-def generator_loss(
-    real: Float[Array, " batch"], fake: Float[Array, " batch"], loss: str
-) -> Float[Array, ""]:
-    """Returns the generator's loss, of the logits of real and of generated clips."""
+def generator_loss(real: PyTree, fake: PyTree, loss: str) -> Float[Array, ""]:
+    """Returns the generator's loss, of the logits of real and of generated clips.
+
+    Args:
+      real: `[B, ...]`, an array or one for each head, over which losses are summed.
+      fake: In the same shape.
+      loss: Name of a pair in `losses.LOSSES`.
+    """
     _, of_pairs = losses.LOSSES[loss]
-    return of_pairs(real, fake)
+    return losses.of_heads(of_pairs, real, fake)
 
 
 def step(
@@ -201,7 +217,10 @@ def step(
     generate = functools.partial(_generate, state.gen, key=key, gen=gen, pick=objective.pick)
     seen = functools.partial(_seen, key=key, objective=objective, now=weight(objective.augment_p))
     judged = functools.partial(_judged, dis=players.dis, vectors=vectors)
-    evaluate = functools.partial(_evaluate, key=key, sigma=objective.sigma, penalize=penalize)
+    together = {"group": players.dis.group, "candidates": mismatch is not None}
+    evaluate = functools.partial(
+        _evaluate, key=key, sigma=objective.sigma, penalize=penalize, together=together
+    )
 
     def of_discriminator(batch, kept):
         del kept
@@ -212,11 +231,12 @@ def step(
         if mismatch is not None:
             each = common.clip_keys(key, "mismatch", batch)
             label = jnp.stack([batch["label"], wrong_labels(each, batch["label"], gen.classes)], -1)
-        condition = [None if x is None else losses.interleave(x, x) for x in (label, at)]
+        twice = functools.partial(losses.interleave, group=players.dis.group)
+        condition = [None if x is None else twice(x, x) for x in (label, at)]
 
         def minimised(params):
             critic = lambda video: judged(params, video, *condition)  # noqa: E731
-            weights = weight(objective.r1), weight(objective.r2), weight(mismatch or _nothing)
+            weights = weight(objective.r1), weight(objective.r2), mismatch and weight(mismatch)
             return discriminator_loss(evaluate(critic, real, fake, batch), loss, *weights)
 
         (_, metrics), grads = jax.value_and_grad(minimised, has_aux=True)(state.dis)
@@ -244,11 +264,6 @@ def step(
     decay = weight(objective.ema_decay)
     new, norms = common.update_generator(new, grads, stats, players.gen_tx, decay)
     return new, {**dis_metrics, "gen/loss": value, **norms}
-
-
-def _nothing(step: Int[Array, ""]) -> float:
-    del step
-    return 0.0
 
 
 def _condition(
@@ -302,7 +317,7 @@ def _judged(
     *condition: Array | None,
     dis: Discriminator,
     vectors: PyTree,
-) -> Float[Array, " batch *candidates"]:
+) -> PyTree:
     """Returns the logits of clips, by normalised kernels where there are vectors."""
     if vectors is not None:
         params = spectral.normalized(params, vectors)
@@ -318,19 +333,22 @@ def _evaluate(
     key: Key[Array, ""],
     sigma: float,
     penalize: bool,
+    together: dict[str, Any],
 ) -> Judgement:
     """Judges pairs of clips: with penalties by gradients or by finite differences, or without."""
     if not penalize:
-        both = losses.apart(critic(losses.interleave(real, fake)))
+        both = losses.judged_apart(critic, real, fake, together["group"])
         return Judgement(*both, jnp.zeros(()), jnp.zeros(()))
     if not sigma:
-        return Judgement(*losses.critic_with_penalties(critic, real, fake))
+        return Judgement(*losses.critic_with_penalties(critic, real, fake, **together))
     along_real, along_fake = (
         keys.normal(common.clip_keys(key, purpose, batch), real.shape[1:])
         for purpose in ("along real", "along fake")
     )
     return Judgement(
-        *losses.critic_with_differences(critic, real, fake, along_real, along_fake, sigma)
+        *losses.critic_with_differences(
+            critic, real, fake, along_real, along_fake, sigma, **together
+        )
     )
 
 
@@ -403,4 +421,5 @@ def experiment(config: configs.Config, classes: int) -> common.Experiment:
         kind=kind,
         optimizers={"gen": players.gen_tx, "dis": players.dis_tx},
         total=common.total_steps(config),
+        together=common.together(config, gen, dis),
     )

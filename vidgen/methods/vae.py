@@ -174,7 +174,6 @@ def step(
     key = common.step_key(state)
     frames, values = batch["video"].shape[1], batch["video"][0].size
     likelihood = losses.LIKELIHOODS[reconstruction]
-    dis_loss, gen_loss = losses.LOSSES[loss]
 
     def condition(batch):
         """Returns labels and picked frames, where there are any."""
@@ -211,22 +210,13 @@ def step(
         del kept
         kept = reconstruct(batch)
         real, (fake, _) = real_clips(batch), kept[0]
-        given = [None if x is None else losses.interleave(x, x) for x in condition(batch)]
+        twice = functools.partial(losses.interleave, group=dis.group)
+        given = [None if x is None else twice(x, x) for x in condition(batch)]
 
         def judged(params):
             critic = lambda video: judge(params, video, given)  # noqa: E731
-            on_real, on_fake, p1, p2 = losses.critic_with_penalties(critic, real, fake)
-            p1, p2 = jnp.mean(p1), jnp.mean(p2)
-            value, penalty = dis_loss(on_real, on_fake), 0.5 * (r1_now * p1 + r2_now * p2)
-            return value + penalty, {
-                "dis/loss": value,
-                "dis/r1": p1,
-                "dis/r2": p2,
-                "dis/penalty": penalty,
-                "dis/real": jnp.mean(on_real),
-                "dis/fake": jnp.mean(on_fake),
-                "dis/accuracy": jnp.mean(on_real > on_fake),
-            }
+            found = losses.critic_with_penalties(critic, real, fake, group=dis.group)
+            return gan.discriminator_loss(gan.Judgement(*found), loss, r1_now, r2_now, None)
 
         (_, metrics), grads = jax.value_and_grad(judged, has_aux=True)(state.dis)
         return (grads, metrics), kept
@@ -255,7 +245,7 @@ def step(
             }
             if dis is not None:
                 on_real, on_fake = (judge(new.dis, x, condition(batch)) for x in (real, video))
-                metrics["gen/adversarial"] = gen_loss(on_real, on_fake)
+                metrics["gen/adversarial"] = gan.generator_loss(on_real, on_fake, loss)
                 total += adversarial * metrics["gen/adversarial"]
             return total, {"gen/loss": total, **metrics}
 
@@ -300,4 +290,5 @@ def experiment(config: configs.Config, classes: int) -> common.Experiment:
         kind=lambda at: "whole",
         optimizers=optimizers,
         total=common.total_steps(config),
+        together=common.together(config, gen, *([players["dis"]] if asked.adversarial else ())),
     )

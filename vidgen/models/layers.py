@@ -159,37 +159,96 @@ class Film(nn.Module):
 
 
 class Conv3x3(nn.Module):
-    """A 3x3 convolution with bias and same padding, on small maps as three matrix products.
+    """A 3x3 convolution with bias and same padding, on a CPU as matrix products where those win.
 
     Up to 8x8 the taps along a row are laid side by side, and each row of the kernel is one matrix
-    product: on two CPU cores 1.4 to 1.9 times as fast with gradients (docs/benchmarks.md).
+    product: on two CPU cores 1.4 to 1.9 times as fast with gradients (docs/benchmarks.md). With a
+    stride of 2 all nine taps are.
+
+    Attributes:
+      features: Channels of the output.
+      dtype: Type of the computation.
+      gain: Of the kernel's variance; 0 starts with zeros.
+      stride: 1, or 2 for half the side, rounded up.
     """
 
     features: int
     dtype: str = "float32"
     gain: float = 2.0
+    stride: int = 1
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "n height width channel"]
-    ) -> Float[Array, "n height width {self.features}"]:
-        """Maps `[N, H, W, C]` to `[N, H, W, features]`."""
-        n, h, w, c = x.shape
+    ) -> Float[Array, "n -(-height//{self.stride}) -(-width//{self.stride}) {self.features}"]:
+        """Maps `[N, H, W, C]` to `[N, H, W, features]`, or half of it each way."""
+        h, c = x.shape[1], x.shape[-1]
         init = _scaled(self.gain) if self.gain else nn.initializers.zeros
         kernel = self.param("kernel", init, (3, 3, c, self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
-        if h > 8:
-            numbers = ("NHWC", "HWIO", "NHWC")
-            x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
-            return x + bias[None, None, None]
-        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        taps = jnp.concatenate([x[:, :, j : j + w] for j in range(3)], -1)
-        rows = [
-            taps[:, i : i + h].reshape(-1, 3 * c) @ kernel[i].reshape(3 * c, -1) for i in range(3)
-        ]
-        x = (rows[0] + rows[1] + rows[2]).reshape(n, h, w, -1)
+        if self.stride == 2:
+            x = jax.lax.platform_dependent(x, kernel, cpu=_halved_by_taps, default=_halved)
+        elif h > 8:
+            x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=_NUMBERS)
+        else:
+            x = _by_rows(x, kernel)
         return x + bias[None, None, None]
+
+
+_NUMBERS = ("NHWC", "HWIO", "NHWC")
+
+
+def _by_rows(
+    x: Float[Array, "n height width channel"], kernel: Float[Array, "3 3 channel feature"]
+) -> Float[Array, "n height width feature"]:
+    n, h, w, c = x.shape
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    taps = jnp.concatenate([x[:, :, j : j + w] for j in range(3)], -1)
+    rows = [taps[:, i : i + h].reshape(-1, 3 * c) @ kernel[i].reshape(3 * c, -1) for i in range(3)]
+    return (rows[0] + rows[1] + rows[2]).reshape(n, h, w, -1)
+
+
+def _halved(
+    x: Float[Array, "n height width channel"], kernel: Float[Array, "3 3 channel feature"]
+) -> Float[Array, "n (height+1)//2 (width+1)//2 feature"]:
+    return jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=_NUMBERS)
+
+
+def _halved_by_taps(
+    x: Float[Array, "n height width channel"], kernel: Float[Array, "3 3 channel feature"]
+) -> Float[Array, "n (height+1)//2 (width+1)//2 feature"]:
+    _, h, w, c = x.shape
+    around = ((h % 2, 1), (w % 2, 1))  # as "SAME"
+    x = jnp.pad(x, ((0, 0), *around, (0, 0)))
+    taps = [x[:, i : i + h : 2, j : j + w : 2] for i in range(3) for j in range(3)]
+    product = jnp.concatenate(taps, -1).reshape(-1, 9 * c) @ kernel.reshape(9 * c, -1)
+    return product.reshape(*taps[0].shape[:3], -1)
+
+
+def group_deviation(
+    x: Float[Array, "n height width channel"], clips: int, frames: int = 1
+) -> Float[Array, " n"]:
+    """Returns how much the clips of a group differ from each other.
+
+    That is the standard deviation across the group, averaged over frames, places and channels.
+
+    Reference: Karras et al., "Progressive growing of GANs", 2018.
+
+    Args:
+      x: Maps of frames, those of a clip one after another, `[B * frames, H, W, C]`; every `clips`
+        clips are a group. A single clip has none and gets nearly 0.
+      clips: Clips of a group.
+      frames: Frames of each clip.
+
+    Returns:
+      The same number for all of a group, `[B * frames]`.
+    """
+    n = len(x)
+    clips = min(clips, n // frames)
+    groups = x.reshape(-1, clips, frames, *x.shape[1:])
+    each = jnp.sqrt(groups.var(1) + 1e-6).mean((1, 2, 3, 4))
+    return jnp.repeat(each, clips * frames)
 
 
 # How colours are bounded. What tanh has saturated gets no gradient back, and a generator that once

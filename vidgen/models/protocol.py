@@ -32,6 +32,7 @@ class Network(Protocol):
       classes: Number of classes; 0 for none.
       whole_batch: Whether a training step normalises by statistics of the whole batch, so that its
         clips have to be computed together.
+      group: Clips that it sees together, one after another in the batch; 1 for each apart.
     """
 
     @property
@@ -40,6 +41,8 @@ class Network(Protocol):
     def classes(self) -> int: ...
     @property
     def whole_batch(self) -> bool: ...
+    @property
+    def group(self) -> int: ...
 
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
@@ -155,8 +158,9 @@ class Discriminator(Network, Protocol):
     """Judges video: `(video, label, pick) -> logits`.
 
     Video is float `[B, T, H, W, 3]` in [-1, 1]. For labels `[B]` logits are float32 `[B]`; for
-    `[B, K]` they are `[B, K]`, of each video as each of its candidates. Of `pick`, int32 `[B, T]`,
-    it may see the distances alone.
+    `[B, K]` they are `[B, K]`, of each video as each of its candidates. One of several heads gives
+    a dictionary of an array for each, and an array may have more axes, as `[B, T]` or `[B, K, T]`.
+    Of `pick`, int32 `[B, T]`, it may see the distances alone.
 
     Attributes:
       fold: Frames that it folds together; divides the frames of a clip.
@@ -167,9 +171,10 @@ class Discriminator(Network, Protocol):
 
 
 class NetworkDefaults:
-    """What most networks have: statistics of no batch."""
+    """What most networks have: no statistics, each clip by itself."""
 
     whole_batch = False
+    group = 1
 
 
 class GeneratorDefaults(NetworkDefaults):

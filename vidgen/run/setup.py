@@ -97,12 +97,12 @@ class Setup:
         return batch
 
 
-def placement(config: configs.Config, alone: int = 0) -> devices.Placement:
+def placement(config: configs.Config, together: int = 1) -> devices.Placement:
     """Chooses where the run of a config lies, on the devices at hand.
 
     Args:
       config: The run's.
-      alone: `Experiment.alone`.
+      together: `Experiment.together`.
 
     Raises:
       ConfigError: The devices do not fit the config.
@@ -124,13 +124,21 @@ def placement(config: configs.Config, alone: int = 0) -> devices.Placement:
             f"set it to {copies}, or to 0 for all",
         )
     parts = found.mesh.size * found.parts
-    if alone and parts > 1:
+    part = config.training.batch_size // parts
+    if part % together:
         raise ConfigError(
-            f"norm_clips is 0, of the whole batch, and the batch is computed in {parts} parts",
-            "set norm_clips of generator and discriminator to at most "
-            f"{config.training.batch_size // parts}",
+            f"the batch is computed in {parts} parts of {part} clips, and networks see {together} "
+            "clips together",
+            f"set {_sees(config)} to at most {part}",
         )
     return found
+
+
+def _sees(config: configs.Config) -> str:
+    """Returns the fields that say how many clips a network sees together."""
+    roles = ("generator", "discriminator")
+    names = [f"config.{r}.{n}" for r in roles for n in ("norm_clips", "group") if n in config[r]]
+    return " and ".join(names)
 
 
 def setup(
@@ -149,7 +157,7 @@ def setup(
     """
     store, clips = artifacts.open_clips(config, show)
     experiment = methods.experiment(config, len(store.classes))
-    placed = placement(config, experiment.alone)
+    placed = placement(config, experiment.together)
     training, total = config.training, experiment.total
     every = {
         name: configs.steps(training[f"{name}_kclips"], training.batch_size)

@@ -123,7 +123,7 @@ def bench(
     kind = f"(1536 x 1536, {config.parallel.compute})"
     print(f"{'matrix product':16s}{top / 1e9:26.0f} GFLOP/s  {kind}")
 
-    placed = setup.placement(config, experiment.alone)
+    placed = setup.placement(config, experiment.together)
     batch = placed.put(_call(clips, batch_size, placed.dispatch))
     one = devices.numeric(clips.take(0, batch_size))
 

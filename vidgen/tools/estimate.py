@@ -134,7 +134,7 @@ def layout(config: configs.Config, store: Listed) -> Layout:
       ConfigError: The config cannot be built, or does not fit the devices.
     """
     experiment = methods.experiment(config, len(store.classes))
-    placed = setup.placement(config, experiment.alone)
+    placed = setup.placement(config, experiment.together)
     state = placed.abstract(jax.eval_shape(experiment.init, config.seed))
     return Layout(config, experiment, placed, state, _batch(config, store, placed))
 

@@ -5,12 +5,14 @@ scalar mean. Only losses in `PAIRED` take both for the generator; the others ign
 Likelihoods and divergences are in nats, one for each clip, `[B]`.
 """
 
+import functools
 import math
+import operator
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Float32, Shaped
+from jaxtyping import Array, ArrayLike, Float, Float32, PyTree, Shaped
 
 Loss = Callable[[Float[Array, "..."], Float[Array, "..."]], Float[Array, ""]]
 Likelihood = Callable[
@@ -21,9 +23,7 @@ Likelihood = Callable[
     ],
     Float32[Array, " batch"],
 ]
-Critic = Callable[
-    [Float[Array, "n time height width channel"]], Float[Array, " n"] | Float[Array, "n candidate"]
-]
+Critic = Callable[[Float[Array, "n time height width channel"]], PyTree]
 
 
 def rpgan_dis(real: Float[Array, "*logits"], fake: Float[Array, "*logits"]) -> Float[Array, ""]:
@@ -85,58 +85,111 @@ PAIRED = ("rpgan",)  # losses whose generator needs the logits of real clips
 
 
 def interleave(
-    real: Shaped[Array, " batch *axes"], fake: Shaped[Array, " batch *axes"]
+    real: Shaped[Array, " batch *axes"], fake: Shaped[Array, " batch *axes"], group: int = 1
 ) -> Shaped[Array, " batch*2 *axes"]:
     """Makes one batch `[2 B, ...]` of two `[B, ...]`: real, fake, real, fake, ...
 
     One after the other they would have to move between the devices that their clips lie on.
+
+    Args:
+      real: B clips.
+      fake: As many.
+      group: Clips that stay together: so many real ones, as many fakes, and so on; divides B.
     """
-    return jnp.stack([real, fake], 1).reshape(-1, *real.shape[1:])
+    axes = real.shape[1:]
+    both = [x.reshape(-1, group, *axes) for x in (real, fake)]
+    return jnp.stack(both, 1).reshape(-1, *axes)
 
 
 def apart(
-    both: Shaped[Array, " n *axes"],
+    both: Shaped[Array, " n *axes"], group: int = 1
 ) -> tuple[Shaped[Array, " n//2 *axes"], Shaped[Array, " n//2 *axes"]]:
     """Undoes `interleave`."""
-    pairs = both.reshape(-1, 2, *both.shape[1:])
-    return pairs[:, 0], pairs[:, 1]
+    axes = both.shape[1:]
+    pairs = both.reshape(-1, 2, group, *axes)
+    return pairs[:, 0].reshape(-1, *axes), pairs[:, 1].reshape(-1, *axes)
+
+
+def of_heads(loss: Callable[..., Float[Array, ""]], *logits: PyTree) -> Float[Array, ""]:
+    """Sums a loss over the heads of a discriminator; a single array of logits is one head.
+
+    Args:
+      loss: Of arrays of logits, as those of `LOSSES`.
+      *logits: What it takes: arrays, or trees of one array for each head.
+    """
+    each = jax.tree.leaves(jax.tree.map(loss, *logits))
+    return functools.reduce(operator.add, each)
+
+
+def of_clips(logits: PyTree, candidates: bool = False) -> Float32[Array, " batch"]:
+    """Returns one number for each clip: its mean logit of each head, summed over the heads.
+
+    Args:
+      logits: `[B, ...]`, an array or one for each head.
+      candidates: Whether the second axis counts labels, of which the first is taken.
+    """
+    each = [x[:, 0] if candidates else x for x in jax.tree.leaves(logits)]
+    each = [x.astype(jnp.float32).reshape(len(x), -1).mean(1) for x in each]
+    return functools.reduce(operator.add, each)
 
 
 def critic_with_penalties(
     critic: Critic,
     real: Float[Array, "batch time height width channel"],
     fake: Float[Array, "batch time height width channel"],
-) -> tuple[
-    Float[Array, " batch *candidate"],
-    Float[Array, " batch *candidate"],
-    Float32[Array, " batch"],
-    Float32[Array, " batch"],
-]:
+    *,
+    candidates: bool = False,
+    group: int = 1,
+) -> tuple[PyTree, PyTree, Float32[Array, " batch"], Float32[Array, " batch"]]:
     """Evaluates a critic and both zero-centred gradient penalties with one joint VJP.
 
     Real and fake go through the critic as one batch, and one backward pass gives the gradients of
-    both: a critic sees each clip apart, so the gradient of the sum of all logits is theirs.
+    both: a critic sees each clip apart, or a group, so the gradient of the sum of all is theirs.
 
     Args:
-      critic: Maps videos `[N, T, H, W, C]`, interleaved, to logits `[N]`, clip by clip; or to
-        `[N, K]`, of K labels for each clip, of which the first is penalized.
+      critic: Maps videos `[N, T, H, W, C]`, interleaved, to logits `[N]`, clip by clip; or to more
+        of each clip and of several heads, as `of_clips` takes them.
       real: Videos in [-1, 1] `[B, T, H, W, C]`.
       fake: Generated clips, of the same shape.
+      candidates: Whether logits are of K labels for each clip, of which the first is penalized.
+      group: Clips that the critic sees together.
 
     Returns:
-      `(real_logits, fake_logits, r1, r2)`: logits `[B]` or `[B, K]`; r1 and r2 `[B]`, the squared
-      norms of the logits' gradients by the pixels of real and of fake clips.
+      `(real_logits, fake_logits, r1, r2)`: logits as the critic gives them; r1 and r2 `[B]`, the
+      squared norms of the gradients of `of_clips` by the pixels of real and of fake clips.
 
     Reference: Mescheder et al., "Which training methods for GANs do actually converge?", 2018.
     """
-    both = interleave(real, fake)
-    logits, pullback = jax.vjp(critic, both)
-    first = jnp.ones_like(logits)
-    if logits.ndim == 2:
-        first = first.at[:, 1:].set(0)
-    (slopes,) = pullback(first)
+
+    def judged(video):
+        logits = critic(video)
+        return of_clips(logits, candidates), logits
+
+    each, pullback, logits = jax.vjp(judged, interleave(real, fake, group), has_aux=True)
+    (slopes,) = pullback(jnp.ones_like(each))
     norms = jnp.sum(slopes.astype(jnp.float32) ** 2, axis=tuple(range(1, slopes.ndim)))
-    return *apart(logits), *apart(norms)
+    return *_apart(logits, group), *apart(norms, group)
+
+
+def judged_apart(
+    critic: Critic,
+    real: Float[Array, "batch time height width channel"],
+    fake: Float[Array, "batch time height width channel"],
+    group: int = 1,
+) -> tuple[PyTree, PyTree]:
+    """Evaluates a critic of real and fake clips at once; arguments as in `critic_with_penalties`.
+
+    Returns:
+      The logits of real and of fake clips, as the critic gives them.
+    """
+    return _apart(critic(interleave(real, fake, group)), group)
+
+
+def _apart(logits: PyTree, group: int) -> tuple[PyTree, PyTree]:
+    """Does `apart` for the logits of each head."""
+    leaves, tree = jax.tree.flatten(logits)
+    real, fake = zip(*(apart(x, group) for x in leaves), strict=True)
+    return tree.unflatten(real), tree.unflatten(fake)
 
 
 def critic_with_differences(
@@ -146,12 +199,10 @@ def critic_with_differences(
     noise_real: Float[Array, "batch time height width channel"],
     noise_fake: Float[Array, "batch time height width channel"],
     sigma: Float[ArrayLike, ""],
-) -> tuple[
-    Float[Array, " batch *candidate"],
-    Float[Array, " batch *candidate"],
-    Float32[Array, " batch"],
-    Float32[Array, " batch"],
-]:
+    *,
+    candidates: bool = False,
+    group: int = 1,
+) -> tuple[PyTree, PyTree, Float32[Array, " batch"], Float32[Array, " batch"]]:
     """Evaluates a critic and estimates both gradient penalties by finite differences.
 
     The slope of a logit along noise n is squared: ((D(x + sigma n) - D(x)) / sigma)^2. Its mean
@@ -167,6 +218,8 @@ def critic_with_differences(
       noise_real: Standard normal noise in the shape of `real`, each clip's own.
       noise_fake: The same for `fake`.
       sigma: Length of the steps along the noise, above 0.
+      candidates: As for `critic_with_penalties`.
+      group: Likewise.
 
     Returns:
       `(real_logits, fake_logits, r1, r2)` as `critic_with_penalties`; r1 and r2 `[B]` are estimates
@@ -175,13 +228,12 @@ def critic_with_differences(
     Reference: Lin et al., "Diffusion adversarial post-training for one-step video generation"
       (Seaweed-APT), 2025, for the approximate penalty; there without the division by sigma^2.
     """
-    both = interleave(real, fake)
+    both = interleave(real, fake, group)
     logits = critic(both)
-    moved = critic(both + sigma * interleave(noise_real, noise_fake).astype(both.dtype))
-    rise = (moved - logits).astype(jnp.float32) / sigma
-    if rise.ndim == 2:
-        rise = rise[:, 0]
-    return *apart(logits), *apart(rise**2)
+    noise = interleave(noise_real, noise_fake, group).astype(both.dtype)
+    moved = critic(both + sigma * noise)
+    rise = (of_clips(moved, candidates) - of_clips(logits, candidates)) / sigma
+    return *_apart(logits, group), *apart(rise**2, group)
 
 
 def reparameterized(

@@ -40,11 +40,11 @@ def gan_with_options():
 
 
 def heads():
-    """Heads of groups of clips, with penalties at every other step and wrong labels."""
+    """Heads on pixels and features of groups of clips, with penalties at every other step."""
     config = tiny_config()
     config.data.size = 8
     config.generator.widths = (8,)
-    config.discriminator = ConfigDict({"kind": "heads", **TINY_HEADS, "scales": (1,)})
+    config.discriminator = ConfigDict({"kind": "heads", **TINY_HEADS, "scales": (1,), "taps": (4,)})
     config.objective.penalty_interval = 2
     config.objective.mismatch = configs.constant(0.5)
     return config

@@ -19,6 +19,7 @@ from conftest import (
 from vidgen import keys
 from vidgen.errors import ConfigError
 from vidgen.models import layers, residual
+from vidgen.models.features import efficientnet_weights
 
 SIZE, FRAMES, BATCH = 16, 8, 3
 
@@ -205,9 +206,10 @@ def test_the_gradient_of_turns_is_that_of_a_window_at_the_beginning():
 def judge(discriminator, params, video, label, pick=None):
     """Returns one logit for each clip, or for each of its labels."""
     label = label if discriminator.classes else None
-    logits = apply(discriminator)({"params": params}, video, label, pick)
+    seen = discriminator.see(None, video)
+    logits = apply(discriminator)({"params": params}, seen, label, pick)
     if isinstance(logits, dict):
-        assert {name.rstrip("0123456789") for name in logits} == {"image", "time"}
+        assert {name.partition("_")[0] for name in logits} == {"image", "time"}
         assert all(x.dtype == jnp.float32 for x in logits.values())
         logits = sum(x.mean(-1) if "image" in name else x for name, x in logits.items())
     return logits
@@ -218,7 +220,8 @@ def judged(discriminator):
     video = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (BATCH, FRAMES, SIZE, SIZE, 3)))
     label = jnp.array([0, 1, 0])
     init = jax.jit(discriminator.init)
-    variables = init(jax.random.key(0), video, label if discriminator.classes else None)
+    seen = discriminator.see(None, video)
+    variables = init(jax.random.key(0), seen, label if discriminator.classes else None)
     return randomized(variables["params"]), video, label
 
 
@@ -267,12 +270,13 @@ def test_the_distances_of_picked_frames_matter_and_nothing_else_of_their_numbers
     label = jnp.array([0, 1, 0])
     pick = jnp.array([[0, 1, 2, 3], [1, 4, 5, 7], [0, 5, 6, 7]])
     init = jax.jit(discriminator.init)
-    variables = init(jax.random.key(0), video, label if discriminator.classes else None, pick)
+    seen = discriminator.see(None, video)
+    variables = init(jax.random.key(0), seen, label if discriminator.classes else None, pick)
     params = randomized(variables["params"])
-    seen = lambda pick: judge(discriminator, params, video, label, pick)  # noqa: E731
-    np.testing.assert_array_equal(seen(pick), seen(pick + 100))
+    picked = lambda pick: judge(discriminator, params, video, label, pick)  # noqa: E731
+    np.testing.assert_array_equal(picked(pick), picked(pick + 100))
     farther = pick.at[:, 3].add(4)
-    assert (np.asarray(seen(pick)) != seen(farther)).all()
+    assert (np.asarray(picked(pick)) != picked(farther)).all()
 
 
 def test_heads_of_a_group_see_how_much_its_clips_differ():
@@ -280,11 +284,48 @@ def test_heads_of_a_group_see_how_much_its_clips_differ():
     rng = np.random.default_rng(0)
     video = jnp.asarray(rng.uniform(-1, 1, (2 * heads.group, FRAMES, SIZE, SIZE, 3)))
     label = jnp.arange(len(video)) % 2
-    params = randomized(jax.jit(heads.init)(jax.random.key(0), video, label)["params"])
+    init = jax.jit(heads.init)
+    params = randomized(init(jax.random.key(0), heads.see(None, video), label)["params"])
     logits = judge(heads, params, video, label)
     others = judge(heads, params, video.at[0].set(0.0), label)
     np.testing.assert_array_equal(logits[heads.group :], others[heads.group :])
     assert (logits[: heads.group] != others[: heads.group]).all()
+
+
+def test_heads_of_taps_see_features_and_no_parameters_of_theirs():
+    weights = efficientnet_weights.load()
+    heads = network("discriminator", "heads", **TINY_HEADS, size=SIZE, classes=2, taps=(4, 8))
+    rng = np.random.default_rng(0)
+    video, label = jnp.asarray(rng.uniform(-1, 1, (2, 3, SIZE, SIZE, 3))), jnp.arange(2)
+    seen = jax.jit(functools.partial(heads.see, weights))(video)
+    assert {name: x.shape[1:] for name, x in seen.items()} == {
+        "pixels1": (3, 16, 16, 3),
+        "pixels2": (3, 8, 8, 3),
+        "tap4": (3, 4, 4, 32),
+        "tap8": (3, 2, 2, 48),
+    }
+    for number in (0, 1):  # pixels of a clip and a frame are seen in their own maps alone
+        moved = jax.jit(functools.partial(heads.see, weights))(video.at[1, number].add(0.3))
+        for name, x in seen.items():
+            changed = (np.asarray(x) != moved[name]).any((2, 3, 4))
+            assert changed.tolist() == [[False] * 3, [n == number for n in range(3)]]
+    params = jax.jit(heads.init)(jax.random.key(0), seen, label)["params"]
+    logits = apply(heads)({"params": randomized(params)}, seen, label)
+    assert set(params) == set(logits) == {f"{k}_{n}" for k in ("image", "time") for n in seen}
+
+
+def test_a_change_of_frames_counts_as_many_times_in_time_and_not_in_images():
+    video = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 3, SIZE, SIZE, 3)))
+    more = jnp.concatenate([video[:, :1], video[:, :1] + 4 * (video[:, 1:] - video[:, :1])], 1)
+    one, four = (
+        network("discriminator", "heads", **TINY_HEADS, size=SIZE, change=c) for c in (1.0, 4.0)
+    )
+    params = randomized(jax.jit(one.init)(jax.random.key(0), one.see(None, video))["params"])
+    plain, moved = (apply(one)({"params": params}, one.see(None, v)) for v in (video, more))
+    found = apply(four)({"params": params}, four.see(None, video))
+    for name, x in found.items():
+        expected = plain[name] if name.startswith("image") else moved[name]
+        np.testing.assert_allclose(x, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("frames", [1, 3])
@@ -350,6 +391,8 @@ def test_order_of_frames_and_label_matter(discriminator, judged):
         ("discriminator", "heads", {"scales": (4,)}, "at least 8 times"),
         ("discriminator", "heads", {"scales": (3,)}, "multiple of each"),
         ("discriminator", "heads", {"group": 0}, "at least 1"),
+        ("discriminator", "heads", {"taps": (3,)}, "of 4"),
+        ("discriminator", "heads", {"taps": (32,)}, "of 4"),
         ("discriminator", "residual", {"front": 8}, "at least 12"),
         ("discriminator", "residual", {"blocks": -1}, "at least 0"),
     ],

@@ -80,12 +80,12 @@ class Made(NamedTuple):
     """Generated clips that both players see, made once.
 
     Attributes:
-      video: What the generator made.
-      pullback: From a gradient by `video` to one by the generator's parameters, in a tuple.
+      seen: What the discriminator sees of them: videos, or arrays made of them.
+      pullback: From a gradient by `seen` to one by the generator's parameters, in a tuple.
       stats: Statistics of batch normalisation that were found; empty without.
     """
 
-    video: PyTree
+    seen: PyTree
     pullback: Callable
     stats: PyTree
 

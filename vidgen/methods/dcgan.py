@@ -104,7 +104,7 @@ def step(
         made, real = generate(batch), common.to_float(batch["video"])
 
         def minimised(params):
-            on_real, on_fake = judge(params, real, batch), judge(params, made.video, batch)
+            on_real, on_fake = judge(params, real, batch), judge(params, made.seen, batch)
             value = dis_loss(on_real, on_fake)
             return value, {
                 "dis/loss": value,

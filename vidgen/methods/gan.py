@@ -27,6 +27,7 @@ from vidgen import keys, models
 from vidgen.config.fields import PICK, Field, constant
 from vidgen.methods import common
 from vidgen.methods.common import Batch, Made, Metrics, Players, Schedule, State
+from vidgen.models.features import efficientnet_weights
 from vidgen.models.heads import HeadsDiscriminator
 from vidgen.models.protocol import Discriminator, Generator
 from vidgen.models.residual import ResidualDiscriminator, ResidualGenerator
@@ -75,7 +76,7 @@ FIELDS = common.fields(
 )
 
 Video = Float[Array, "batch time height width channel"]
-Critic = Callable[[Video], PyTree]
+Critic = Callable[[PyTree], PyTree]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Judgement(NamedTuple):
       real: Logits of real clips, an array or one for each head; of K candidate labels each, on the
         second axis, where wrong ones are judged.
       fake: Logits of generated clips, likewise.
-      penalty_real: Squared norms of the logits' gradients by the pixels of real clips; one zero
+      penalty_real: Squared norms of the logits' gradients by what is seen of real clips; one zero
         for all where there are no penalties.
       penalty_fake: The same of generated clips.
     """
@@ -190,6 +191,7 @@ def step(
     *,
     players: Players,
     objective: Objective,
+    frozen: PyTree = None,
     penalize: bool = True,
     play: bool = True,
     mean: Callable = averaging.mean,
@@ -201,6 +203,7 @@ def step(
       batch: `video` uint8 `[B, T, H, W, C]`, `index` int32 `[B]`, `label` int32 `[B]`.
       players: Networks and optimizers.
       objective: What is minimised.
+      frozen: Weights of the pretrained network that the discriminator sees by; None without.
       penalize: Whether this step computes the penalties (lazy regularisation skips some).
       play: Whether this step updates the generator; otherwise the discriminator alone.
       mean: How functions of clips are averaged over the batch: `averaging.mean`, with the
@@ -214,8 +217,19 @@ def step(
     mismatch = objective.mismatch if gen.classes else None
     # A state without vectors is one without spectral normalisation.
     vectors = None if state.vectors is None else spectral.step(state.dis, state.vectors)
-    generate = functools.partial(_generate, state.gen, key=key, gen=gen, pick=objective.pick)
-    seen = functools.partial(_seen, key=key, objective=objective, now=weight(objective.augment_p))
+    augment_p = weight(objective.augment_p)
+
+    def see(video, batch, purpose):
+        each = common.clip_keys(key, purpose, batch)
+        video = augment.apply(video, each, augment_p, objective.augmentations)
+        return players.dis.see(frozen, video)
+
+    generate = functools.partial(
+        _generate, state.gen, key=key, gen=gen, pick=objective.pick, see=see
+    )
+    real_clips = lambda batch: see(  # noqa: E731
+        _real_frames(batch, key, objective.pick), batch, "augment real"
+    )
     judged = functools.partial(_judged, dis=players.dis, vectors=vectors)
     together = {"group": players.dis.group, "candidates": mismatch is not None}
     evaluate = functools.partial(
@@ -224,23 +238,20 @@ def step(
 
     def of_discriminator(batch, kept):
         del kept
-        made = generate(batch)
-        real = seen(_real_frames(batch, key, objective.pick), batch, "augment real")
-        fake = seen(made.video, batch, "augment fake")
+        made, real = generate(batch), real_clips(batch)
         label, at = _condition(batch, key, gen, objective.pick)
         if mismatch is not None:
             each = common.clip_keys(key, "mismatch", batch)
             label = jnp.stack([batch["label"], wrong_labels(each, batch["label"], gen.classes)], -1)
-        twice = functools.partial(losses.interleave, group=players.dis.group)
-        condition = [None if x is None else twice(x, x) for x in (label, at)]
+        condition = losses.interleave((label, at), (label, at), players.dis.group)
 
         def minimised(params):
-            critic = lambda video: judged(params, video, *condition)  # noqa: E731
+            critic = lambda seen: judged(params, seen, *condition)  # noqa: E731
             weights = weight(objective.r1), weight(objective.r2), mismatch and weight(mismatch)
-            return discriminator_loss(evaluate(critic, real, fake, batch), loss, *weights)
+            return discriminator_loss(evaluate(critic, real, made.seen, batch), loss, *weights)
 
         (_, metrics), grads = jax.value_and_grad(minimised, has_aux=True)(state.dis)
-        return (grads, metrics, made.stats), made
+        return (grads, metrics, made.stats), (made, real)
 
     (grads, dis_metrics, stats), kept = mean(of_discriminator, batch)
     new, norms = common.update_discriminator(state, grads, players.dis_tx)
@@ -249,16 +260,13 @@ def step(
         return new, dis_metrics
 
     def of_generator(batch, kept):
-        fake, pullback, _ = kept or generate(batch)
-        real = seen(_real_frames(batch, key, objective.pick), batch, "augment real")
+        made, real = kept or (generate(batch), real_clips(batch))
         condition = _condition(batch, key, gen, objective.pick)
-        critic = lambda video: judged(new.dis, video, *condition)  # noqa: E731
+        critic = lambda seen: judged(new.dis, seen, *condition)  # noqa: E731
         value, slopes = jax.value_and_grad(
-            lambda video: generator_loss(
-                critic(real), critic(seen(video, batch, "augment gen")), loss
-            )
-        )(fake)
-        return (value, *pullback(slopes)), None
+            lambda fake: generator_loss(critic(real), critic(fake), loss)
+        )(made.seen)
+        return (value, *made.pullback(slopes)), None
 
     (value, grads), _ = mean(of_generator, batch, kept)
     decay = weight(objective.ema_decay)
@@ -276,9 +284,15 @@ def _condition(
 
 
 def _generate(
-    params: PyTree, batch: Batch, *, key: Key[Array, ""], gen: Generator, pick: int
+    params: PyTree,
+    batch: Batch,
+    *,
+    key: Key[Array, ""],
+    gen: Generator,
+    pick: int,
+    see: Callable[[Video, Batch, str], PyTree],
 ) -> Made:
-    """Makes the clips that both players see."""
+    """Makes clips, and what both players see of them."""
     frames = batch["video"].shape[1]
     noise = common.draw(keys.named(key, "noise"), batch["index"], gen=gen, frames=frames)
     condition = _condition(batch, key, gen, pick)
@@ -286,7 +300,7 @@ def _generate(
     def run(params):
         given = (*noise, *condition)
         video, found = gen.apply({"params": params}, *given, frames=frames, mutable="stats")
-        return video, found.get("stats", {})
+        return see(video, batch, "augment fake"), found.get("stats", {})
 
     return Made(*jax.vjp(run, params, has_aux=True))
 
@@ -298,22 +312,9 @@ def _real_frames(batch: Batch, key: Key[Array, ""], pick: int) -> Video:
     return common.to_float(common.take_frames(batch["video"], at))
 
 
-def _seen(
-    video: Video,
-    batch: Batch,
-    purpose: str,
-    *,
-    key: Key[Array, ""],
-    objective: Objective,
-    now: Float[Array, ""] | float,
-) -> Video:
-    """Augments clips as the discriminator sees them."""
-    return augment.apply(video, common.clip_keys(key, purpose, batch), now, objective.augmentations)
-
-
 def _judged(
     params: PyTree,
-    video: Video,
+    seen: PyTree,
     *condition: Array | None,
     dis: Discriminator,
     vectors: PyTree,
@@ -321,13 +322,13 @@ def _judged(
     """Returns the logits of clips, by normalised kernels where there are vectors."""
     if vectors is not None:
         params = spectral.normalized(params, vectors)
-    return dis.apply({"params": params}, video, *condition)
+    return dis.apply({"params": params}, seen, *condition)
 
 
 def _evaluate(
     critic: Critic,
-    real: Video,
-    fake: Video,
+    real: PyTree,
+    fake: PyTree,
     batch: Batch,
     *,
     key: Key[Array, ""],
@@ -342,7 +343,7 @@ def _evaluate(
     if not sigma:
         return Judgement(*losses.critic_with_penalties(critic, real, fake, **together))
     along_real, along_fake = (
-        keys.normal(common.clip_keys(key, purpose, batch), real.shape[1:])
+        _noise_like(real, common.clip_keys(key, purpose, batch))
         for purpose in ("along real", "along fake")
     )
     return Judgement(
@@ -350,6 +351,15 @@ def _evaluate(
             critic, real, fake, along_real, along_fake, sigma, **together
         )
     )
+
+
+def _noise_like(seen: PyTree, each: Key[Array, " batch"]) -> PyTree:
+    """Draws standard normal noise in the shapes of what is seen of clips, by their keys."""
+    leaves, tree = jax.tree.flatten(seen)
+    if len(leaves) == 1:
+        return tree.unflatten([keys.normal(each, leaves[0].shape[1:])])
+    split = jax.vmap(functools.partial(jax.random.split, num=len(leaves)), out_axes=1)(each)
+    return tree.unflatten([keys.normal(k, x.shape[1:]) for k, x in zip(split, leaves, strict=True)])
 
 
 def wrong_labels(
@@ -361,13 +371,20 @@ def wrong_labels(
 
 
 def init(
-    seed: common.Seed, *, players: Players, frames: int, pick: int = 0, normalize: bool = False
+    seed: common.Seed,
+    *,
+    players: Players,
+    frozen: PyTree = None,
+    frames: int,
+    pick: int = 0,
+    normalize: bool = False,
 ) -> State:
     """Makes the state of step 0: a pure function of the seed and the networks.
 
     Args:
       seed: The run's.
       players: Networks and optimizers.
+      frozen: As for `step`.
       frames: Length of a window.
       pick: Frames of it that the discriminator sees; 0 for all.
       normalize: Whether it has the vectors of spectral normalisation.
@@ -377,9 +394,24 @@ def init(
     label = jnp.zeros((1,), jnp.int32) if players.gen.classes else None
     video = jnp.zeros((1, pick or frames, players.gen.size, players.gen.size, 3))
     condition = (label, jnp.arange(pick)[None]) if pick else (label,)
-    params = dis.init(keys.named(key, "dis"), video, *condition)["params"]
+    params = dis.init(keys.named(key, "dis"), example(dis, frozen, video), *condition)["params"]
     vectors = spectral.init(keys.named(key, "vectors"), params) if normalize else None
     return common.init_players(key, gen, params, players, vectors)
+
+
+def example(dis: Discriminator, frozen: PyTree, video: Video) -> PyTree:
+    """Returns zeros in the shapes of what a discriminator sees of a video."""
+    seen = jax.eval_shape(functools.partial(dis.see, frozen), video)
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), seen)
+
+
+def pretrained(dis: Discriminator) -> PyTree:
+    """Returns the frozen weights that a discriminator sees by; None where it needs none.
+
+    Raises:
+      DataError: They are not installed, or others.
+    """
+    return efficientnet_weights.load() if dis.pretrained else None
 
 
 def experiment(config: configs.Config, classes: int) -> common.Experiment:
@@ -387,7 +419,7 @@ def experiment(config: configs.Config, classes: int) -> common.Experiment:
     arguments, gen = common.build_network("generator", GENERATORS, config, classes)
     _, dis = common.build_network("discriminator", DISCRIMINATORS, config, classes)
     common.check_fold(config, dis)
-    players = Players(gen, dis, **common.two_optimizers(config))
+    players, frozen = Players(gen, dis, **common.two_optimizers(config)), pretrained(dis)
     data, asked = config.data, config.objective
     schedule = functools.partial(common.schedule, config)
     interval, each = asked.penalty_interval, asked.discriminator_steps
@@ -402,7 +434,7 @@ def experiment(config: configs.Config, classes: int) -> common.Experiment:
         pick=data.pick,
         sigma=asked.penalty_sigma,
     )
-    bound = functools.partial(step, players=players, objective=objective)
+    bound = functools.partial(step, players=players, objective=objective, frozen=frozen)
     kinds = {
         name: {"penalize": "bare" not in name, "play": "dis" not in name}
         for name in ("whole", "bare", "dis", "bare dis")
@@ -415,7 +447,12 @@ def experiment(config: configs.Config, classes: int) -> common.Experiment:
     return common.Experiment(
         generator=arguments,
         init=functools.partial(
-            init, players=players, frames=data.frames, pick=data.pick, normalize=asked.spectral
+            init,
+            players=players,
+            frozen=frozen,
+            frames=data.frames,
+            pick=data.pick,
+            normalize=asked.spectral,
         ),
         steps={n: nonfinite.guarded(functools.partial(bound, **how)) for n, how in kinds.items()},
         kind=kind,

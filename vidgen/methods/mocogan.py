@@ -174,7 +174,7 @@ def step(
         made = generate(batch)
 
         def loss(params):
-            seen = jax.tree.map(lambda *x: jnp.concatenate(x), real(batch), made.video)
+            seen = jax.tree.map(lambda *x: jnp.concatenate(x), real(batch), made.seen)
             on_real, on_fake = judge(params, seen, batch, "real", "fake")
             (of_real, real_video, real_kind), (of_fake, fake_video, _) = on_real, on_fake
             metrics = {

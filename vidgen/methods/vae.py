@@ -98,6 +98,7 @@ def init(
     gen_tx: optax.GradientTransformation,
     dis: Any = None,
     dis_tx: Any = None,
+    frozen: PyTree = None,
     frames: int,
     pick: int = 0,
 ) -> State:
@@ -108,7 +109,8 @@ def init(
         label = jnp.zeros((1,), jnp.int32) if gen.classes else None
         video = jnp.zeros((1, pick or frames, gen.size, gen.size, 3))
         picked = jnp.arange(pick)[None] if pick else None
-        judge = dis.init(keys.named(key, "dis"), video, label, picked)["params"]
+        seen = gan.example(dis, frozen, video)
+        judge = dis.init(keys.named(key, "dis"), seen, label, picked)["params"]
     return State(
         step=jnp.zeros((), jnp.int32),
         key=jax.random.key_data(key),
@@ -132,6 +134,7 @@ def step(
     ema_decay: Schedule,
     dis: Any = None,
     dis_tx: Any = None,
+    frozen: PyTree = None,
     adversarial: float = 0.0,
     loss: str = "non_saturating",
     r1: Schedule | None = None,
@@ -157,6 +160,7 @@ def step(
       ema_decay: Share of the average that stays in one step, by step.
       dis: Discriminator of reconstructions; None for none.
       dis_tx: Optimizer of the discriminator.
+      frozen: Weights of the pretrained network that the discriminator sees by; None without.
       adversarial: Weight of the loss by the discriminator beside the bound a value.
       loss: Name of a pair in `losses.LOSSES`.
       r1: Weight of the gradient penalty on real clips, by step.
@@ -203,18 +207,20 @@ def step(
 
         return jax.vjp(run, state.gen)
 
-    def judge(params, video, condition):
-        return dis.apply({"params": params}, video, *condition)
+    def judge(params, seen, condition):
+        return dis.apply({"params": params}, seen, *condition)
+
+    def see(video):
+        return dis.see(frozen, video)
 
     def of_discriminator(batch, kept):
         del kept
         kept = reconstruct(batch)
-        real, (fake, _) = real_clips(batch), kept[0]
-        twice = functools.partial(losses.interleave, group=dis.group)
-        given = [None if x is None else twice(x, x) for x in condition(batch)]
+        real, fake = see(real_clips(batch)), see(kept[0][0])
+        given = losses.interleave(condition(batch), condition(batch), dis.group)
 
         def judged(params):
-            critic = lambda video: judge(params, video, given)  # noqa: E731
+            critic = lambda seen: judge(params, seen, given)  # noqa: E731
             found = losses.critic_with_penalties(critic, real, fake, group=dis.group)
             return gan.discriminator_loss(gan.Judgement(*found), loss, r1_now, r2_now, None)
 
@@ -244,7 +250,7 @@ def step(
                 "gen/error": jnp.mean((video - real) ** 2),
             }
             if dis is not None:
-                on_real, on_fake = (judge(new.dis, x, condition(batch)) for x in (real, video))
+                on_real, on_fake = (judge(new.dis, see(x), condition(batch)) for x in (real, video))
                 metrics["gen/adversarial"] = gan.generator_loss(on_real, on_fake, loss)
                 total += adversarial * metrics["gen/adversarial"]
             return total, {"gen/loss": total, **metrics}
@@ -270,7 +276,7 @@ def experiment(config: configs.Config, classes: int) -> common.Experiment:
         _, dis = common.build_network("discriminator", DISCRIMINATORS, config, classes)
         common.check_fold(config, dis)
         optimizers["dis"] = common.two_optimizers(config)["dis_tx"]
-        players |= {"dis": dis, "dis_tx": optimizers["dis"]}
+        players |= {"dis": dis, "dis_tx": optimizers["dis"], "frozen": gan.pretrained(dis)}
         judge = {name: schedule(asked[name]) for name in ("r1", "r2")}
         judge |= {"adversarial": asked.adversarial, "loss": asked.loss}
     bound = functools.partial(

@@ -2,17 +2,20 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Float, Float32, Int, PyTree
 
 from vidgen.errors import ConfigError
 from vidgen.models import layers, protocol
+from vidgen.models.features import efficientnet
 
 
-class HeadsDiscriminator(protocol.NetworkDefaults, nn.Module):
+class HeadsDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
     """Judges what frames show and how they change, by small networks of their own.
 
-    For each scale of the pixels an image head judges each frame by itself, and a temporal head all
-    frames side by side in channels, with the gaps between them. A head is 3x3 convolutions of
+    Its inputs are the pixels at some scales, and features of a frozen network that was trained to
+    tell things in photographs from each other (`taps`). For each, an image head judges each frame
+    by itself, and a temporal head all frames side by side in channels, with the gaps between them.
+    A head is 3x3 convolutions of
     stride 2 down to 4x4, one more 3x3, and a logit averaged over places; the class enters by
     projection. Before the last convolution a channel says how much the clips of a group differ, so
     that a generator that makes few figures is found out. There is no normalisation: with it, the
@@ -29,9 +32,14 @@ class HeadsDiscriminator(protocol.NetworkDefaults, nn.Module):
     Attributes:
       size: Side of the frames in pixels.
       classes: Number of classes; 0 for none.
-      scales: The heads see means over squares of so many pixels: two heads each.
-      width: Channels of a head's first layer; each further one has twice as many.
+      scales: Heads see means over squares of so many pixels: two heads each.
+      taps: Heads see features of EfficientNet-Lite0 at so many pixels a place, of 4, 8, 16, 32: two
+        heads each. For natural footage, not for drawings; it needs `vidgen[features]`.
+      width: Channels of the first layer of heads on pixels; each further one has twice as many.
+      tap_width: Channels of the first layer of heads on features.
       widest: Channels that no layer exceeds.
+      change: Temporal heads see the first frame, and so many times the differences of the others
+        from it: what moves is small beside what stays.
       group: Clips whose deviation is seen, which are computed together; 1 for none.
       remat: Compute the features of heads again in the backward pass instead of keeping them.
       dtype: Type of the computation; parameters are float32.
@@ -40,8 +48,11 @@ class HeadsDiscriminator(protocol.NetworkDefaults, nn.Module):
     size: int
     classes: int = 0
     scales: tuple[int, ...] = (2,)
+    taps: tuple[int, ...] = ()
     width: int = 64
+    tap_width: int = 64
     widest: int = 128
+    change: float = 1.0
     group: int = 4
     remat: bool = False
     dtype: str = "float32"
@@ -51,57 +62,87 @@ class HeadsDiscriminator(protocol.NetworkDefaults, nn.Module):
         """Any number of frames will do."""
         return 1
 
+    @property
+    def pretrained(self) -> bool:
+        """Whether there are taps."""
+        return bool(self.taps)
+
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
+        for tap in self.taps:
+            if tap not in efficientnet.TAPS or self.size < 2 * tap:
+                fits = [str(t) for t in efficientnet.TAPS if self.size >= 2 * t]
+                raise ConfigError(
+                    f"config.discriminator.taps has {tap}, and config.data.size is {self.size}",
+                    f"of {', '.join(fits)}" if fits else "heads on pixels alone",
+                )
         for scale in self.scales:
             if self.size % scale or self.size // scale < 8:
                 raise ConfigError(
                     f"config.discriminator.scales has {scale}, and config.data.size is {self.size}",
                     "the size must be a multiple of each, and at least 8 times as large",
                 )
-        for name in ("width", "widest", "group"):
+        for name in ("width", "tap_width", "widest", "group"):
             if not getattr(self, name):
                 raise ConfigError(f"config.discriminator.{name} is 0", "at least 1")
+
+    def see(
+        self, frozen: PyTree, video: Float[Array, "batch time height width channel"]
+    ) -> dict[str, Float[Array, "batch time rows columns feature"]]:
+        """Returns what heads see of a video: maps by name.
+
+        Args:
+          frozen: From `efficientnet_weights.load`, where there are taps.
+          video: In [-1, 1], `[B, T, H, W, 3]`.
+        """
+        b, t, h, w, c = video.shape
+        video, maps = video.astype(self.dtype), {}
+        for scale in self.scales:
+            squares = video.reshape(b, t, h // scale, scale, w // scale, scale, c)
+            # A factor of the scale keeps the norm of the gradient that of the pixels.
+            maps[f"pixels{scale}"] = squares.mean((3, 5)) * scale
+        if self.taps:
+            found = efficientnet.mixed(frozen, video.reshape(b * t, h, w, c), self.taps)
+            maps |= {f"tap{n}": x.reshape(b, t, *x.shape[1:]) for n, x in found.items()}
+        return maps
 
     @nn.compact
     def __call__(
         self,
-        video: Float[Array, "batch time height width channel"],
+        maps: dict[str, Float[Array, "batch time rows columns feature"]],
         label: Int[Array, " batch *candidate"] | None = None,
         pick: Int[Array, "batch time"] | None = None,
     ) -> dict[str, Float32[Array, " batch *candidate_and_time"]]:
         """Judges videos.
 
         Args:
-          video: In [-1, 1], `[B, T, H, W, C]`; B is a multiple of `group`, unless 1.
+          maps: From `see`; B is a multiple of `group`, unless 1.
           label: Classes, int32 `[B]`, where there are classes; or `[B, K]`: K candidates each.
           pick: Numbers of the frames in the clip, rising, int32 `[B, T]`, where frames of a longer
             window were picked. Only their distances are seen.
 
         Returns:
-          Logits float32 of each head: `image...` `[B, T]`, `time...` `[B]`; or `[B, K, T]` and
+          Logits float32 of each head: `image ...` `[B, T]`, `time ...` `[B]`; or `[B, K, T]` and
           `[B, K]`, of the video as each of the candidates.
         """
-        b, t, h, w, c = video.shape
         head = nn.remat(_Head) if self.remat else _Head
         logits = {}
-        for scale in self.scales:
+        for name, x in maps.items():
+            b, t, h, w, c = x.shape
+            width = self.width if name.startswith("pixels") else self.tap_width
             about = {"classes": self.classes, "dtype": self.dtype}
-            about |= {"width": self.width, "widest": self.widest, "group": self.group}
-            side = h // scale
-            # A factor of the scale keeps the gradient's norm that of the pixels.
-            maps = video.reshape(b, t, side, scale, w // scale, scale, c).mean((3, 5)) * scale
+            about |= {"width": width, "widest": self.widest, "group": self.group}
             each = None if label is None else jnp.repeat(label, t, 0)
-            images = maps.reshape(b * t, side, -1, c)
-            one = head(**about, frames=t, name=f"image{scale}")(images, each, None)
-            logits[f"image{scale}"] = jnp.moveaxis(one.reshape(b, t, *one.shape[1:]), 1, -1)
-            beside = maps.transpose(0, 2, 3, 1, 4).reshape(b, side, -1, t * c)
+            one = head(**about, frames=t, name=f"image_{name}")
+            found = one(x.reshape(b * t, h, w, c), each, None)
+            logits[f"image_{name}"] = jnp.moveaxis(found.reshape(b, t, *found.shape[1:]), 1, -1)
             if pick is None:
                 pick = jnp.broadcast_to(jnp.arange(t), (b, t))
             gaps = jnp.log1p((pick - pick[:, :1]).astype(self.dtype))
-            logits[f"time{scale}"] = head(**about, frames=1, name=f"time{scale}")(
-                beside, label, gaps
-            )
+            one = head(**about, frames=1, name=f"time_{name}")
+            x = jnp.concatenate([x[:, :1], self.change * (x[:, 1:] - x[:, :1])], 1)
+            beside = x.transpose(0, 2, 3, 1, 4).reshape(b, h, w, t * c)
+            logits[f"time_{name}"] = one(beside, label, gaps)
         return logits
 
 
@@ -123,18 +164,23 @@ class _Head(nn.Module):
         gaps: Float[Array, "n time"] | None,
     ) -> Float32[Array, " n *candidate"]:
         """Maps `[N, H, W, C]` to logits `[N]`, or `[N, K]` of K candidate labels."""
-        act = layers.leaky_relu
-        x, width, first = x.astype(self.dtype), self.width, True
+        act, width = layers.leaky_relu, self.width
+        x, known = x.astype(self.dtype), None
+        if gaps is not None:
+            known = act(layers.dense(64, self.dtype, "gaps")(gaps))
         while max(x.shape[1:3]) > 4:
             name = f"down{max(x.shape[1:3])}"
             x = layers.Conv3x3(width, self.dtype, stride=2, name=name)(x)
-            if first and gaps is not None:
-                known = act(layers.dense(64, self.dtype, "gaps")(gaps))
-                x = layers.Film(self.dtype, name="pick")(x, known)
-            x, width, first = act(x), min(2 * width, self.widest), False
+            x, known = self._with_gaps(x, known), None
+            x, width = act(x), min(2 * width, self.widest)
         if self.group > 1:
             spread = layers.group_deviation(x, self.group, self.frames)
             spread = jnp.broadcast_to(spread[:, None, None, None], (*x.shape[:3], 1))
             x = jnp.concatenate([x, spread], -1)
-        x = act(layers.Conv3x3(width, self.dtype, name="last")(x))
+        x = layers.Conv3x3(width, self.dtype, name="last")(x)
+        x = act(self._with_gaps(x, known))
         return layers.projection_logits(x.mean((1, 2)), label, self.classes)
+
+    def _with_gaps(self, x: Array, known: Array | None) -> Array:
+        """Modulates the maps of the first layer."""
+        return x if known is None else layers.Film(self.dtype, name="pick")(x, known)

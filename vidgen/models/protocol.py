@@ -155,17 +155,27 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class Discriminator(Network, Protocol):
-    """Judges video: `(video, label, pick) -> logits`.
+    """Judges video by what it sees of it: `(seen, label, pick) -> logits`.
 
-    Video is float `[B, T, H, W, 3]` in [-1, 1]. For labels `[B]` logits are float32 `[B]`; for
-    `[B, K]` they are `[B, K]`, of each video as each of its candidates. One of several heads gives
-    a dictionary of an array for each, and an array may have more axes, as `[B, T]` or `[B, K, T]`.
-    Of `pick`, int32 `[B, T]`, it may see the distances alone.
+    `see(frozen, video)` returns that: the video itself, float `[B, T, H, W, 3]` in [-1, 1], or a
+    dictionary of arrays `[B, T, ...]`. `frozen` are the weights of a pretrained network, which no
+    training changes, or None. Penalties are on gradients by what is seen.
+
+    For labels `[B]` logits are float32 `[B]`; for `[B, K]` they are `[B, K]`, of each video as each
+    of its candidates. One of several heads gives a dictionary of an array for each, and an array
+    may have more axes, as `[B, T]` or `[B, K, T]`. Of `pick`, int32 `[B, T]`, it may see the
+    distances alone.
 
     Attributes:
       fold: Frames that it folds together; divides the frames of a clip.
+      pretrained: Whether `see` needs the weights of `features.efficientnet_weights`.
     """
 
+    def see(
+        self, frozen: PyTree, video: Float[Array, "batch time height width channel"]
+    ) -> PyTree: ...
+    @property
+    def pretrained(self) -> bool: ...
     @property
     def fold(self) -> int: ...
 
@@ -175,6 +185,17 @@ class NetworkDefaults:
 
     whole_batch = False
     group = 1
+
+
+class DiscriminatorDefaults(NetworkDefaults):
+    """What most discriminators see: the video itself."""
+
+    pretrained = False
+
+    def see(self, frozen: PyTree, video: PyTree) -> PyTree:
+        """Returns the video."""
+        del frozen
+        return video
 
 
 class GeneratorDefaults(NetworkDefaults):

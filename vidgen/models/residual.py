@@ -216,7 +216,7 @@ def _turns(
     return exact + (rate - jax.lax.stop_gradient(rate))[:, None] * within
 
 
-class ResidualDiscriminator(protocol.NetworkDefaults, nn.Module):
+class ResidualDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
     """Judges a window of video: frames first, then all frames of a group together.
 
     A narrow front sees each frame finely. Its features are folded down to the resolution of the

@@ -199,7 +199,7 @@ class TransformerGenerator(protocol.GeneratorDefaults, nn.Module):
         return layers.mix_palette(act(x), content, self.palette, self.dtype)
 
 
-class TransformerDiscriminator(protocol.NetworkDefaults, nn.Module):
+class TransformerDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
     """Judges a window of video by attention among the patches of a frame, and among frames.
 
     A stem of convolutions sees the pixels of each frame finely, across the borders of patches, and

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Float32, PyTree, Shaped
+from jaxtyping import Array, ArrayLike, Float, Float32, PyTree
 
 Loss = Callable[[Float[Array, "..."], Float[Array, "..."]], Float[Array, ""]]
 Likelihood = Callable[
@@ -23,7 +23,7 @@ Likelihood = Callable[
     ],
     Float32[Array, " batch"],
 ]
-Critic = Callable[[Float[Array, "n time height width channel"]], PyTree]
+Critic = Callable[[PyTree], PyTree]
 
 
 def rpgan_dis(real: Float[Array, "*logits"], fake: Float[Array, "*logits"]) -> Float[Array, ""]:
@@ -84,30 +84,29 @@ LOSSES: dict[str, tuple[Loss, Loss]] = {
 PAIRED = ("rpgan",)  # losses whose generator needs the logits of real clips
 
 
-def interleave(
-    real: Shaped[Array, " batch *axes"], fake: Shaped[Array, " batch *axes"], group: int = 1
-) -> Shaped[Array, " batch*2 *axes"]:
+def interleave(real: PyTree, fake: PyTree, group: int = 1) -> PyTree:
     """Makes one batch `[2 B, ...]` of two `[B, ...]`: real, fake, real, fake, ...
 
     One after the other they would have to move between the devices that their clips lie on.
 
     Args:
-      real: B clips.
-      fake: As many.
+      real: Of B clips, an array or a tree of arrays.
+      fake: Of as many, likewise.
       group: Clips that stay together: so many real ones, as many fakes, and so on; divides B.
     """
-    axes = real.shape[1:]
-    both = [x.reshape(-1, group, *axes) for x in (real, fake)]
-    return jnp.stack(both, 1).reshape(-1, *axes)
+
+    def one(*both):
+        axes = both[0].shape[1:]
+        return jnp.stack([x.reshape(-1, group, *axes) for x in both], 1).reshape(-1, *axes)
+
+    return jax.tree.map(one, real, fake)
 
 
-def apart(
-    both: Shaped[Array, " n *axes"], group: int = 1
-) -> tuple[Shaped[Array, " n//2 *axes"], Shaped[Array, " n//2 *axes"]]:
+def apart(both: PyTree, group: int = 1) -> tuple[PyTree, PyTree]:
     """Undoes `interleave`."""
-    axes = both.shape[1:]
-    pairs = both.reshape(-1, 2, group, *axes)
-    return pairs[:, 0].reshape(-1, *axes), pairs[:, 1].reshape(-1, *axes)
+    at = lambda n, x: x.reshape(-1, 2, group, *x.shape[1:])[:, n].reshape(-1, *x.shape[1:])  # noqa: E731
+    real, fake = (jax.tree.map(functools.partial(at, n), both) for n in (0, 1))
+    return real, fake
 
 
 def of_heads(loss: Callable[..., Float[Array, ""]], *logits: PyTree) -> Float[Array, ""]:
@@ -135,8 +134,8 @@ def of_clips(logits: PyTree, candidates: bool = False) -> Float32[Array, " batch
 
 def critic_with_penalties(
     critic: Critic,
-    real: Float[Array, "batch time height width channel"],
-    fake: Float[Array, "batch time height width channel"],
+    real: PyTree,
+    fake: PyTree,
     *,
     candidates: bool = False,
     group: int = 1,
@@ -147,57 +146,50 @@ def critic_with_penalties(
     both: a critic sees each clip apart, or a group, so the gradient of the sum of all is theirs.
 
     Args:
-      critic: Maps videos `[N, T, H, W, C]`, interleaved, to logits `[N]`, clip by clip; or to more
+      critic: Maps what it sees of clips, interleaved, to logits `[N]`, clip by clip; or to more
         of each clip and of several heads, as `of_clips` takes them.
-      real: Videos in [-1, 1] `[B, T, H, W, C]`.
-      fake: Generated clips, of the same shape.
+      real: What it sees of real ones: videos in [-1, 1] `[B, T, H, W, C]`, or a tree of `[B, ...]`.
+      fake: The same of generated ones, in the same shapes.
       candidates: Whether logits are of K labels for each clip, of which the first is penalized.
       group: Clips that the critic sees together.
 
     Returns:
       `(real_logits, fake_logits, r1, r2)`: logits as the critic gives them; r1 and r2 `[B]`, the
-      squared norms of the gradients of `of_clips` by the pixels of real and of fake clips.
+      squared norms of the gradients of `of_clips` by what is seen of real and of fake clips.
 
     Reference: Mescheder et al., "Which training methods for GANs do actually converge?", 2018.
     """
 
-    def judged(video):
-        logits = critic(video)
+    def judged(seen):
+        logits = critic(seen)
         return of_clips(logits, candidates), logits
 
     each, pullback, logits = jax.vjp(judged, interleave(real, fake, group), has_aux=True)
     (slopes,) = pullback(jnp.ones_like(each))
-    norms = jnp.sum(slopes.astype(jnp.float32) ** 2, axis=tuple(range(1, slopes.ndim)))
-    return *_apart(logits, group), *apart(norms, group)
+    squares = [
+        jnp.sum(x.astype(jnp.float32) ** 2, axis=tuple(range(1, x.ndim)))
+        for x in jax.tree.leaves(slopes)
+    ]
+    return *apart(logits, group), *apart(functools.reduce(operator.add, squares), group)
 
 
 def judged_apart(
-    critic: Critic,
-    real: Float[Array, "batch time height width channel"],
-    fake: Float[Array, "batch time height width channel"],
-    group: int = 1,
+    critic: Critic, real: PyTree, fake: PyTree, group: int = 1
 ) -> tuple[PyTree, PyTree]:
     """Evaluates a critic of real and fake clips at once; arguments as in `critic_with_penalties`.
 
     Returns:
       The logits of real and of fake clips, as the critic gives them.
     """
-    return _apart(critic(interleave(real, fake, group)), group)
-
-
-def _apart(logits: PyTree, group: int) -> tuple[PyTree, PyTree]:
-    """Does `apart` for the logits of each head."""
-    leaves, tree = jax.tree.flatten(logits)
-    real, fake = zip(*(apart(x, group) for x in leaves), strict=True)
-    return tree.unflatten(real), tree.unflatten(fake)
+    return apart(critic(interleave(real, fake, group)), group)
 
 
 def critic_with_differences(
     critic: Critic,
-    real: Float[Array, "batch time height width channel"],
-    fake: Float[Array, "batch time height width channel"],
-    noise_real: Float[Array, "batch time height width channel"],
-    noise_fake: Float[Array, "batch time height width channel"],
+    real: PyTree,
+    fake: PyTree,
+    noise_real: PyTree,
+    noise_fake: PyTree,
     sigma: Float[ArrayLike, ""],
     *,
     candidates: bool = False,
@@ -213,9 +205,9 @@ def critic_with_differences(
 
     Args:
       critic: As for `critic_with_penalties`; called twice.
-      real: Videos in [-1, 1] `[B, T, H, W, C]`.
-      fake: Generated clips, of the same shape.
-      noise_real: Standard normal noise in the shape of `real`, each clip's own.
+      real: What it sees of real clips, likewise.
+      fake: The same of generated ones, in the same shapes.
+      noise_real: Standard normal noise in the shapes of `real`, each clip's own.
       noise_fake: The same for `fake`.
       sigma: Length of the steps along the noise, above 0.
       candidates: As for `critic_with_penalties`.
@@ -230,10 +222,10 @@ def critic_with_differences(
     """
     both = interleave(real, fake, group)
     logits = critic(both)
-    noise = interleave(noise_real, noise_fake, group).astype(both.dtype)
-    moved = critic(both + sigma * noise)
+    noise = interleave(noise_real, noise_fake, group)
+    moved = critic(jax.tree.map(lambda x, by: x + sigma * by.astype(x.dtype), both, noise))
     rise = (of_clips(moved, candidates) - of_clips(logits, candidates)) / sigma
-    return *_apart(logits, group), *apart(rise**2, group)
+    return *apart(logits, group), *apart(rise**2, group)
 
 
 def reparameterized(

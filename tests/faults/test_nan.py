@@ -104,7 +104,7 @@ class Injection:
     def _data(self, apply):
         def applied(video, *about):
             made = apply(video, *about)
-            real = self._count("augment") in (0, 2)  # real, generated; real, generated
+            real = self._count("augment") % 2 == 1  # generated, real
             return self._injected(made, "data") if real else made
 
         return applied
@@ -119,8 +119,8 @@ class Injection:
         return averaged
 
     def _penalties(self, penalties):
-        def penalized(*about):
-            real, fake, r1, r2 = penalties(*about)
+        def penalized(*about, **more):
+            real, fake, r1, r2 = penalties(*about, **more)
             r1 = self._injected(r1, "penalty on real clips")
             return real, fake, r1, self._injected(r2, "penalty on generated clips")
 

@@ -129,7 +129,7 @@ class DcganGenerator(protocol.GeneratorDefaults, nn.Module):
         return images.reshape(b, -1, 2 * h, 2 * w, features)
 
 
-class DcganDiscriminator(protocol.NetworkDefaults, nn.Module):
+class DcganDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
     """Judges images or clips by strided convolutions down to 4x4, mirroring the generator.
 
     Classes are laid beside the pixels, as maps of ones and zeros (Mirza and Osindero, "Conditional

@@ -58,11 +58,6 @@ class HeadsDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
     dtype: str = "float32"
 
     @property
-    def fold(self) -> int:
-        """Any number of frames will do."""
-        return 1
-
-    @property
     def pretrained(self) -> bool:
         """Whether there are taps."""
         return bool(self.taps)
@@ -181,6 +176,8 @@ class _Head(nn.Module):
         x = act(self._with_gaps(x, known))
         return layers.projection_logits(x.mean((1, 2)), label, self.classes)
 
-    def _with_gaps(self, x: Array, known: Array | None) -> Array:
+    def _with_gaps(
+        self, x: Float[Array, "n height width channel"], known: Float[Array, "n feature"] | None
+    ) -> Float[Array, "n height width channel"]:
         """Modulates the maps of the first layer."""
         return x if known is None else layers.Film(self.dtype, name="pick")(x, known)

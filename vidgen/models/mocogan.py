@@ -195,7 +195,7 @@ _recurrence.defvjp(
 )
 
 
-class MocoganDiscriminator(protocol.NetworkDefaults, nn.Module):
+class MocoganDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
     """Judges frames, or whole clips and their categories.
 
     Attributes:

@@ -188,9 +188,10 @@ class NetworkDefaults:
 
 
 class DiscriminatorDefaults(NetworkDefaults):
-    """What most discriminators see: the video itself."""
+    """What most discriminators see: the video itself, of any number of frames."""
 
     pretrained = False
+    fold = 1
 
     def see(self, frozen: PyTree, video: PyTree) -> PyTree:
         """Returns the video."""

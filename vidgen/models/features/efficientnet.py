@@ -53,6 +53,7 @@ TAPS = {4: 2, 8: 4, 16: 10, 32: 15}  # the last block of each downsampling
 _NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 Maps = Float[Array, "n _ _ _"]  # batch, height, width, channels
+Matrix = Float[np.ndarray, "_ _"]
 
 
 def features(weights: PyTree, images: Maps, taps: tuple[int, ...] = tuple(TAPS)) -> dict[int, Maps]:
@@ -82,8 +83,31 @@ def logits(weights: PyTree, images: Maps) -> Float[Array, "n 1000"]:
     return x @ weights["logits"]["kernel"] + weights["logits"]["bias"][None]
 
 
+@jax.custom_vjp
 def _relu6(x: Maps) -> Maps:
     return jnp.clip(x, 0, 6)
+
+
+def _relu6_forward(x: Maps) -> tuple[Maps, Maps]:
+    y = _relu6(x)
+    return y, y
+
+
+def _relu6_backward(y: Maps, slopes: Maps) -> tuple[Maps]:
+    # By the output: by the input, as JAX has it, a program would compute the input once more.
+    return (jnp.where((y > 0) & (y < 6), slopes, 0),)
+
+
+_relu6.defvjp(_relu6_forward, _relu6_backward)
+
+
+def _once(y: Maps, x: Maps) -> Maps:
+    """Returns `y`, computed from `x` once.
+
+    XLA computes a sum of shifted maps again for each of its readers, but a division, which it takes
+    for dear, once. It does not see that this is one by 1, as 0 * x may be NaN.
+    """
+    return y / (1 + 0 * jax.lax.stop_gradient(x[0, 0, 0, 0]))
 
 
 def _dense(weights: PyTree, x: Maps) -> Maps:
@@ -99,7 +123,7 @@ def _stem(weights: PyTree, images: Maps) -> Maps:
 def _block(weights: PyTree, x: Maps, block: Block) -> Maps:
     y = _relu6(_dense(weights["expand"], x)) if block.expanded else x
     kernel, bias = (jnp.asarray(weights["depthwise"][name], x.dtype) for name in ("kernel", "bias"))
-    y = _relu6(_depthwise(y, kernel, block.stride) + bias[None, None, None])
+    y = _relu6(_once(_depthwise(y, kernel, block.stride) + bias[None, None, None], x))
     y = _dense(weights["project"], y)
     return x + y if block.shortcut else y
 
@@ -119,7 +143,9 @@ def _depthwise(
     )
 
 
-def _grouped(x: Maps, kernel: Float[Array, "side side channel"], stride: int) -> Array:
+def _grouped(
+    x: Maps, kernel: Float[Array, "side side channel"], stride: int
+) -> Float[Array, "n rows columns channel"]:
     return jax.lax.conv_general_dilated(
         x,
         kernel[:, :, None],
@@ -137,7 +163,9 @@ def _same(size: int, side: int, stride: int) -> tuple[int, int]:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _shifted(x: Maps, kernel: Float[Array, "side side channel"], stride: int) -> Array:
+def _shifted(
+    x: Maps, kernel: Float[Array, "side side channel"], stride: int
+) -> Float[Array, "n rows columns channel"]:
     """Does `_grouped` as a sum of shifted multiples of the map."""
     side = len(kernel)
     _, h, w, _ = x.shape
@@ -160,7 +188,7 @@ def _shifted_backward(stride, kept, slopes):
     kernel, (n, h, w, c) = kept
     side = len(kernel)
     before = [_same(size, side, stride)[0] for size in (h, w)]
-    reach = side // stride + 1
+    reach = -(-(side - 1) // (2 * stride))
     rows, columns = -(-h // stride), -(-w // stride)
     around = (0, 0), (reach, reach), (reach, reach), (0, 0)
     padded = jnp.pad(slopes, around)
@@ -194,7 +222,7 @@ CHANNELS = {4: 32, 8: 48, 16: 64, 32: 96}  # of the taps once mixed
 
 
 @functools.cache
-def mixing() -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
+def mixing() -> tuple[dict[int, Matrix], dict[int, Matrix]]:
     """Draws the frozen random 1x1 convolutions that mix channels, and those that mix scales.
 
     They are the same in every run. Without them a discriminator finds the few channels that tell

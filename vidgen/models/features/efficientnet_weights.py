@@ -11,7 +11,7 @@ import pickle
 from typing import Any
 
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Num, PyTree
 
 from vidgen.errors import DataError
 from vidgen.models.features.efficientnet import BLOCKS, TAPS
@@ -110,7 +110,7 @@ def load(path: str | pathlib.Path | None = None, expected: str | None = SHA256) 
         raise DataError(f"{path}: is no file of EfficientNet's weights: {error}") from error
 
 
-def _tensors(data: bytes) -> dict[str, np.ndarray]:
+def _tensors(data: bytes) -> dict[str, Num[np.ndarray, "..."]]:
     """Reads a file as PyTorch wrote them before version 1.6: five pickles, then the storages."""
     file = io.BytesIO(data)
     unpickle = lambda: _TensorsOnly(file).load()  # noqa: E731
@@ -131,7 +131,7 @@ def _tensors(data: bytes) -> dict[str, np.ndarray]:
     return {name: _array(tensor, storages) for name, tensor in tensors.items()}
 
 
-def _array(tensor: _Tensor, storages: dict[str, np.ndarray]) -> np.ndarray:
+def _array(tensor: _Tensor, storages: dict[str, Num[np.ndarray, "..."]]) -> Num[np.ndarray, "..."]:
     """Copies the view that a tensor is, once it is known to lie in its storage."""
     numbers, shape, strides = storages[tensor.storage.key], tensor.shape, tensor.strides
     whole = [tensor.offset, *shape, *strides]
@@ -147,10 +147,10 @@ def _array(tensor: _Tensor, storages: dict[str, np.ndarray]) -> np.ndarray:
     return view.copy()
 
 
-def _folded(tensors: dict[str, np.ndarray]) -> PyTree:
+def _folded(tensors: dict[str, Num[np.ndarray, "..."]]) -> PyTree:
     """Turns PyTorch's tensors into ours, `[rows, columns, in, out]`, normalisation folded in."""
 
-    def unit(convolution: str, norm: str) -> dict[str, np.ndarray]:
+    def unit(convolution: str, norm: str) -> dict[str, Num[np.ndarray, "..."]]:
         kernel = tensors[f"{convolution}.weight"].astype(np.float64)
         scale = tensors[f"{norm}.weight"] / np.sqrt(tensors[f"{norm}.running_var"] + _EPSILON)
         bias = tensors[f"{norm}.bias"] - tensors[f"{norm}.running_mean"] * scale

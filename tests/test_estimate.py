@@ -86,7 +86,9 @@ def linear(monkeypatch):
         grads, _ = mean(slopes, batch)
         return state.replace(gen=state.gen - grads), {"norm": jnp.sum(grads**2)}
 
-    made = types.SimpleNamespace(init=init, step=step, alone=0, optimizers={"gen": 0, "dis": 0})
+    made = types.SimpleNamespace(
+        init=init, step=step, together=1, alone=0, optimizers={"gen": 0, "dis": 0}
+    )
     monkeypatch.setattr(methods, "experiment", lambda config, classes: made)
 
     def found(*mode, **more):

@@ -197,12 +197,12 @@ class Conv3x3(nn.Module):
         return x + bias[None, None, None]
 
 
-Kernel3x3 = Float[Array | np.ndarray, "3 3 channel feature"]  # NumPy's where a run was loaded
 _NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 
 def _by_rows(
-    x: Float[Array, "n height width channel"], kernel: Kernel3x3
+    x: Float[Array, "n height width channel"],
+    kernel: Float[Array | np.ndarray, "3 3 channel feature"],  # NumPy's where a run was loaded
 ) -> Float[Array, "n height width feature"]:
     n, h, w, c = x.shape
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -212,13 +212,13 @@ def _by_rows(
 
 
 def _halved(
-    x: Float[Array, "n height width channel"], kernel: Kernel3x3
+    x: Float[Array, "n height width channel"], kernel: Float[Array, "3 3 channel feature"]
 ) -> Float[Array, "n (height+1)//2 (width+1)//2 feature"]:
     return jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=_NUMBERS)
 
 
 def _halved_by_taps(
-    x: Float[Array, "n height width channel"], kernel: Kernel3x3
+    x: Float[Array, "n height width channel"], kernel: Float[Array, "3 3 channel feature"]
 ) -> Float[Array, "n (height+1)//2 (width+1)//2 feature"]:
     _, h, w, c = x.shape
     around = ((h % 2, 1), (w % 2, 1))  # as "SAME"

@@ -164,8 +164,8 @@ def evaluate(
         taken where there are no more windows.
       weights: File of the network's weights.
       step: Of a run: its checkpoint, or "best"; the newest by default.
-      size: Of the frames: the side of squares, or `(height, width)`; by default that of a run or of a
-        pack, or the shorter side of the first clip.
+      size: Of the frames: the side of squares, or `(height, width)`; by default that of a run or
+        of a pack, or the shorter side of the first clip.
       stride: Take every n-th frame; by default as the run was trained, or 1.
       fps: Resample to this rate instead.
       change: A name in `degradations.CHANGES`: the clips are spoilt so before they are measured, to

@@ -176,6 +176,8 @@ def test_a_saved_config_keeps_what_it_had():
     assert json.dumps(configs.to_json(config)) == before and '"size": 16' in before
     again = configs.from_json(json.loads(before))
     assert type(again.data.size) is int
+    configs.override(again, "data.size", "16,32")
+    assert again.data.size == (16, 32)
     config.data.size = 16, 32
     again = configs.from_json(json.loads(json.dumps(configs.to_json(config))))
     methods.validate(again)

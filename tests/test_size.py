@@ -161,12 +161,13 @@ def test_sizes_that_do_not_fit_name_the_nearest_that_do(capsys):
     assert "config.data.size is (64, 114)" in said and "(64, 112)" in said
 
 
-def test_the_nearest_sizes_fit():
-    error = layers.no_map("it must", (90, 160), 8)
+@pytest.mark.parametrize("size, unit", [((90, 160), 8), ((64, 114), 4)])
+def test_the_nearest_sizes_fit(size, unit):
+    error = layers.no_map("it must", size, unit)
     near = [json.loads(f"[{part}]") for part in error.hint.partition("(")[2][:-1].split("), (")]
     assert len(near) == 3
-    assert all(layers.coarsest_map(tuple(size), 8) for size in near)
-    assert layers.coarsest_map((90, 160), 8) is None
+    assert all(layers.coarsest_map(tuple(other), unit) for other in near)
+    assert layers.coarsest_map(size, unit) is None
 
 
 def test_a_saved_config_keeps_what_it_had():
@@ -228,14 +229,11 @@ def test_heads_halve_maps_until_either_side_is_small(size, levels):
     assert {int(name[4:]) for name in names if name.startswith("down")} == levels
 
 
-@pytest.mark.parametrize("size, fits", [((16, 32), True), ((16, 28), False)])
-def test_a_frame_is_a_multiple_of_the_heads_scales(size, fits):
-    heads = HeadsDiscriminator(size, scales=(2,) if fits else (8,))
-    if fits:
-        heads.check()
-    else:
+def test_both_sides_of_a_frame_are_multiples_of_the_heads_scales():
+    HeadsDiscriminator((64, 72), scales=(8,)).check()
+    for size in ((64, 68), (68, 64), (56, 72)):  # the last is only 7 times 8
         with pytest.raises(ConfigError, match="scales has 8"):
-            heads.check()
+            HeadsDiscriminator(size, scales=(8,)).check()
 
 
 def test_augmentations_reach_all_of_a_wide_frame():

@@ -7,7 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY_HEADS, tiny_config
+from conftest import (
+    TINY_CODES_GENERATOR,
+    TINY_GENERATOR,
+    TINY_HEADS,
+    TINY_TRANSFORMER_DISCRIMINATOR,
+    tiny_config,
+)
 from PIL import Image
 
 from vidgen import config as configs
@@ -25,6 +31,10 @@ from vidgen.evaluation.windows import size_of
 from vidgen.metrics import toy
 from vidgen.models import layers
 from vidgen.models.heads import HeadsDiscriminator
+from vidgen.models.protocol import example_noise
+from vidgen.models.residual import ResidualGenerator
+from vidgen.models.transformer import TransformerDiscriminator
+from vidgen.models.vqvae import CodesGenerator
 from vidgen.run import artifacts
 from vidgen.training import augment
 from vidgen.video import writing
@@ -234,6 +244,35 @@ def test_both_sides_of_a_frame_are_multiples_of_the_heads_scales():
     for size in ((64, 68), (68, 64), (56, 72)):  # the last is only 7 times 8
         with pytest.raises(ConfigError, match="scales has 8"):
             HeadsDiscriminator(size, scales=(8,)).check()
+
+
+def test_levels_of_the_generator_keep_the_aspect():
+    gen = ResidualGenerator((16, 32), **TINY_GENERATOR)
+    noise, key = example_noise(gen, 2), jax.random.key(0)
+    made = lambda: gen.init_with_output(  # noqa: E731
+        key, *noise, frames=2, capture_intermediates=True, mutable=True
+    )
+    _, variables = jax.eval_shape(made)
+    assert variables["params"]["first"]["kernel"].shape[-1] == 4 * 8 * 8
+    assert variables["intermediates"]["head"]["__call__"][0].shape == (2, 8, 16, 8)
+
+
+def test_each_patch_of_a_wide_frame_has_a_place():
+    dis = TransformerDiscriminator((8, 24), **TINY_TRANSFORMER_DISCRIMINATOR)
+    shapes = jax.eval_shape(lambda: dis.init(jax.random.key(0), jnp.zeros((1, 2, 8, 24, 3))))
+    assert shapes["params"]["places"].shape == (2 * 6, 8)
+
+
+def test_a_code_shows_at_its_place_in_a_wide_frame():
+    """The map is 2x8: code 7 is the upper right corner, code 8 the lower left one."""
+    gen = CodesGenerator((16, 64), **TINY_CODES_GENERATOR | {"patch": 4, "summary": 0})
+    params = jax.jit(lambda: gen.init(jax.random.key(0), *example_noise(gen, 1), frames=1))()
+    decode = jax.jit(lambda vectors: gen.apply(params, vectors, method="decode"))
+    plain = jnp.ones((1, 1, 16, gen.features))
+    for place, rows, columns in ((7, slice(0, 8), slice(48, 64)), (8, slice(8, 16), slice(0, 16))):
+        change = np.abs(np.asarray(decode(plain.at[0, 0, place].add(1.0)) - decode(plain)))[0, 0]
+        y, x = np.unravel_index(change.sum(-1).argmax(), (16, 64))
+        assert y in range(16)[rows] and x in range(64)[columns]
 
 
 def test_augmentations_reach_all_of_a_wide_frame():

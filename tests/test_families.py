@@ -24,6 +24,7 @@ from vidgen import methods, sampling
 from vidgen.config import checks
 from vidgen.config.fields import FITTED, TRAINED, flat
 from vidgen.errors import ConfigError
+from vidgen.models.protocol import example_noise
 from vidgen.run import artifacts, setup, train
 from vidgen.runtime import devices
 from vidgen.runtime.checkpoint import Checkpoints
@@ -196,6 +197,83 @@ def test_a_run_is_sampled_by_its_path(family, tmp_path, monkeypatch):
     video = sampler.sample([0, 1], frames - 3, 3)
     assert video.shape == (2, frames - 3, config.data.size, config.data.size, 3)
     np.testing.assert_array_equal(video[1:, -1:], sampler.sample([1], 1, frames - 1))
+
+
+SQUARE = {name for name in methods.METHODS if vars(methods.load(name)).get("SQUARE")}
+WIDE = {name: make for name, make in FAMILIES.items() if make().method not in SQUARE}
+FITTED_METHODS = [name for name in methods.METHODS if methods.is_fitted(name)]
+
+
+def of_size(name, size):
+    """A short training of a family or of a method that is fitted, on frames of a size."""
+    if name in WIDE:
+        config = WIDE[name]()
+        config.training.kclips = 0.008
+        config.objective.discriminator_steps = 1  # the only step updates the generator, too
+        if config.method != "gan":
+            del config.objective.discriminator_steps
+    else:
+        config = methods.base(name)
+        config.data.update(path="toy:clips=64", frames=6)
+        config.training.kclips = 0.032
+        config.sampling.update(frames=6, clips=2)
+        if name == "untrained":
+            config.generator.update(TINY_GENERATOR, widths=(8,))
+    if name == "transformer":
+        config.generator.grid = min(size) // 4
+    config.data.size = size
+    return config
+
+
+@pytest.mark.parametrize("name", [*WIDE, *FITTED_METHODS])
+def test_frames_that_are_no_squares(name, tmp_path, monkeypatch):
+    """A step trains, samples have the shape, and windows agree to the bit."""
+    keep_programs(monkeypatch)
+    size = (8, 16)
+    config = of_size(name, size)
+    train.train(config, tmp_path)
+    sampler = sampling.load(tmp_path)
+    assert sampler.size == size
+    frames = sampler.limit or 23
+    video = sampler.sample([0, 1], frames - 3, 3)
+    assert video.shape == (2, frames - 3, *size, 3)
+    np.testing.assert_array_equal(video[1:, -1:], sampler.sample([1], 1, frames - 1))
+    if name in WIDE:
+        start = jax.jit(methods.experiment(config, 2).init, static_argnums=0)(0)
+        trees = zip(*(jax.tree.leaves(tree) for tree in (sampler.params, start.ema)), strict=True)
+        assert any((a != b).any() for a, b in trees)
+
+
+@pytest.mark.parametrize("name", WIDE)
+@pytest.mark.parametrize("size", [(24, 16), (16, 24)])
+def test_networks_make_and_judge_frames_higher_or_wider_than_squares(name, size):
+    """By shapes alone: a step of the whole training, and a window of the generator."""
+    config = of_size(name, size)
+    methods.validate(config)
+    experiment = methods.experiment(config, 2)
+    state = jax.eval_shape(experiment.init, 0)
+    batch = {"index": np.zeros(8, np.int32), "label": np.zeros(8, np.int32)}
+    batch["video"] = np.zeros((8, config.data.frames, *size, 3), np.uint8)
+    for step in experiment.steps.values():
+        after, _ = jax.eval_shape(step, state, batch)
+        assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state)
+    gen = methods.generator({"generator": experiment.generator})
+    noise = example_noise(gen, 3)
+    made = jax.eval_shape(lambda p: gen.apply({"params": p}, *noise, frames=3), state.ema)
+    assert made.shape == (1, 3, *size, 3)
+
+
+@pytest.mark.parametrize("method", sorted(SQUARE))
+def test_networks_of_squares_refuse_a_pair(method):
+    config = methods.base(method)
+    config.data.update(path="toy", size=(16, 32))
+    with pytest.raises(ConfigError, match=r"config\.data\.size is \(16, 32\)") as error:
+        methods.validate(config)
+    listed = set(error.value.hint.partition(": ")[2].split(", "))
+    assert listed == set(methods.METHODS) - SQUARE and "gan" in listed
+    config.data.size = (32, 32)
+    methods.validate(config)
+    assert config.data.size == 32
 
 
 @pytest.mark.parametrize("method", methods.METHODS)

@@ -11,7 +11,7 @@ import pytest
 PROJECT = pathlib.Path(__file__).parents[1]
 ROOT = PROJECT / "vidgen"
 FLOORS = [
-    {"errors", "seeds"},
+    {"errors", "frame_size", "seeds"},
     {"config", "video"},
     {"data"},
     {"keys"},

@@ -250,5 +250,5 @@ def test_the_command_for_a_pack_has_the_settings_it_was_made_with(tmp_path, caps
     config = config_flags.read(words[2:-1])
     assert pack_settings(config.data) == made
     small = PackSettings(size=32)
-    with pytest.raises(DataError, match="64 pixels wide, those of the config 32"):
+    with pytest.raises(DataError, match="of size 64, those of the config 32"):
         train_command(inspect(tmp_path / "pack"), tmp_path / "pack", small)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 
 from vidgen import config as configs
+from vidgen import frame_size
 from vidgen.errors import ConfigError
 
 CONFIG_HELP = "vidgen config FILE prints all fields of a config, vidgen config METHOD its defaults"
@@ -128,6 +129,16 @@ def _at_least(least: int) -> Callable[[str], int]:
     return whole
 
 
+def _size(text: str) -> frame_size.Size:
+    numbers = text.strip("() ").split(",")
+    if len(numbers) > 2 or not all(n.strip().isdecimal() and int(n) for n in numbers):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a whole number or a pair height,width, such as 64 or 64,112"
+        )
+    sides = [int(n) for n in numbers]
+    return frame_size.normal(sides if len(sides) == 2 else sides[0])
+
+
 def _positive(text: str) -> float:
     try:
         value = float(text)
@@ -242,7 +253,7 @@ def _evaluate() -> Parser:
     made.add_argument("--clips", type=int, help="how many (default: the protocol's number)")
     made.add_argument("--step", type=_step, help="of a run: checkpoint, or best (default: newest)")
     made.add_argument(
-        "--size", type=_at_least(1), help="side of the frames (default: the clips' own)"
+        "--size", type=_size, help="side of the frames, or height,width (default: the clips' own)"
     )
     made.add_argument(
         "--stride", type=_at_least(1), help="every n-th frame (default: as trained, or 1)"

@@ -5,6 +5,7 @@ keyword arguments.
 """
 
 import ast
+import contextlib
 import difflib
 import json
 import math
@@ -13,7 +14,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vidgen.config.fields import Field, Section, flat
+from vidgen import frame_size
+from vidgen.config.fields import DATA, Field, Section, flat
 from vidgen.errors import ConfigError
 
 # An ml_collections.ConfigDict; its fields are attributes that no type checker knows.
@@ -26,6 +28,7 @@ _KINDS = {
     str: "text",
     tuple: "a tuple",
 }
+_PAIRS = {name for name, field in flat({"data": DATA}) if field.pair}
 NETWORKS = ("generator.", "discriminator.")  # sections whose fields are those of a network's class
 
 
@@ -82,7 +85,7 @@ def check(name: str, value: Any, field: Field) -> None:
     Raises:
       ConfigError: It is of another type than the field, or out of its range.
     """
-    check_type(name, value, field.default)
+    check_type(name, value, field.default, field.pair)
     if field.length and len(value) != field.length:
         raise ConfigError(f"config.{name} is {value}", f"{field.length} numbers, {field.range()}")
     for item in value if isinstance(value, tuple) else (value,):
@@ -143,8 +146,8 @@ def override(config: Config, name: str, text: str) -> None:
     Args:
       config: Changed in place.
       name: Dotted, as `training.batch_size`.
-      text: A Python literal such as `8`, `1e-3`, `(64, 32)` or `True`; bare text where the field
-        holds text.
+      text: A Python literal such as `8`, `1e-3`, `(64, 32)`, `64,32` or `True`; bare text where
+        the field holds text.
 
     Raises:
       ConfigError: There is no such field, or the text is no value for it.
@@ -154,37 +157,56 @@ def override(config: Config, name: str, text: str) -> None:
         inside = [known for known in flat if known.startswith(f"{name}.")]
         hint = f"it has the parts {', '.join(inside)}" if inside else near(name, list(flat))
         raise ConfigError(f"there is no field config.{name}", hint)
-    like = flat[name]
+    like, pair = flat[name], name in _PAIRS
     value: Any = text
     if not isinstance(like, str):
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError) as error:
-            raise ConfigError(
-                f"config.{name} is {text!r}", f"it must be {_kind(like)}, such as {like!r}"
-            ) from error
-    if isinstance(like, tuple) and isinstance(value, list):
+            raise ConfigError(f"config.{name} is {text!r}", _wanted(like, pair)) from error
+    if (pair or isinstance(like, tuple)) and isinstance(value, list):
         value = tuple(value)
     if isinstance(like, float) and type(value) is int:
         value = float(value)
-    check_type(name, value, like)
+    check_type(name, value, like, pair)
+    if pair:
+        value = frame_size.normal(value)
     *path, last = name.split(".")
     for part in path:
         config = config[part]
-    config[last] = value
+    with config.ignore_type() if pair else contextlib.nullcontext():
+        config[last] = value
 
 
-def check_type(name: str, value: Any, like: Any) -> None:
-    """Raises ConfigError unless a value is of the type of another; a whole number is a float."""
+def check_type(name: str, value: Any, like: Any, pair: bool = False) -> None:
+    """Raises ConfigError unless a value is of the type of another; a whole number is a float.
+
+    Args:
+      name: Of the field, for the error.
+      value: The value.
+      like: A value of the right type.
+      pair: Whether a whole number or a pair of them is wanted, whatever `like` is.
+    """
+    if pair:
+        items = value if isinstance(value, tuple) and len(value) == 2 else (value,)
+        if any(type(item) is not int for item in items):
+            raise ConfigError(f"config.{name} is {value!r}", _wanted(like, pair))
+        return
     if isinstance(like, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not type(like):
         raise ConfigError(
             f"config.{name} is {value!r}, {_kind(value)}",
-            f"it must be {_kind(like)}, such as {like!r}",
+            _wanted(like),
         )
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"config.{name} is {value}", "it must be finite")
+
+
+def _wanted(like: Any, pair: bool = False) -> str:
+    if pair:
+        return "it must be a whole number or a pair (height, width), such as 64 or 64,112"
+    return f"it must be {_kind(like)}, such as {like!r}"
 
 
 def _kind(value: Any) -> str:

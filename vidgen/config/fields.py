@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Field:
       below: Upper bound, itself not allowed. None for any.
       choices: Names that it takes; of each item of a tuple. Empty for any.
       length: Number of items of a tuple; 0 for any.
+      pair: Whether a pair of such whole numbers, a tuple, is taken as well as one.
       free: Whether it may change between the starts of a run, whose result it does not change.
     """
 
@@ -37,6 +38,7 @@ class Field:
     below: float | None = None
     choices: tuple[str, ...] = ()
     length: int = 0
+    pair: bool = False
     free: bool = False
 
     def range(self) -> str:
@@ -68,9 +70,13 @@ DATA: Section = {
     "frames": Field(16, "length of a training window", least=1),
     "stride": Field(1, "take every n-th frame; 0: chosen by the clips (docs/data.md)", least=0),
     "fps": Field(0.0, "resample to this rate by true time stamps; 0: as recorded", least=0),
-    "size": Field(64, "side of the frames in pixels", least=8),
+    "size": Field(
+        64, "of frames in pixels: the side of squares, or (height, width)", least=8, pair=True
+    ),
     "crop": Field(
-        "center", "where the square is cut from wider frames", choices=("center", "random")
+        "center",
+        "where frames of the size are cut from wider or higher ones",
+        choices=("center", "random"),
     ),
     "flip": Field(False, "mirror half of the clips left to right"),
     "labels": Field(
@@ -224,6 +230,8 @@ def defaults(section: Section) -> ConfigDict:
             if isinstance(field, Mapping)
             else ConfigDict(field.default)
             if isinstance(field.default, dict)
+            else FieldReference(field.default, object)  # one that takes a pair in its place
+            if field.pair
             else field.default
             for name, field in section.items()
         }

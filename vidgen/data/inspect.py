@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from vidgen import frame_size
 from vidgen.data.archives import printable
 from vidgen.data.limits import Limits
 from vidgen.data.listing import Entry, is_toy, list_source, toy_source
@@ -50,8 +51,8 @@ class ClipReport:
       seconds: Time from the first frame to the end of the last.
       codec: FFmpeg's name of the codec, or "pictures", "strip", "array".
       notes: What is worth knowing: variable rate, interlaced, transparent, not square pixels, ...
-      thumbnails: uint8 `[n, S, S, 3]`, up to 8 frames from first to last; none of most clips where
-        there are more than 32.
+      thumbnails: uint8 `[n, H, W, 3]`, up to 8 frames from first to last, cut as training cuts
+        them; none of most clips where there are more than 32.
     """
 
     name: str
@@ -123,7 +124,7 @@ def inspect(
       stride: Distance of its frames; 0: chosen by the clips.
       short: "skip" or "loop": what becomes of clips that are shorter than a window.
       workers: Decoding processes.
-      thumbnail: Side of the squares on the contact sheet.
+      thumbnail: Shorter side of the pictures on the contact sheet.
       progress: Called with (done, total, text).
 
     Raises:
@@ -133,11 +134,13 @@ def inspect(
         return _of_store(path, frames, stride, short)
     settings = settings or PackSettings()
     source = list_source(path, settings)
+    sides = frame_size.height_width(settings.size)
+    cut = tuple(round(thumbnail * side / min(sides)) for side in sides)
     shown = set(_spread(len(source), _ROWS).tolist())
     reports, refused = each(
         range(len(source)),
         lambda slot, worker, n: _report(
-            worker, source.entries[n], settings.limits, thumbnail, n in shown
+            worker, source.entries[n], settings.limits, cut, n in shown
         ),
         limits=settings.limits,
         workers=workers,
@@ -220,7 +223,7 @@ def _spread(count: int, most: int) -> np.ndarray:
 
 
 def _report(
-    worker: Worker, entry: Entry, limits: Limits, thumbnail: int, shown: bool
+    worker: Worker, entry: Entry, limits: Limits, cut: tuple[int, ...], shown: bool
 ) -> ClipReport:
     kept: list[np.ndarray] = []
     every, seen = 1, 0
@@ -234,7 +237,9 @@ def _report(
                     kept, every = kept[::2], every * 2
             seen += 1
 
-    asked = request(entry.ref, limits, size=thumbnail, crop=True, start=entry.start, end=entry.end)
+    asked = request(
+        entry.ref, limits, size=frame_size.normal(cut), crop=True, start=entry.start, end=entry.end
+    )
     info = worker.decode(asked, sink)
     times = np.array(info["times"])
     fps = frame_rate(times, info["fps"])
@@ -247,10 +252,10 @@ def _report(
         fps=fps,
         seconds=float(times[-1] - times[0]) + (1 / fps if fps else 0.0),
         codec=info["codec"],
-        notes=_notes(info, times, thumbnail),
+        notes=_notes(info, times, min(cut)),
         thumbnails=np.stack([kept[n] for n in _spread(len(kept), _SHOWN)])
         if kept
-        else np.zeros((0, thumbnail, thumbnail, 3), np.uint8),
+        else np.zeros((0, *cut, 3), np.uint8),
     )
 
 
@@ -281,7 +286,7 @@ def _of_store(path: Path, frames: int, stride: int, short: str) -> Report:
         pictures = np.zeros((0, 1, 1, 3), np.uint8)
         if n in shown:
             clip = store[n]
-            pictures = centre(clip, min(clip.shape[1:3]))[_spread(length, _SHOWN)]
+            pictures = centre(clip, store.size)[_spread(length, _SHOWN)]
         label = store.classes[store.labels[n]] if store.classes else None
         codec = "pack" if packed else "toy"
         seconds = length / store.fps
@@ -439,12 +444,12 @@ def train_command(
     """
     if not report.clips:
         raise DataError(f"{report.root}: holds no clip that can be trained on")
-    if report.made_with and report.made_with["size"] != settings.size:
+    made = frame_size.normal(report.made_with["size"]) if report.made_with else settings.size
+    if made != settings.size:
         raise DataError(
-            f"{report.root}: the pack's frames are {report.made_with['size']} pixels wide, those "
-            f"of the config {settings.size}",
-            "give --config a file with data.size="
-            f"{report.made_with['size']}, or the clips that the pack was made of",
+            f"{report.root}: the pack's frames are of size {made}, those of the config "
+            f"{settings.size}",
+            f"give --config a file with data.size={made}, or the clips that the pack was made of",
         )
     name = "".join(c if c.isalnum() or c in "._-" else "_" for c in pathlib.Path(path).stem)
     words = list(flags or [])

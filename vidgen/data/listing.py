@@ -147,20 +147,24 @@ def is_toy(spec: str | os.PathLike[str]) -> bool:
     return isinstance(spec, str) and (spec == "toy" or spec.startswith("toy:"))
 
 
-def toy_source(spec: str, **defaults: int) -> ToySource:
+def toy_source(spec: str, **defaults: Any) -> ToySource:
     """Returns the toy clips of "toy" or "toy:clips=65536,seed=0,frames=16,size=32".
+
+    A height and a width are `size=64x112`.
 
     Raises:
       ConfigError: The text is not of this form.
     """
-    options = dict(defaults)
+    options: dict[str, Any] = dict(defaults)
     for part in filter(None, spec.removeprefix("toy").removeprefix(":").split(",")):
         name, _, value = part.partition("=")
-        if name not in ("clips", "seed", "frames", "size") or not value.isdecimal():
+        numbers = value.split("x", 1) if name == "size" else [value]
+        known = name in ("clips", "seed", "frames", "size")
+        if not known or not all(number.isdecimal() for number in numbers):
             raise ConfigError(
                 f"data.path={spec!r}: {part!r} is not known", "write toy:clips=65536,seed=0"
             )
-        options[name] = int(value)
+        options[name] = int(value) if len(numbers) == 1 else tuple(map(int, numbers))
     return ToySource(**options)
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from vidgen import frame_size
 from vidgen.data.listing import is_toy, list_source, toy_source
 from vidgen.data.settings import PackSettings
 from vidgen.data.toy import ToySource
@@ -50,6 +51,7 @@ class Pack:
       fingerprint: Hash of names, columns and frames: the same wherever the same pack was made.
       skipped: `(name, reason)` of each file that could not be used.
       settings: `size`, `crop`, `fps` and `background` that it was made with.
+      size: Of the frames that training sees: what it was made with, a number or a tuple.
     """
 
     def __init__(self, path: Path, progress: Progress | None = None):
@@ -78,6 +80,7 @@ class Pack:
             self.fingerprint = fingerprint(index["classes"], clips, columns)
         self.skipped = [(name, why) for name, why in index["skipped"]]
         self.settings: dict[str, Any] = index["settings"]
+        self.size = frame_size.normal(self.settings["size"])
         self._shapes = list(zip(clips["frames"], clips["height"], clips["width"], strict=True))
         self._places = list(zip(clips["file"], clips["offset"], strict=True))
         self._sums = clips["crc32"]
@@ -243,7 +246,7 @@ def open_store(
     limits = dataclasses.asdict(settings.limits)
     key = json_sha256([FORMAT, source.fingerprint, settings.of_frames(), limits])
     stem = "".join(c if c.isalnum() or c in "._-" else "_" for c in pathlib.Path(source.root).stem)
-    folder = cache_folder(cache) / f"{stem}-{settings.size}-{key[:16]}"
+    folder = cache_folder(cache) / f"{stem}-{frame_size.name(settings.size)}-{key[:16]}"
     if folder.exists():
         try:
             return _reported(Pack(folder, progress), strict)
@@ -268,8 +271,9 @@ def cache_folder(cache: Path | None) -> pathlib.Path:
 def _fitting(pack: Pack, settings: PackSettings) -> Pack:
     """Returns a pack that the user gave, if it was made with the settings of the config."""
     for field, wanted in settings.of_frames().items():
-        if pack.settings.get(field) != wanted:
-            made = pack.settings.get(field)
+        made = pack.settings.get(field)
+        if made != wanted:
+            made, wanted = (tuple(x) if isinstance(x, list) else x for x in (made, wanted))
             raise ConfigError(
                 f"{pack.path}: packed with {field}={made}, the config says data.{field}={wanted}",
                 f"set data.{field}={made}, or give data.path the original clips",

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
+from vidgen import frame_size
 from vidgen.data.limits import Limits
 from vidgen.errors import ConfigError
 
@@ -13,9 +14,9 @@ class PackSettings:
     """How clips are listed and decoded; with the files themselves, all that a pack depends on.
 
     Attributes:
-      size: Height and width in pixels.
-      crop: "center" packs the centre square; "random" packs whole frames with the shorter side at
-        `size`, of which each draw takes a square.
+      size: Of the frames in pixels: the side of squares, or `(height, width)`.
+      crop: Frames are scaled until they just cover the size. "center" packs the centre of them;
+        "random" packs them whole, and each draw takes a part of the size.
       fps: Resample to this rate; None keeps every frame.
       background: RGB behind transparent pixels.
       labels: "folder": the first folder below the root, or the column of a manifest, names the
@@ -26,7 +27,7 @@ class PackSettings:
       ConfigError: A setting is out of range.
     """
 
-    size: int = 64
+    size: frame_size.Size = 64
     crop: str = "center"
     fps: float | None = None
     background: tuple[int, int, int] = (0, 0, 0)
@@ -42,13 +43,16 @@ class PackSettings:
             raise ConfigError(
                 f"data.labels={self.labels!r} is not known", "choose 'folder' or 'none'"
             )
-        if self.size < 1 or (self.fps is not None and not 0 < self.fps < math.inf):
+        object.__setattr__(self, "size", frame_size.normal(self.size))
+        if min(frame_size.height_width(self.size)) < 1 or (
+            self.fps is not None and not 0 < self.fps < math.inf
+        ):
             raise ConfigError(f"data.size={self.size} and data.fps={self.fps} must be positive")
 
     def of_frames(self) -> dict[str, Any]:
         """Returns the settings that decide what a clip's frames are, as pack.json has them."""
         return {
-            "size": self.size,
+            "size": list(self.size) if isinstance(self.size, tuple) else self.size,
             "crop": self.crop,
             "fps": self.fps,
             "background": list(self.background),

@@ -5,8 +5,8 @@
     for batch in clips.batches(32, start=step):   # resuming is passing the step
         batch["video"], batch["index"]            # uint8 [32, 16, H, W, 3], int32 [32]
 
-Each epoch visits every clip once, in an order of its own, and takes from it a window, a square and
-a direction that depend on nothing but (seed, k).
+Each epoch visits every clip once, in an order of its own, and takes from it a window, a part of the
+frame and a direction that depend on nothing but (seed, k).
 """
 
 import collections
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vidgen import seeds
+from vidgen import frame_size, seeds
 from vidgen.errors import ConfigError, DataError
 
 Batch = dict[str, np.ndarray]
@@ -34,6 +34,9 @@ class Store(Protocol):
         `label`, int32, where there are classes.
       lengths: int64 `[N]`, frames.
       fps: Frames per second.
+
+    Where it has a `size`, a number or `(height, width)`, windows are cut to that; else to the
+    square of the shorter side.
     """
 
     classes: Any
@@ -98,6 +101,7 @@ class Clips:
         self.store, self.frames, self.stride = store, frames, stride
         self.seed, self.flip = seed, flip
         self.classes = tuple(store.classes)
+        self._size = getattr(store, "size", None)
         self._span = (frames - 1) * stride + 1
         starts = count_windows(lengths, self._span, short)
         self.skipped = np.flatnonzero(starts == 0)
@@ -138,7 +142,7 @@ class Clips:
         video = None
         for n, clip_number in enumerate(number.tolist()):
             window = self._window(self.store[clip_number], int(first[n]))
-            window = _square(window, top[n], left[n])
+            window = _cut(window, self._size, top[n], left[n])
             if video is None:
                 video = np.empty((count, *window.shape), np.uint8)
             elif window.shape != video.shape[1:]:
@@ -232,9 +236,9 @@ class Clips:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def empty_batch(columns: Mapping[str, np.ndarray], frames: int, size: int) -> Batch:
+def empty_batch(columns: Mapping[str, np.ndarray], frames: int, size: frame_size.Size) -> Batch:
     """Returns what `Clips.take` would of no clips: the types and shapes of a batch, with B = 0."""
-    video = np.empty((0, frames, size, size, 3), np.uint8)
+    video = np.empty((0, frames, *frame_size.height_width(size), 3), np.uint8)
     known = {name: values[:0] for name, values in columns.items()}
     return {"video": video, "index": np.empty(0, np.int32), **known}
 
@@ -292,11 +296,14 @@ def _mix(x: np.ndarray | np.uint64) -> Any:
     return x ^ (x >> np.uint64(31))
 
 
-def _square(window: np.ndarray, top: float, left: float) -> np.ndarray:
-    """Cuts the square of the shorter side out of `[T, H, W, 3]`, at fractions of the slack."""
+def _cut(window: np.ndarray, size: frame_size.Size | None, top: float, left: float) -> np.ndarray:
+    """Cuts a size, or the square of the shorter side, out of `[T, H, W, 3]`.
+
+    It lies at fractions of the slack.
+    """
     height, width = window.shape[1:3]
-    if height == width:
+    rows, columns = frame_size.height_width(min(height, width) if size is None else size)
+    if (height, width) == (rows, columns):
         return window
-    side = min(height, width)
-    y, x = int(top * (height - side + 1)), int(left * (width - side + 1))
-    return window[:, y : y + side, x : x + side]
+    y, x = int(top * (height - rows + 1)), int(left * (width - columns + 1))
+    return window[:, y : y + rows, x : x + columns]

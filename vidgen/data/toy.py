@@ -9,26 +9,26 @@ import dataclasses
 
 import numpy as np
 
-from vidgen import seeds
+from vidgen import frame_size, seeds
 from vidgen.errors import ConfigError
 
 CLASSES = ("disc", "square")
 
-# As shares of the frame's side. A speed of 0.06 is two pixels a frame at 32x32.
+# As shares of the frame's side, the shorter one. A speed of 0.06 is two pixels a frame at 32x32.
 RADIUS = (0.16, 0.25)
 SPEED = (0.015, 0.06)
 
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """The rule of one clip, in shares of the frame's side and of full intensity.
+    """The rule of one clip, in shares of the frame's shorter side and of full intensity.
 
     Attributes:
       label: Index into `CLASSES`.
       radius: Half the side of the square, or the radius of the disc.
       colour: RGB of the object in [0, 1].
       background: RGB of the background in [0, 1].
-      start: Centre (y, x) at frame 0.
+      start: Centre (y, x) at frame 0, in a square frame; others are as much longer.
       velocity: Movement (y, x) per frame, before bouncing.
     """
 
@@ -39,10 +39,16 @@ class Scene:
     start: np.ndarray
     velocity: np.ndarray
 
-    def centres(self, times: np.ndarray) -> np.ndarray:
-        """Returns the centre at the given frames, bounced off the walls; float64 `[T, 2]`."""
-        room = 1.0 - 2.0 * self.radius
-        path = self.start - self.radius + np.asarray(times, float)[:, None] * self.velocity
+    def centres(self, times: np.ndarray, frame: tuple[float, float] = (1.0, 1.0)) -> np.ndarray:
+        """Returns the centre at the given frames, bounced off the walls; float64 `[T, 2]`.
+
+        Args:
+          times: Frame numbers `[T]`.
+          frame: Height and width, of which the shorter is 1.
+        """
+        room = np.array(frame) - 2.0 * self.radius
+        first = (self.start - self.radius) * (room / (1.0 - 2.0 * self.radius))
+        path = first + np.asarray(times, float)[:, None] * self.velocity
         # A ball between two walls is a triangle wave: unfold the room, then fold it back.
         return self.radius + room - np.abs(np.mod(path, 2 * room) - room)
 
@@ -65,22 +71,23 @@ def scene(seed: int, index: int) -> Scene:
     )
 
 
-def render(rule: Scene, times: np.ndarray, size: int) -> np.ndarray:
+def render(rule: Scene, times: np.ndarray, size: frame_size.Size) -> np.ndarray:
     """Draws a scene with soft (antialiased) edges.
 
     Args:
       rule: The scene.
       times: Frame numbers `[T]`; fractions are allowed.
-      size: Side of the frames in pixels.
+      size: Of the frames in pixels: the side of squares, or `(height, width)`.
 
     Returns:
-      Frames, uint8 `[T, size, size, 3]`.
+      Frames, uint8 `[T, H, W, 3]`.
     """
-    centres = rule.centres(times) * size
-    pixels = np.arange(size) + 0.5
-    dy = np.abs(pixels - centres[:, 0, None])[:, :, None]
-    dx = np.abs(pixels - centres[:, 1, None])[:, None, :]
-    radius = rule.radius * size
+    height, width = frame_size.height_width(size)
+    side = min(height, width)
+    centres = rule.centres(times, (height / side, width / side)) * side
+    dy = np.abs(np.arange(height) + 0.5 - centres[:, 0, None])[:, :, None]
+    dx = np.abs(np.arange(width) + 0.5 - centres[:, 1, None])[:, None, :]
+    radius = rule.radius * side
     if rule.label == CLASSES.index("disc"):
         cover = np.clip(radius - np.sqrt(dy**2 + dx**2) + 0.5, 0, 1)
     else:
@@ -95,7 +102,7 @@ class ToySource:
     Args:
       clips: How many different clips there are.
       frames: Frames of each.
-      size: Side of the frames in pixels, at least 8.
+      size: Of the frames in pixels, at least 8: the side of squares, or `(height, width)`.
       seed: Another seed gives other clips of the same kind.
 
     Raises:
@@ -106,15 +113,19 @@ class ToySource:
     fps = 10.0
     skipped: tuple = ()
 
-    def __init__(self, clips: int = 65536, frames: int = 8, size: int = 32, seed: int = 0):
-        for name, value, least in (("clips", clips, 1), ("frames", frames, 1), ("size", size, 8)):
+    def __init__(
+        self, clips: int = 65536, frames: int = 8, size: frame_size.Size = 32, seed: int = 0
+    ):
+        least_side = min(frame_size.height_width(size))
+        bounds = ("clips", clips, 1), ("frames", frames, 1), ("size", least_side, 8)
+        for name, value, least in bounds:
             if value < least:
                 raise ConfigError(f"toy clips: {name} is {value}, must be at least {least}")
-        self.frames, self.size, self.seed = frames, size, seed
+        self.frames, self.size, self.seed = frames, frame_size.normal(size), seed
         self.lengths = np.full(clips, frames, np.int64)
         self.labels = np.arange(clips, dtype=np.int32) % len(CLASSES)
         self.columns = {"label": self.labels}
-        self.fingerprint = f"toy-1-{seed}-{clips}-{frames}-{size}"
+        self.fingerprint = f"toy-1-{seed}-{clips}-{frames}-{frame_size.name(size)}"
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 import vidgen
+from vidgen import frame_size
 from vidgen.data.limits import Limits
 from vidgen.errors import DataError
 from vidgen.video.decoding import Unreadable
@@ -38,7 +39,7 @@ def request(
     ref: dict[str, Any],
     limits: Limits,
     *,
-    size: int | None = None,
+    size: frame_size.Size | None = None,
     crop: bool = False,
     fps: float | None = None,
     start: float = 0.0,
@@ -51,8 +52,8 @@ def request(
     Args:
       ref: Where the clip is; see `decoder.py`.
       limits: What it may cost.
-      size: Length of the shorter side, or None for the stored size.
-      crop: Whether to cut the centre square.
+      size: Length of the shorter side, `(height, width)` to cover, or None for the stored size.
+      crop: Whether to cut the centre.
       fps: Frames per second to resample to, or None.
       start: First second.
       end: Seconds at which to stop, exclusive, or None.

@@ -27,7 +27,8 @@ from vidgen.evaluation import protocol as protocols
 from vidgen.evaluation import scores as score_names
 from vidgen.evaluation.protocol import FEW_CLIPS, MIN_CLIPS, Manifest
 from vidgen.evaluation.scores import Scores
-from vidgen.evaluation.windows import Path, Progress, Windows, WindowSpec, first_frame_size
+from vidgen.evaluation.windows import Path, Progress, Windows, WindowSpec, size_of
+from vidgen.frame_size import Size, height_width, normal
 from vidgen.metrics import degradations, features, measures, toy
 from vidgen.runtime.checkpoint import Checkpoints
 
@@ -132,7 +133,7 @@ def evaluate(
     clips: int | None = None,
     weights: str | None = None,
     step: int | str | None = None,
-    size: int | None = None,
+    size: Size | None = None,
     stride: int | None = None,
     fps: float | None = None,
     change: str | None = None,
@@ -163,7 +164,8 @@ def evaluate(
         taken where there are no more windows.
       weights: File of the network's weights.
       step: Of a run: its checkpoint, or "best"; the newest by default.
-      size: Side of the frames; by default a run's, or the shorter side of the first clip.
+      size: Of the frames: the side of squares, or `(height, width)`; by default that of a run or
+        of a pack, or the shorter side of the first clip.
       stride: Take every n-th frame; by default as the run was trained, or 1.
       fps: Resample to this rate instead.
       change: A name in `degradations.CHANGES`: the clips are spoilt so before they are measured, to
@@ -295,7 +297,7 @@ class _Generated:
     frame_size: tuple[int, int]
 
 
-def _load_run(subject: Path, step: int | str | None, size: int | None, frames: int) -> _Run | None:
+def _load_run(subject: Path, step: int | str | None, size: Size | None, frames: int) -> _Run | None:
     """Loads the sampler of a run; None where the subject is something else.
 
     Raises:
@@ -307,7 +309,7 @@ def _load_run(subject: Path, step: int | str | None, size: int | None, frames: i
             raise ConfigError(f"--step={step}", f"{folder} is no run: it has no checkpoints")
         return None
     sampler = sampling.load(folder, step)
-    if size not in (None, sampler.size):
+    if size is not None and normal(size) != sampler.size:
         raise ConfigError(f"--size={size}", f"the run makes {sampler.size}")
     if sampler.limit and frames > sampler.limit:
         raise ConfigError(
@@ -329,7 +331,7 @@ def _window_spec(
     run: _Run | None,
     path: Path,
     *,
-    size: int | None,
+    size: Size | None,
     stride: int | None,
     fps: float | None,
 ) -> WindowSpec:
@@ -340,7 +342,7 @@ def _window_spec(
         size = run.sampler.size
     return WindowSpec(
         frames=frames,
-        size=size or min(first_frame_size(path)),
+        size=size_of(path) if size is None else normal(size),
         stride=1 if stride is None else stride,
         fps=fps,
     )
@@ -380,7 +382,7 @@ def _samples_of_run(run: _Run, count: int, real: Windows, subject: Path) -> _Gen
             "labels": "by seed" if labels is None else "as the real clips",
         },
         fps=run.rate,
-        frame_size=(sampler.size, sampler.size),
+        frame_size=height_width(sampler.size),
     )
 
 
@@ -421,12 +423,18 @@ def _warnings(
             f"ones {generated.fps:.4g}, so motion from frame to frame is of other spans of time"
             f"{guessed}"
         )
-    if min(real["frame_size"]) != min(generated.frame_size):
+    if _scale(real["frame_size"], spec.size) != _scale(generated.frame_size, spec.size):
+        height, width = height_width(spec.size)
         yield (
             f"other sizes: real clips are {_wide(real['frame_size'])}, generated ones "
-            f"{_wide(generated.frame_size)}; both are measured at {spec.size}x{spec.size}, and "
+            f"{_wide(generated.frame_size)}; both are measured at {width}x{height}, and "
             "resized frames differ in sharpness"
         )
+
+
+def _scale(frame_size: tuple[int, int], size: Size) -> float:
+    """Returns how much larger frames become that are to cover a size."""
+    return max(to / side for to, side in zip(height_width(size), frame_size, strict=True))
 
 
 def _wide(frame_size: tuple[int, int]) -> str:
@@ -526,7 +534,7 @@ def check(subject: Path, metric: str, clips: int) -> dict[str, float]:
     run = _load_run(subject, None, None, frames)
     if run is not None:
         return measure(run.sampler.sample(range(clips), frames))
-    spec = WindowSpec(frames=frames, size=min(first_frame_size(subject)))
+    spec = WindowSpec(frames=frames, size=size_of(subject))
     windows = Windows(subject, spec, side="the clips")
     return measure(np.stack(list(windows.read(clips))))
 

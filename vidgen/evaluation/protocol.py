@@ -45,7 +45,7 @@ class RealClips(TypedDict):
       stride: Every n-th frame was taken.
       fps: They were resampled to this rate, or None.
       crop: "center".
-      size: Side of the frames.
+      size: Of the frames: the side of squares, or `[height, width]`.
       windows: `[name of the clip, first frame]` of each.
     """
 
@@ -54,7 +54,7 @@ class RealClips(TypedDict):
     stride: int
     fps: float | None
     crop: str
-    size: int
+    size: int | list[int]
     windows: list[list[str | int]]
 
 

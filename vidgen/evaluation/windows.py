@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from vidgen import seeds
-from vidgen.data.listing import open_source
+from vidgen import frame_size, seeds
+from vidgen.data.listing import is_toy, open_source, toy_source
 from vidgen.data.pack import Pack, open_store
 from vidgen.data.settings import PackSettings
 from vidgen.data.stream import Clips, count_windows
@@ -28,14 +28,14 @@ class WindowSpec:
 
     Attributes:
       frames: Frames of a window.
-      size: Side of the frames.
+      size: Of the frames: the side of squares, or `(height, width)`.
       stride: Take every n-th frame of a clip.
       fps: Resample clips to this rate first; None keeps every frame.
-      crop: "center": the centre square of each frame.
+      crop: "center": the centre of each frame.
     """
 
     frames: int
-    size: int
+    size: frame_size.Size
     stride: int = 1
     fps: float | None = None
     crop: str = "center"
@@ -117,7 +117,7 @@ class Windows:
             "stride": spec.stride,
             "fps": spec.fps,
             "crop": spec.crop,
-            "size": spec.size,
+            "size": list(spec.size) if isinstance(spec.size, tuple) else spec.size,
             "windows": [[self._name(clip), first] for clip, first in self._places(count).tolist()],
         }
 
@@ -195,6 +195,7 @@ class _Half:
             order = seeds.stream(seed, "halves").permutation(len(store))
             self.numbers = np.sort(order[half::2])
         self._store, self.classes, self.fps = store, store.classes, store.fps
+        self.size = store.size
         self.columns = {name: values[self.numbers] for name, values in store.columns.items()}
         self.lengths = store.lengths[self.numbers]
 
@@ -217,7 +218,7 @@ def first_frame_size(path: Path) -> tuple[int, int]:
         return _size(Pack(path)[0])
     source = open_source(path)
     if isinstance(source, ToySource):
-        return source.size, source.size
+        return frame_size.height_width(source.size)
     for number in range(len(source)):
         try:
             return _size(source[number].frames)
@@ -225,6 +226,21 @@ def first_frame_size(path: Path) -> tuple[int, int]:
             if number + 1 == len(source):
                 raise
     raise DataError(f"{os.fspath(path)}: holds no clip")
+
+
+def size_of(path: Path) -> frame_size.Size:
+    """Returns the size at which clips are measured unless another one is asked for.
+
+    Of a pack, and of toy clips, their own; of others the square of the first clip's shorter side.
+
+    Raises:
+      DataError: No clip can be read.
+    """
+    if (pathlib.Path(path) / "pack.json").is_file():
+        return Pack(path).size
+    if is_toy(os.fspath(path)):
+        return toy_source(os.fspath(path)).size
+    return min(first_frame_size(path))
 
 
 def _size(clip: np.ndarray) -> tuple[int, int]:

@@ -5,6 +5,7 @@ A method's file has
 - `FIELDS`: the sections of its config, each field with default, range and comment; exactly those
   that it reads (`common.fields` joins its own with those that all trained methods share);
 - `GENERATORS` and, where it has one, `DISCRIMINATORS`: the networks that it can use, by kind;
+- `SQUARE = True` where its frames are squares alone, so that it takes no pair in `data.size`;
 - where it is trained step by step: `experiment(config, classes) -> common.Experiment`, the last
   place that sees a config;
 - where it is fitted at once: `fit(batch, *, generator, seed, size, classes)`, which returns
@@ -17,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from vidgen import config as configs
-from vidgen import models
+from vidgen import frame_size, models
 from vidgen.config import checks
 from vidgen.config import fields as config_fields
 from vidgen.config.fields import Field, flat
@@ -79,6 +80,8 @@ def base(method: str = "gan") -> configs.Config:
 def validate(config: configs.Config) -> None:
     """Checks a config as a whole: every field, and that networks and steps can be made of it.
 
+    A pair of equal numbers in `data.size` becomes that number.
+
     Raises:
       ConfigError: It names the field, the value, and what would do.
     """
@@ -86,11 +89,30 @@ def validate(config: configs.Config) -> None:
         raise ConfigError("config.method is missing", "start from vidgen.methods.base(method)")
     module = load(config.method)
     checks.validate(config, sections(config.method))
+    _check_size(config)
     if not is_fitted(config.method):
         module.experiment(config, 2)
     elif "generator" in config:
         arguments = config.generator.to_dict()
         models.checked("generator", module.GENERATORS, arguments.pop("kind"), arguments)
+
+
+def _check_size(config: configs.Config) -> None:
+    """Makes a number of a pair of equal ones; refuses pairs where a method makes squares alone."""
+    size = frame_size.normal(config.data.size)
+    if size != config.data.size:
+        with config.data.ignore_type():
+            config.data.size = size
+    if isinstance(size, tuple) and not _takes_pairs(config.method):
+        others = ", ".join(name for name in METHODS if _takes_pairs(name))
+        raise ConfigError(
+            f"config.data.size is {size}, and config.method={config.method!r} makes squares alone",
+            f"one number, or a method that takes a height and a width: {others}",
+        )
+
+
+def _takes_pairs(method: str) -> bool:
+    return not vars(load(method)).get("SQUARE", False)
 
 
 def experiment(config: configs.Config, classes: int) -> Experiment:

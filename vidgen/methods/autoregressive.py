@@ -23,6 +23,7 @@ from vidgen import config as configs
 from vidgen import keys, models
 from vidgen.config.fields import PICK, Field, constant
 from vidgen.errors import ConfigError
+from vidgen.frame_size import height_width
 from vidgen.methods import common
 from vidgen.methods.common import Batch, Metrics, Schedule
 from vidgen.models.protocol import example_noise
@@ -330,7 +331,7 @@ def prior_step(
     return new, {
         "gen/loss": loss,
         "gen/bits": bits,
-        "gen/bits_per_dimension": bits * gen.motion / (3 * gen.size**2),
+        "gen/bits_per_dimension": bits * gen.motion / (3 * math.prod(height_width(gen.size))),
         "gen/grad": optax.tree.norm(grads),
         "gen/norm": optax.tree.norm(new.gen),
         "gen/ema": optax.tree.norm(new.ema),

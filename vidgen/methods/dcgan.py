@@ -28,6 +28,7 @@ __all__ = ["State", "experiment", "init", "step"]
 
 GENERATORS = {"dcgan": DcganGenerator}
 DISCRIMINATORS = {"dcgan": DcganDiscriminator}
+SQUARE = True  # as published
 FIELDS = common.fields(
     {
         "generator": models.fields(GENERATORS, "dcgan"),

@@ -25,6 +25,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key, PyTree
 from vidgen import config as configs
 from vidgen import keys, models
 from vidgen.config.fields import PICK, Field, constant
+from vidgen.frame_size import height_width
 from vidgen.methods import common
 from vidgen.methods.common import Batch, Made, Metrics, Players, Schedule, State
 from vidgen.models.features import efficientnet_weights
@@ -392,7 +393,7 @@ def init(
     key, dis = keys.root(seed), players.dis
     gen = common.init_generator(key, players.gen, frames)
     label = jnp.zeros((1,), jnp.int32) if players.gen.classes else None
-    video = jnp.zeros((1, pick or frames, players.gen.size, players.gen.size, 3))
+    video = jnp.zeros((1, pick or frames, *height_width(players.gen.size), 3))
     condition = (label, jnp.arange(pick)[None]) if pick else (label,)
     params = dis.init(keys.named(key, "dis"), example(dis, frozen, video), *condition)["params"]
     vectors = spectral.init(keys.named(key, "vectors"), params) if normalize else None

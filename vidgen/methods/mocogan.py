@@ -30,6 +30,7 @@ __all__ = ["State", "experiment", "init", "step"]
 
 GENERATORS = {"mocogan": MocoganGenerator}
 DISCRIMINATORS = {"mocogan": MocoganDiscriminator}
+SQUARE = True  # as published
 FIELDS = common.fields(  # the constants of the published code, but for the size of a batch
     {
         "generator": models.fields(GENERATORS, "mocogan"),

@@ -21,6 +21,7 @@ from jaxtyping import PyTree
 from vidgen import config as configs
 from vidgen import keys, models
 from vidgen.config.fields import PICK, Field, constant
+from vidgen.frame_size import height_width
 from vidgen.methods import common, gan
 from vidgen.methods.common import Batch, Metrics, Schedule
 from vidgen.models.protocol import Generator
@@ -107,7 +108,7 @@ def init(
     params, judge = common.init_generator(key, gen, frames), None
     if dis is not None:
         label = jnp.zeros((1,), jnp.int32) if gen.classes else None
-        video = jnp.zeros((1, pick or frames, gen.size, gen.size, 3))
+        video = jnp.zeros((1, pick or frames, *height_width(gen.size), 3))
         picked = jnp.arange(pick)[None] if pick else None
         seen = gan.example(dis, frozen, video)
         judge = dis.init(keys.named(key, "dis"), seen, label, picked)["params"]

@@ -36,8 +36,8 @@ def _noisy(clip: Clip, rng: np.random.Generator) -> Clip:
 
 
 def _blurred(clip: Clip, rng: np.random.Generator) -> Clip:
-    """Blurs frames by 3 % of their side."""
-    side = clip.shape[1]
+    """Blurs frames by 3 % of their shorter side."""
+    side = min(clip.shape[1:3])
     return ndimage.gaussian_filter(clip, (0, 0.03 * side, 0.03 * side, 0))
 
 

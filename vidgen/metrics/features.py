@@ -195,7 +195,10 @@ def _hash(params: PyTree) -> str:
 def _resized(
     video: Video, side: int, antialias: bool
 ) -> Float[Array, "batch time {side} {side} 3"]:
-    """Stretches uint8 `[B, T, H, W, 3]` to `side`, float in [0, 1]."""
+    """Stretches uint8 `[B, T, H, W, 3]` to `side`, float in [0, 1].
+
+    Frames that are not square lose their aspect, not their sides: so FVD's standard has it.
+    """
     x = video.astype(jnp.float32) / 255
     shape = (*x.shape[:2], side, side, 3)
     return jax.image.resize(x, shape, "bilinear", antialias=antialias)

@@ -23,11 +23,11 @@ STILL = 0.15  # least mean step in pixels a frame
 
 
 def _outlines(
-    size: int, centre: Float[np.ndarray, "2"], area: float | np.integer
-) -> dict[str, Bool[np.ndarray, "{size} {size}"]]:
+    size: tuple[int, int], centre: Float[np.ndarray, "2"], area: float | np.integer
+) -> dict[str, Bool[np.ndarray, "{size[0]} {size[1]}"]]:
     """Returns the ideal masks of a disc and a square of that area at that centre."""
-    pixels = np.arange(size) + 0.5
-    dy, dx = np.abs(pixels - centre[0])[:, None], np.abs(pixels - centre[1])[None, :]
+    y, x = (np.abs(np.arange(side) + 0.5 - at) for side, at in zip(size, centre, strict=True))
+    dy, dx = y[:, None], x[None, :]
     half = np.sqrt(area) / 2
     return {
         "disc": dy**2 + dx**2 <= area / np.pi,
@@ -39,11 +39,11 @@ def _iou(a: Bool[np.ndarray, "height width"], b: Bool[np.ndarray, "height width"
     return np.sum(a & b) / max(np.sum(a | b), 1)
 
 
-def describe(clip: UInt8[np.ndarray, "time size size 3"]) -> dict:
+def describe(clip: UInt8[np.ndarray, "time height width 3"]) -> dict:
     """Measures one clip.
 
     Args:
-      clip: uint8 `[T, H, W, 3]`, square frames, T at least 2.
+      clip: uint8 `[T, H, W, 3]`, T at least 2.
 
     Returns:
       A dict: `faults`, the tuple of names of what is wrong (empty if the clip passes); `shape`, a
@@ -51,7 +51,8 @@ def describe(clip: UInt8[np.ndarray, "time size size 3"]) -> dict:
       [0, 1]; `track`, float `[T, 2]` in pixels.
     """
     video = clip.astype(np.float64) / 255
-    size = clip.shape[1]
+    height, width = clip.shape[1:3]
+    side = min(height, width)
     backgrounds, colours, tracks, radii, spreads = [], [], [], [], []
     fits: dict[str, list[float]] = {name: [] for name in CLASSES}
     empty = {"shape": None, "colour": None, "background": None, "track": None}
@@ -69,7 +70,7 @@ def describe(clip: UInt8[np.ndarray, "time size size 3"]) -> dict:
         if areas.max() < 0.9 * areas.sum():
             return {"faults": ("several objects",), **empty}
         area, centre = areas.max(), np.argwhere(mask).mean(0) + 0.5
-        for name, ideal in _outlines(size, centre, area).items():
+        for name, ideal in _outlines((height, width), centre, area).items():
             fits[name].append(_iou(mask, ideal))
         inside = ndimage.binary_erosion(mask, iterations=1)
         # Two pixels leave the soft edge out; whatever else is not background counts against it.
@@ -83,7 +84,7 @@ def describe(clip: UInt8[np.ndarray, "time size size 3"]) -> dict:
         radii.append(np.sqrt(area))
     fit = {name: np.mean(values) for name, values in fits.items()}
     shape = max(fit, key=lambda name: fit[name])
-    track, radius = np.array(tracks), np.array(radii) / size
+    track, radius = np.array(tracks), np.array(radii) / side
     # From the square root of an area back to a half side or a radius.
     half = np.median(radius) / (2 if shape == "square" else np.sqrt(np.pi))
     steps = np.linalg.norm(np.diff(track, axis=0), axis=1)
@@ -94,7 +95,7 @@ def describe(clip: UInt8[np.ndarray, "time size size 3"]) -> dict:
         and np.ptp(backgrounds, axis=0).max() <= DRIFT,
         "size": 0.8 * RADIUS[0] <= half <= 1.2 * RADIUS[1],
         "constant size": np.abs(radius / np.median(radius) - 1).max() <= GROWTH,
-        "continuous track": steps.max() <= SPEED[1] * size + SLACK,
+        "continuous track": steps.max() <= SPEED[1] * side + SLACK,
         "moves": steps.mean() >= STILL,
     }
     return {
@@ -106,7 +107,7 @@ def describe(clip: UInt8[np.ndarray, "time size size 3"]) -> dict:
     }
 
 
-def score(clips: UInt8[np.ndarray, "clips time size size 3"]) -> dict[str, float]:
+def score(clips: UInt8[np.ndarray, "clips time height width 3"]) -> dict[str, float]:
     """Checks a set of generated toy clips.
 
     Args:
@@ -124,7 +125,7 @@ def score(clips: UInt8[np.ndarray, "clips time size size 3"]) -> dict[str, float
     for name in CLASSES:
         result[name] = sum(d["shape"] == name for d in good) / max(len(good), 1)
     result["hues"] = float(len({int(12 * _hue(d["colour"])) % 12 for d in good}))
-    size = clips.shape[2]
+    size = np.array(clips.shape[2:4])
     result["places"] = float(len({tuple((d["track"][0] * 3 // size).astype(int)) for d in good}))
     for fault in sorted({fault for d in found for fault in d["faults"]}):
         result[f"fault/{fault}"] = sum(fault in d["faults"] for d in found) / len(found)

@@ -13,6 +13,7 @@ from typing import Any
 
 from vidgen.config.fields import Field
 from vidgen.errors import ConfigError
+from vidgen.frame_size import normal
 
 Kinds = Mapping[str, Any]  # classes of Linen modules by name
 
@@ -57,6 +58,12 @@ def checked(role: str, kinds: Kinds, kind: str, arguments: Mapping[str, object])
                 f"there is no field config.{role}.{name} for kind {kind!r}", ", ".join(close) + "?"
             )
         good[name] = value = tuple(value) if isinstance(value, list) else value  # as JSON has it
+        if name == "size" and isinstance(value, tuple):
+            fits = len(value) == 2 and all(_whole(side, least=1) for side in value)
+            if not fits:
+                raise ConfigError(f"config.data.size is {value!r}", "a height and a width")
+            good[name] = normal(value)
+            continue
         like: Any = 0 if known[name] is dataclasses.MISSING else known[name]
         if isinstance(like, tuple):
             fits = isinstance(value, tuple) and all(_whole(v, least=1) for v in value)

@@ -207,7 +207,7 @@ def _halvings(length: int, size: int) -> int:
 
 def _check(module: DcganGenerator | DcganDiscriminator, role: str) -> None:
     """Raises ConfigError if the attributes that both networks have do not fit."""
-    if module.size < 8 or module.size & (module.size - 1):
+    if not isinstance(module.size, int) or module.size < 8 or module.size & (module.size - 1):
         raise ConfigError(f"config.data.size is {module.size}", "8, 16, 32, 64, ... for dcgan")
     if not module.features:
         raise ConfigError(f"config.{role}.features is 0", "at least 1")

@@ -4,12 +4,15 @@ They take the noise that every generator takes and make window-invariant video o
 one is sampled and measured as any other.
 """
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int
 
 from vidgen.errors import ConfigError
+from vidgen.frame_size import Size, height_width
 from vidgen.models import protocol
 
 
@@ -17,14 +20,14 @@ class Noise(protocol.GeneratorDefaults, nn.Module):
     """Independent grey noise in every frame: the worst that any measure should see.
 
     Attributes:
-      size: Side of the frames in pixels.
+      size: Of the frames in pixels: the side of squares, or `(height, width)`.
       classes: Number of classes; changes nothing.
       content: Channels of the content noise; unused.
-      motion: Pixels of the noise's side: its fields are `size / motion` large.
+      motion: Fields of a frame, each a square of one grey.
       dtype: Taken for the other generators' sake; computed in float32.
     """
 
-    size: int
+    size: Size
     classes: int = 0
     content: int = 1
     motion: int = 256
@@ -32,12 +35,17 @@ class Noise(protocol.GeneratorDefaults, nn.Module):
 
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
-        side = int(self.motion**0.5)
-        if side * side != self.motion or self.size % side:
+        height, width = height_width(self.size)
+        field = self._field()
+        if field**2 * self.motion != height * width or height % field or width % field:
             raise ConfigError(
                 f"config.generator.motion is {self.motion}",
-                f"a square whose root divides config.data.size={self.size}",
+                f"as many square fields as cover config.data.size={self.size}",
             )
+
+    def _field(self) -> int:
+        """Returns the side of a field in pixels, at least 1."""
+        return max(math.isqrt(math.prod(height_width(self.size)) // max(self.motion, 1)), 1)
 
     def keyframes(self, frames: int) -> int:
         """Returns how many keyframes of motion noise a window needs."""
@@ -58,9 +66,10 @@ class Noise(protocol.GeneratorDefaults, nn.Module):
         """Makes a window; arguments as for `ResidualGenerator`, float `[B, T, H, W, 3]`."""
         del content, cycle, start, label
         self.param("level", nn.initializers.zeros, (1,))  # so that there is something to save
-        side = int(self.motion**0.5)
-        grey = jnp.clip(motion[:, :frames] / 2, -1, 1).reshape(len(motion), frames, side, side, 1)
-        grey = jnp.repeat(jnp.repeat(grey, self.size // side, 2), self.size // side, 3)
+        (height, width), field = height_width(self.size), self._field()
+        grey = jnp.clip(motion[:, :frames] / 2, -1, 1)
+        grey = grey.reshape(len(motion), frames, height // field, width // field, 1)
+        grey = jnp.repeat(jnp.repeat(grey, field, 2), field, 3)
         return _picked(jnp.broadcast_to(grey, (*grey.shape[:-1], 3)), pick)
 
 
@@ -68,7 +77,7 @@ class Lookup(protocol.GeneratorDefaults, nn.Module):
     """Plays stored training clips: the best FVD there is, and nothing new.
 
     Attributes:
-      size: Side of the frames in pixels.
+      size: Of the frames in pixels: the side of squares, or `(height, width)`.
       classes: Number of classes; 0 for none.
       clips: How many clips it holds, sorted by class.
       length: Frames of each; a longer video plays its clip round and round.
@@ -77,7 +86,7 @@ class Lookup(protocol.GeneratorDefaults, nn.Module):
       dtype: Taken for the other generators' sake.
     """
 
-    size: int
+    size: Size
     classes: int = 0
     clips: int = 1
     length: int = 1
@@ -106,7 +115,7 @@ class Lookup(protocol.GeneratorDefaults, nn.Module):
     ) -> Float32[Array, "batch time height width 3"]:
         """Makes a window; arguments as for `ResidualGenerator`, float `[B, T, H, W, 3]`."""
         del motion, cycle
-        shape = (self.clips, self.length, self.size, self.size, 3)
+        shape = (self.clips, self.length, *height_width(self.size), 3)
         held = self.param("clips", nn.initializers.zeros, shape, jnp.uint8)
         # Clips of class c are those from first[c] to first[c + 1].
         first = self.param("first", nn.initializers.zeros, (max(self.classes, 1) + 1,), jnp.int32)
@@ -129,7 +138,7 @@ class DynamicTexture(protocol.GeneratorDefaults, nn.Module):
     Reference: Doretto et al., "Dynamic textures", 2003.
 
     Attributes:
-      size: Side of the frames in pixels.
+      size: Of the frames in pixels: the side of squares, or `(height, width)`.
       classes: Number of classes; 0 for none.
       content: Principal components of stills.
       motion: Principal components of motion.
@@ -137,7 +146,7 @@ class DynamicTexture(protocol.GeneratorDefaults, nn.Module):
       dtype: Taken for the other generators' sake; computed in float32.
     """
 
-    size: int
+    size: Size
     classes: int = 0
     content: int = 32
     motion: int = 48
@@ -173,7 +182,7 @@ class DynamicTexture(protocol.GeneratorDefaults, nn.Module):
     ) -> Float32[Array, "batch time height width 3"]:
         """Makes a window; arguments as for `ResidualGenerator`, float `[B, T, H, W, 3]`."""
         del cycle, start
-        kinds, pixels = max(self.classes, 1), self.size * self.size * 3
+        kinds, pixels = max(self.classes, 1), 3 * math.prod(height_width(self.size))
         zeros = nn.initializers.zeros
         mean = self.param("mean", zeros, (kinds, pixels))
         stills = self.param("stills", zeros, (kinds, self.content, pixels))
@@ -187,7 +196,7 @@ class DynamicTexture(protocol.GeneratorDefaults, nn.Module):
             state += jnp.einsum("btv,bxv->btx", noise, left[:, j])
         video = (mean[kind] + jnp.einsum("bc,bcp->bp", content, stills[kind]))[:, None]
         video = video + jnp.einsum("btx,bxp->btp", state, moves[kind])
-        return _picked(video.reshape(len(content), frames, self.size, self.size, 3), pick)
+        return _picked(video.reshape(len(content), frames, *height_width(self.size), 3), pick)
 
 
 class Ppca(protocol.GeneratorDefaults, nn.Module):
@@ -198,14 +207,14 @@ class Ppca(protocol.GeneratorDefaults, nn.Module):
     Reference: Tipping and Bishop, "Probabilistic principal component analysis", 1999.
 
     Attributes:
-      size: Side of the frames in pixels.
+      size: Of the frames in pixels: the side of squares, or `(height, width)`.
       classes: Number of classes; 0 for none.
       length: Frames of its clips.
       content: Principal directions.
       dtype: Taken for the other generators' sake; computed in float32.
     """
 
-    size: int
+    size: Size
     classes: int = 0
     length: int = 1
     content: int = 64
@@ -240,15 +249,15 @@ class Ppca(protocol.GeneratorDefaults, nn.Module):
     ) -> Float32[Array, "batch time height width 3"]:
         """Makes the first frames; arguments as for `ResidualGenerator`, float `[B, T, H, W, 3]`."""
         del motion, cycle, start
-        kinds, values = max(self.classes, 1), self.length * self.size**2 * 3
+        shape = (self.length, *height_width(self.size), 3)
+        kinds, values = max(self.classes, 1), math.prod(shape)
         zeros = nn.initializers.zeros
         mean = self.param("mean", zeros, (kinds, values))
         spread = self.param("spread", zeros, (kinds, self.content, values))
         self.param("variance", zeros, (kinds,))
         kind = jnp.zeros(len(content), jnp.int32) if label is None else label
         video = mean[kind] + jnp.einsum("bc,bcv->bv", content, spread[kind])
-        video = video.reshape(len(content), self.length, self.size, self.size, 3)[:, :frames]
-        return _picked(video, pick)
+        return _picked(video.reshape(len(content), *shape)[:, :frames], pick)
 
 
 def _picked(

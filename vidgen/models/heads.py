@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int, PyTree
 
 from vidgen.errors import ConfigError
+from vidgen.frame_size import Size, height_width
 from vidgen.models import layers, protocol
 from vidgen.models.features import efficientnet
 
@@ -16,7 +17,8 @@ class HeadsDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
     tell things in photographs from each other (`taps`). For each, an image head judges each frame
     by itself, and a temporal head all frames side by side in channels, with the gaps between them.
     A head is 3x3 convolutions of
-    stride 2 down to 4x4, one more 3x3, and a logit averaged over places; the class enters by
+    stride 2 down to 4x4 (of frames that are not square, until the longer side is at most 4 or the
+    shorter one 2), one more 3x3, and a logit averaged over places; the class enters by
     projection. Before the last convolution a channel says how much the clips of a group differ, so
     that a generator that makes few figures is found out. There is no normalisation: with it, the
     heads collapsed (docs/benchmarks.md).
@@ -30,7 +32,7 @@ class HeadsDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
       "cGANs with Projection Discriminator", 2018.
 
     Attributes:
-      size: Side of the frames in pixels.
+      size: Of the frames in pixels: the side of squares, or `(height, width)`.
       classes: Number of classes; 0 for none.
       scales: Heads see means over squares of so many pixels: two heads each.
       taps: Heads see features of EfficientNet-Lite0 at so many pixels a place, of 4, 8, 16, 32: two
@@ -45,7 +47,7 @@ class HeadsDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
       dtype: Type of the computation; parameters are float32.
     """
 
-    size: int
+    size: Size
     classes: int = 0
     scales: tuple[int, ...] = (2,)
     taps: tuple[int, ...] = ()
@@ -64,18 +66,21 @@ class HeadsDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
 
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
+        sides = height_width(self.size)
         for tap in self.taps:
-            if tap not in efficientnet.TAPS or self.size < 2 * tap:
-                fits = [str(t) for t in efficientnet.TAPS if self.size >= 2 * t]
+            if tap not in efficientnet.TAPS or min(sides) < 2 * tap:
+                fits = [str(t) for t in efficientnet.TAPS if min(sides) >= 2 * t]
                 raise ConfigError(
                     f"config.discriminator.taps has {tap}, and config.data.size is {self.size}",
                     f"of {', '.join(fits)}" if fits else "heads on pixels alone",
                 )
         for scale in self.scales:
-            if self.size % scale or self.size // scale < 8:
+            if any(side % scale for side in sides) or min(sides) // scale < 8:
                 raise ConfigError(
                     f"config.discriminator.scales has {scale}, and config.data.size is {self.size}",
-                    "the size must be a multiple of each, and at least 8 times as large",
+                    "the size must be a multiple of each, and at least 8 times as large"
+                    if isinstance(self.size, int)
+                    else "both sides must be multiples of each, and at least 8 times as large",
                 )
         for name in ("width", "tap_width", "widest", "group"):
             if not getattr(self, name):
@@ -163,7 +168,7 @@ class _Head(nn.Module):
         x, known = x.astype(self.dtype), None
         if gaps is not None:
             known = act(layers.dense(64, self.dtype, "gaps")(gaps))
-        while max(x.shape[1:3]) > 4:
+        while max(x.shape[1:3]) > 4 and min(x.shape[1:3]) > 2:
             name = f"down{max(x.shape[1:3])}"
             x = layers.Conv3x3(width, self.dtype, stride=2, name=name)(x)
             x, known = self._with_gaps(x, known), None

@@ -5,6 +5,8 @@ products. On a CPU that is several times faster than 3D convolution, whose gradi
 of the matrix-product rate there, and no slower on a GPU or TPU.
 """
 
+import itertools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Shaped
 
 from vidgen.errors import ConfigError
+from vidgen.frame_size import Size, height_width, normal
 
 
 def _scaled(gain: float) -> nn.initializers.Initializer:
@@ -53,10 +56,63 @@ def depth_to_space(
 
 
 def resize(
-    x: Float[Array, "n height width channel"], side: int
-) -> Float[Array, "n {side} {side} channel"]:
-    """Enlarges maps by bilinear interpolation; `[N, H, W, C]` to `[N, side, side, C]`."""
-    return jax.image.resize(x, (x.shape[0], side, side, x.shape[-1]), "bilinear")
+    x: Float[Array, "n height width channel"], rows: int, columns: int
+) -> Float[Array, "n {rows} {columns} channel"]:
+    """Enlarges maps by bilinear interpolation; `[N, H, W, C]` to `[N, rows, columns, C]`."""
+    return jax.image.resize(x, (x.shape[0], rows, columns, x.shape[-1]), "bilinear")
+
+
+def coarsest_map(size: Size, unit: int, twos: bool = False) -> tuple[int, int] | None:
+    """Returns rows and columns of the coarsest map of a network; None where there is none.
+
+    Of squares it is 4x4. Of other frames it is the smallest map of the same aspect that has at
+    least 4 places on its shorter side, and at most 15: 64x112 has 4x7, 144x256 has 9x16.
+
+    Args:
+      size: Of the frames in pixels, a number or `(height, width)`.
+      unit: A place is a square of pixels whose side is a multiple of it.
+      twos: Whether the multiple must be a power of two.
+    """
+    height, width = height_width(size)
+    short = min(height, width)
+    for count in range(4, 5 if height == width else 16):
+        side = short // count
+        whole = side and not (height % side or width % side) and short == count * side
+        if whole and unit and side % unit == 0:
+            times = side // unit
+            if not twos or times & (times - 1) == 0:
+                return height // side, width // side
+    return None
+
+
+def no_map(what: str, size: Size, unit: int, twos: bool = False) -> ConfigError:
+    """Returns an error for a height and a width of which there is no `coarsest_map`.
+
+    Args:
+      what: Says what they have to fit.
+      size: The size.
+      unit: As for `coarsest_map`.
+      twos: As for `coarsest_map`.
+    """
+    height, width = height_width(size)
+    near: list[tuple[float, Size]] = []
+    for reach in (16, 32, 64, 128, 256):
+        sides = (
+            range(max(side - reach, 1) // unit * unit + unit, side + reach + 1, unit)
+            for side in (height, width)
+        )
+        near = [
+            (abs(a / height - 1) + abs(b / width - 1), normal((a, b)))
+            for a, b in itertools.product(*sides)
+            if coarsest_map((a, b), unit, twos)
+        ]
+        if near:
+            break
+    best = ", ".join(str(one) for _, one in sorted(near, key=lambda pair: pair[0])[:3])
+    return ConfigError(
+        f"config.data.size is {size}, and {what}",
+        f"the nearest sizes that fit are {best}" if best else "fewer levels",
+    )
 
 
 def downsample(

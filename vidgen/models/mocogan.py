@@ -61,7 +61,7 @@ class MocoganGenerator(protocol.GeneratorDefaults, nn.Module):
 
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
-        if self.size < 8 or self.size & (self.size - 1):
+        if not isinstance(self.size, int) or self.size < 8 or self.size & (self.size - 1):
             raise ConfigError(f"config.data.size is {self.size}", "8, 16, 32, 64, ... for mocogan")
         for name in ("motion", "features"):
             if not getattr(self, name):

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from vidgen.errors import ConfigError
+from vidgen.frame_size import Size
 
 Posterior = tuple[
     Float[Array, "batch ..."], Float[Array, "batch ..."]
@@ -28,7 +29,7 @@ class Network(Protocol):
     """What generators and discriminators have in common.
 
     Attributes:
-      size: Side of the frames in pixels.
+      size: Of the frames in pixels: the side of squares, or `(height, width)`.
       classes: Number of classes; 0 for none.
       whole_batch: Whether a training step normalises by statistics of the whole batch, so that its
         clips have to be computed together.
@@ -36,7 +37,7 @@ class Network(Protocol):
     """
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> Size: ...
     @property
     def classes(self) -> int: ...
     @property
@@ -66,7 +67,7 @@ class Generator(Network, Protocol):
     last one that is not after the window's first frame. `cycle` `[B, len(periods)]` is uniform in
     [0, 1). `start` int32 `[B]` is the window's first frame, `label` int32 `[B]` or None, and `pick`
     int32 `[B, P]` names the frames of the window to make (None for all). The result is float32
-    about [-1, 1], `[B, frames or P, size, size, 3]`.
+    about [-1, 1], `[B, frames or P, H, W, 3]`.
 
     Attributes:
       content: Channels of the content noise.
@@ -134,7 +135,7 @@ class RecurrentGenerator(Generator, Protocol):
         content: Float[Array, "batch content"],
         label: Int[Array, " batch"] | None,
     ) -> Float[Array, "batch time height width 3"]:
-        """Makes the frames of states `[B, T, ...]`, float32 `[B, T, size, size, 3]`."""
+        """Makes the frames of states `[B, T, ...]`, float32 `[B, T, H, W, 3]`."""
         ...
 
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int
 
 from vidgen.errors import ConfigError
+from vidgen.frame_size import Size, height_width
 from vidgen.models import layers, protocol
 
 
@@ -15,13 +16,13 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
     Motion noise arrives at keyframes every `stride` frames and passes through temporal convolutions
     without padding; between keyframes the motion features are interpolated linearly. What repeats
     (steps, waves), noise cannot keep in time: cycles turn at a rate that content chooses, from a
-    phase that is noise. Content, motion and cycles make a 4x4 map for each frame, which 2D residual
-    blocks enlarge. Content alone modulates them, so that appearance stays while the layout moves.
-    The last features are interpolated to full resolution, where a small network of pointwise layers
-    lets each pixel mix the colours of a palette that content chooses: an edge is where a smooth
-    feature crosses a threshold, so it is sharp wherever it lies, and an area keeps its colour
-    wherever it moves. (Unfolding patches of pixels from channels instead made grids of noise that
-    stayed; docs/benchmarks.md.)
+    phase that is noise. Content, motion and cycles make a small map for each frame, which 2D
+    residual blocks enlarge. Content alone modulates them, so that appearance stays while the layout
+    moves. The last features are interpolated to full resolution, where a small network of pointwise
+    layers lets each pixel mix the colours of a palette that content chooses: an edge is where a
+    smooth feature crosses a threshold, so it is sharp wherever it lies, and an area keeps its
+    colour wherever it moves. (Unfolding patches of pixels from channels instead made grids of noise
+    that stayed; docs/benchmarks.md.)
 
     Nothing depends on the length of the window or on its place in it, so windows agree where they
     overlap.
@@ -33,9 +34,11 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
       2021, for pointwise layers over interpolated features; Perez et al., "FiLM", 2018.
 
     Attributes:
-      size: Side of the frames in pixels; 4 times a power of two.
+      size: Of the frames in pixels: the side of squares, 4 times a power of two, or a height and a
+        width (`layers.coarsest_map`).
       classes: Number of classes; 0 for none.
-      widths: Channels of each level, 4x4 first, each twice as large as the one before.
+      widths: Channels of each level, 4x4 first (of frames that are not square, the smallest map of
+        their aspect), each twice as large as the one before.
       blocks: Residual blocks of each level.
       head: Channels of the pointwise layers at full resolution.
       head_layers: How many, before the colours.
@@ -55,7 +58,7 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
       dtype: Type of the computation; parameters are float32.
     """
 
-    size: int
+    size: Size
     classes: int = 0
     widths: tuple[int, ...] = (128, 96, 64)
     blocks: int = 1
@@ -74,13 +77,7 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
 
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
-        last = 4 * 2 ** (len(self.widths) - 1)
-        if self.size % last:
-            raise ConfigError(
-                f"config.generator.widths has {len(self.widths)} levels, up to {last}x{last}, "
-                f"and config.data.size is {self.size}",
-                f"the size must be a multiple of {last}",
-            )
+        check_levels("widths", self.widths, self.size, "up to")
         layers.check_output(self.output)
         if not self.stride:
             raise ConfigError("config.generator.stride is 0", "at least 1")
@@ -124,7 +121,7 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
           frames: Length of the window, T.
 
         Returns:
-          Video float32 `[B, T or P, size, size, 3]`; in [-1, 1], unless "tanh" nearly.
+          Video float32 `[B, T or P, H, W, 3]`; in [-1, 1], unless "tanh" nearly.
         """
         act = layers.leaky_relu
         residual = nn.remat(layers.Residual) if self.remat else layers.Residual
@@ -157,16 +154,21 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
         layout = act(dense(self.style, "layout")(layout))
         style = every.reshape(b * frames, -1)
 
-        x = dense(16 * self.widths[0], "first")(layout).reshape(-1, 4, 4, self.widths[0])
+        coarsest = layers.coarsest_map(self.size, 2 ** (len(self.widths) - 1))
+        assert coarsest is not None  # as `check` makes sure
+        rows, columns = coarsest
+        x = dense(rows * columns * self.widths[0], "first")(layout)
+        x = x.reshape(-1, rows, columns, self.widths[0])
         for level, width in enumerate(self.widths):
             if level:  # narrower first: a quarter of the pixels to narrow, and less to enlarge
                 x = layers.dense(width, self.dtype, f"narrow{level}", gain=1.0)(x)
-                x = layers.resize(x, 2 * x.shape[1])
+                x = layers.resize(x, 2 * x.shape[1], 2 * x.shape[2])
             for block in range(self.blocks):
                 x = residual(width, self.dtype, name=f"level{level}_{block}")(x, style)
         x = dense(self.head, "head")(act(x))
         pixels = nn.remat(ResidualGenerator._pixels) if self.remat else ResidualGenerator._pixels
-        return pixels(self, x, style, content).reshape(b, frames, self.size, self.size, 3)
+        video = pixels(self, x, style, content)
+        return video.reshape(b, frames, *height_width(self.size), 3)
 
     def _pixels(
         self,
@@ -176,7 +178,7 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
     ) -> Float32[Array, "... 3"]:
         """Makes the pixels of frames from their last features; `[N, H, W, head]` to float32."""
         act = layers.leaky_relu
-        x = layers.resize(x, self.size)
+        x = layers.resize(x, *height_width(self.size))
         for layer in range(self.head_layers):
             x = act(layers.Film(self.dtype, name=f"head_film{layer}")(x, style))
             x = layers.dense(self.head, self.dtype, f"head{layer}")(x)
@@ -184,6 +186,26 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
             x = layers.dense(3, self.dtype, "colours", gain=0.1)(act(x)).astype(jnp.float32)
             return layers.OUTPUTS[self.output](x)
         return layers.mix_palette(act(x), content, self.palette, self.dtype)
+
+
+def check_levels(field: str, widths: tuple[int, ...], size: Size, way: str) -> None:
+    """Raises ConfigError if frames have no map that doubles to theirs at each level but one.
+
+    Args:
+      field: Of the section `generator`, whose levels they are.
+      widths: Its value.
+      size: Of the frames.
+      way: "up to" or "from", where the levels end or begin.
+    """
+    unit = 2 ** (len(widths) - 1)
+    if layers.coarsest_map(size, unit) is None:
+        last, what = 4 * unit, f"config.generator.{field} has {len(widths)} levels"
+        if isinstance(size, tuple):
+            raise layers.no_map(what, size, unit)
+        raise ConfigError(
+            f"{what}, {way} {last}x{last}, and config.data.size is {size}",
+            f"the size must be a multiple of {last}",
+        )
 
 
 def _turns(
@@ -231,13 +253,14 @@ class ResidualDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
 
     Attributes:
       classes: Number of classes; 0 for none.
-      size: Side of the frames in pixels.
+      size: Of the frames in pixels: the side of squares, or `(height, width)`.
       patch: Side of the pixel patches that the front works on.
       front: Channels of the front; at least 3 * patch^2, or it is blind to some patterns.
       neck: Channels of a frame before frames are folded together.
       frame_blocks: Residual blocks over each frame, at the trunk's first resolution.
       fold: Frames folded together.
-      widths: Channels of each level of the trunk, finest first, each half as large, down to 4x4.
+      widths: Channels of each level of the trunk, finest first, each half as large, down to 4x4;
+        of frames that are not square, to the smallest map of their aspect.
       blocks: Residual blocks of each level.
       features: Width of the last layer before the logit.
       frame_features: Width of each frame's own features beside them; 0 for none.
@@ -246,7 +269,7 @@ class ResidualDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
       dtype: Type of the computation; parameters are float32.
     """
 
-    size: int
+    size: Size
     classes: int = 0
     patch: int = 2
     front: int = 24
@@ -263,11 +286,16 @@ class ResidualDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
         trunk = 4 * 2 ** (len(self.widths) - 1)
-        folds = self.size / self.patch / trunk if self.patch else 0.0
-        if folds < 1 or folds != int(folds) or int(folds) & (int(folds) - 1):
+        unit = self.patch * 2 ** (len(self.widths) - 1)
+        if layers.coarsest_map(self.size, unit, twos=True) is None:
+            if isinstance(self.size, tuple) and unit:
+                what = f"config.discriminator.widths has {len(self.widths)} levels"
+                what += f", over patches of {self.patch}"
+                raise layers.no_map(what, self.size, unit, twos=True)
+            frames = "x".join(str(side) for side in height_width(self.size))
             raise ConfigError(
                 f"config.discriminator.widths has {len(self.widths)} levels, from {trunk}x{trunk}; "
-                f"{self.size}x{self.size} frames in patches of {self.patch} do not fold to that",
+                f"{frames} frames in patches of {self.patch} do not fold to that",
                 "size / patch must be 4 times 2 for each level after the first, or more twos",
             )
         if self.front < 3 * self.patch**2:
@@ -301,15 +329,18 @@ class ResidualDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
         x = layers.space_to_depth(video.astype(self.dtype).reshape(b * t, h, w, c), self.patch)
         x = layers.dense(self.front, self.dtype, "embed", gain=1.0)(x)
         x = act(x + layers.Conv3x3(self.front, self.dtype, name="front")(act(x)))
-        trunk = 4 * 2 ** (len(self.widths) - 1)
-        x = dense(self.neck, "neck")(layers.space_to_depth(x, x.shape[1] // trunk))
+        halved = 2 ** (len(self.widths) - 1)
+        coarsest = layers.coarsest_map((h, w), self.patch * halved, twos=True)
+        assert coarsest is not None  # as `check` makes sure
+        rows, columns = (halved * count for count in coarsest)
+        x = dense(self.neck, "neck")(layers.space_to_depth(x, x.shape[1] // rows))
         for block in range(self.frame_blocks):
             x = residual(self.neck, self.dtype, name=f"frame{block}")(x)
         x = frames = act(x)
 
         groups = t // self.fold
-        x = x.reshape(b * groups, self.fold, trunk, trunk, self.neck)
-        x = x.transpose(0, 2, 3, 1, 4).reshape(b * groups, trunk, trunk, -1)
+        x = x.reshape(b * groups, self.fold, rows, columns, self.neck)
+        x = x.transpose(0, 2, 3, 1, 4).reshape(b * groups, rows, columns, -1)
         x = dense(self.widths[0], "fold")(x)
         if pick is not None:
             gaps = jnp.log1p((pick - pick[:, :1]).astype(self.dtype))

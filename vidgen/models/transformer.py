@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int
 
 from vidgen.errors import ConfigError
+from vidgen.frame_size import Size, height_width
 from vidgen.models import layers, protocol
 from vidgen.models.attention import Attention, FeedForward
 
@@ -32,10 +33,10 @@ class TransformerGenerator(protocol.GeneratorDefaults, nn.Module):
       noise at a coarse rate.
 
     Attributes:
-      size: Side of the frames in pixels.
+      size: Of the frames in pixels: the side of squares, or `(height, width)`.
       classes: Number of classes; 0 for none.
       patch: Side in pixels of a token's patch; divides the size.
-      grid: Side of the map of tokens in time; divides size / patch.
+      grid: Side of the map of tokens in time, the shorter one; divides size / patch.
       width: Channels of the tokens.
       heads: Heads of attention; divides the width.
       expand: Channels inside feed-forward layers over the width.
@@ -58,7 +59,7 @@ class TransformerGenerator(protocol.GeneratorDefaults, nn.Module):
       dtype: Type of the computation; parameters are float32.
     """
 
-    size: int
+    size: Size
     classes: int = 0
     patch: int = 4
     grid: int = 4
@@ -85,11 +86,16 @@ class TransformerGenerator(protocol.GeneratorDefaults, nn.Module):
         """Raises ConfigError if the attributes do not fit each other."""
         _at_least_one(self, "generator", "grid", "expand", "window", "head", "style", "stride")
         _check_tokens(self, "generator")
-        if self.size // self.patch % self.grid:
+        short, long = sorted(_patches(self))
+        if short % self.grid or long % (short // self.grid):
+            patches = f"{short} patches a side"
+            hint = "the grid must divide size / patch"
+            if short != long:
+                patches = f"{short} and {long} patches a side"
+                fits = [n for n in range(1, short + 1) if short % n == long % (short // n) == 0]
+                hint = f"one of {', '.join(map(str, fits))}: it has the aspect of the frame"
             raise ConfigError(
-                f"config.generator.grid is {self.grid}, and a frame has {self.size // self.patch} "
-                "patches a side",
-                "the grid must divide size / patch",
+                f"config.generator.grid is {self.grid}, and a frame has {patches}", hint
             )
         if not self.unfold or self.patch % self.unfold:
             raise ConfigError(
@@ -132,7 +138,7 @@ class TransformerGenerator(protocol.GeneratorDefaults, nn.Module):
           frames: Length of the window, T.
 
         Returns:
-          Video float32 `[B, T or P, size, size, 3]`; in [-1, 1], unless "tanh" nearly.
+          Video float32 `[B, T or P, H, W, 3]`; in [-1, 1], unless "tanh" nearly.
         """
         del cycle
         act = layers.leaky_relu
@@ -150,8 +156,11 @@ class TransformerGenerator(protocol.GeneratorDefaults, nn.Module):
         every = jnp.broadcast_to(content[:, None], (b, keyframes, self.style))
         x = jnp.concatenate([every, motion.astype(self.dtype)], -1)
         x = act(dense(self.style, "layout")(x))
-        x = layers.dense(self.grid**2 * self.width, self.dtype, "first", gain=1.0)(x)
-        x = x.reshape(b, keyframes, self.grid**2, self.width).swapaxes(1, 2)
+        rows, columns = _patches(self)
+        grid = tuple(side * self.grid // min(rows, columns) for side in (rows, columns))
+        cells = grid[0] * grid[1]
+        x = layers.dense(cells * self.width, self.dtype, "first", gain=1.0)(x)
+        x = x.reshape(b, keyframes, cells, self.width).swapaxes(1, 2)
         for layer in range(self.time_layers):
             x = attention(self.heads, self.window, self.dtype, name=f"time{layer}")(x, content)
             x = forward(self.expand, self.dtype, name=f"time_forward{layer}")(x, content)
@@ -161,35 +170,35 @@ class TransformerGenerator(protocol.GeneratorDefaults, nn.Module):
         x = x.swapaxes(1, 2).reshape(b, x.shape[2], -1)
         x = layers.between_keyframes(x, start, within, self.stride)
 
-        side = self.size // self.patch
-        x = x.reshape(b, frames, self.grid**2, self.width)
+        x = x.reshape(b, frames, cells, self.width)
         for layer in range(self.layout_layers):
             x = attention(self.heads, 0, self.dtype, name=f"layout{layer}")(x, content)
             x = forward(self.expand, self.dtype, name=f"layout_forward{layer}")(x, content)
-        x = x.reshape(b * frames, self.grid, self.grid, self.width)
-        x = layers.resize(x, side).reshape(b, frames, side**2, self.width)
-        x = x + _places(self, side**2)
+        x = x.reshape(b * frames, *grid, self.width)
+        x = layers.resize(x, rows, columns).reshape(b, frames, rows * columns, self.width)
+        x = x + _places(self, rows * columns)
         for layer in range(self.space_layers):
             x = attention(self.heads, 0, self.dtype, name=f"space{layer}")(x, content)
             x = forward(self.expand, self.dtype, name=f"space_forward{layer}")(x, content)
         x = layers.dense(self.head * self.unfold**2, self.dtype, "head", gain=1.0)(act(x))
-        x = x.reshape(b * frames, side, side, -1)
+        x = x.reshape(b * frames, rows, columns, -1)
         make = TransformerGenerator._pixels
         pixels = (nn.remat(make) if self.remat else make)(self, x, content)
-        return pixels.reshape(b, frames, self.size, self.size, 3)
+        return pixels.reshape(b, frames, *height_width(self.size), 3)
 
     def _pixels(
         self, x: Float[Array, "n height width channel"], content: Float[Array, "batch style"]
     ) -> Float32[Array, "... 3"]:
-        """Makes the pixels of frames from their last features; to float32 `[B, ., size, 3]`.
+        """Makes the pixels of frames from their last features; to float32 `[B, ., W, 3]`.
 
         Args:
-          x: Features `[B * T, size / patch, size / patch, unfold^2 * head]`.
+          x: Features `[B * T, H / patch, W / patch, unfold^2 * head]`.
           content: Content features `[B, style]`.
         """
         act = layers.leaky_relu
-        x = layers.resize(layers.depth_to_space(x, self.unfold), self.size)
-        x = x.reshape(len(content), -1, self.size, self.head)  # frames below each other
+        height, width = height_width(self.size)
+        x = layers.resize(layers.depth_to_space(x, self.unfold), height, width)
+        x = x.reshape(len(content), -1, width, self.head)  # frames below each other
         for layer in range(self.head_layers):
             x = act(layers.Film(self.dtype, name=f"head_film{layer}")(x, content))
             x = layers.dense(self.head, self.dtype, f"head{layer}")(x)
@@ -218,7 +227,7 @@ class TransformerDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
 
     Attributes:
       classes: Number of classes; 0 for none.
-      size: Side of the frames in pixels.
+      size: Of the frames in pixels: the side of squares, or `(height, width)`.
       patch: Side in pixels of a token's patch: a power of two, and divides the size.
       front: Channels of the stem over patches of 2x2 pixels; at least 12, their numbers. Twice as
         many over 4x4, and so on.
@@ -232,7 +241,7 @@ class TransformerDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
       dtype: Type of the computation; parameters are float32.
     """
 
-    size: int
+    size: Size
     classes: int = 0
     patch: int = 4
     front: int = 24
@@ -290,7 +299,8 @@ class TransformerDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
             x = layers.space_to_depth(x, 2)
             x = layers.dense(self.front * 2**level, self.dtype, f"halve{level}")(x)
             x = act(residual(self.front * 2**level, self.dtype, name=f"stem{level}")(x))
-        groups, places = t // self.fold, (self.size // self.patch) ** 2
+        groups, (rows, columns) = t // self.fold, _patches(self)
+        places = rows * columns
         x = x.reshape(b, groups, self.fold, places, -1).swapaxes(2, 3)
         x = layers.dense(self.width, self.dtype, "tokens")(x.reshape(b, groups, places, -1))
         number = jnp.arange(t)[None] if pick is None else pick
@@ -316,16 +326,24 @@ def _at_least_one(module: nn.Module, role: str, *names: str) -> None:
 def _check_tokens(module: TransformerGenerator | TransformerDiscriminator, role: str) -> None:
     """Raises ConfigError if patches do not divide frames, or heads the channels of tokens."""
     _at_least_one(module, role, "patch", "width", "heads")
-    if module.size % module.patch:
+    if any(side % module.patch for side in height_width(module.size)):
         raise ConfigError(
             f"config.{role}.patch is {module.patch}, and config.data.size is {module.size}",
-            "the patch must divide the size",
+            "the patch must divide the size"
+            if isinstance(module.size, int)
+            else "the patch must divide both sides",
         )
     if module.width % module.heads:
         raise ConfigError(
             f"config.{role}.heads is {module.heads}, and its width {module.width}",
             "the heads must divide the width",
         )
+
+
+def _patches(module: TransformerGenerator | TransformerDiscriminator) -> tuple[int, int]:
+    """Returns the rows and columns of a frame's patches."""
+    height, width = height_width(module.size)
+    return height // module.patch, width // module.patch
 
 
 def _places(

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int
 
 from vidgen.errors import ConfigError
+from vidgen.frame_size import Size, height_width
 from vidgen.models import layers, protocol
-from vidgen.models.residual import ResidualGenerator
+from vidgen.models.residual import ResidualGenerator, check_levels
 
 
 class VariationalAutoencoder(protocol.GeneratorDefaults, nn.Module):
@@ -22,7 +23,8 @@ class VariationalAutoencoder(protocol.GeneratorDefaults, nn.Module):
       "Disentangled sequential autoencoder", 2018, for one content and a sequence of motion latents.
 
     Attributes:
-      size: Side of the frames in pixels; 4 times a power of two.
+      size: Of the frames in pixels: the side of squares, 4 times a power of two, or a height and a
+        width (`layers.coarsest_map`).
       classes: Number of classes; 0 for none.
       widths: Channels of each level of the decoder, 4x4 first, each twice as large as the one
         before.
@@ -42,12 +44,13 @@ class VariationalAutoencoder(protocol.GeneratorDefaults, nn.Module):
         backward pass instead of keeping them.
       dtype: Type of the computation of decoder and encoder; parameters are float32.
       encoder_widths: Channels of each level of the encoder, finest first, each half as large, down
-        to 4x4. What is finer still is folded into channels.
+        to 4x4 (of frames that are not square, to the smallest map of their aspect). What is finer
+        still is folded into channels.
       features: Channels of what the encoder keeps of a frame.
       time_layers: Temporal convolutions (3 taps) over the frames' features.
     """
 
-    size: int
+    size: Size
     classes: int = 0
     widths: tuple[int, ...] = (128, 96, 64)
     blocks: int = 1
@@ -70,13 +73,7 @@ class VariationalAutoencoder(protocol.GeneratorDefaults, nn.Module):
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
         self._generator().check()
-        first = 4 * 2 ** (len(self.encoder_widths) - 1)
-        if self.size % first:
-            raise ConfigError(
-                f"config.generator.encoder_widths has {len(self.encoder_widths)} levels, from "
-                f"{first}x{first}, and config.data.size is {self.size}",
-                f"the size must be a multiple of {first}",
-            )
+        check_levels("encoder_widths", self.encoder_widths, self.size, "from")
         for name in ("content", "motion", "features"):
             if not getattr(self, name):
                 raise ConfigError(f"config.generator.{name} is 0", "at least 1")
@@ -122,7 +119,8 @@ class VariationalAutoencoder(protocol.GeneratorDefaults, nn.Module):
         """Makes a window of video; arguments and result as for `ResidualGenerator`."""
         if self.is_initializing():
             # `init` calls this alone and must make both networks' parameters.
-            self.encode(jnp.zeros((len(start), frames, self.size, self.size, 3)), start, label)
+            video = jnp.zeros((len(start), frames, *height_width(self.size), 3))
+            self.encode(video, start, label)
         return self.decoder(content, motion, cycle, start, label, pick, frames=frames)
 
     def encode(
@@ -135,7 +133,7 @@ class VariationalAutoencoder(protocol.GeneratorDefaults, nn.Module):
         """Gives the posterior of the noise that windows of video were made of.
 
         Args:
-          video: In [-1, 1], `[B, T, size, size, 3]`.
+          video: In [-1, 1], `[B, T, H, W, 3]`.
           start: First frame of each window, int32 `[B]`; only its place between keyframes is seen.
           label: Classes, int32 `[B]`, where there are classes.
           frames: Length of the window that keyframes are wanted for; T by default. Keyframes beyond
@@ -193,7 +191,10 @@ class Encoder(nn.Module):
         dense = lambda width, name: layers.dense(width, self.dtype, name)  # noqa: E731
         b, t, h, w, c = video.shape
         x = video.astype(self.dtype).reshape(b * t, h, w, c)
-        x = layers.space_to_depth(x, h // (4 * 2 ** (len(self.widths) - 1)))
+        halved = 2 ** (len(self.widths) - 1)
+        coarsest = layers.coarsest_map((h, w), halved)
+        assert coarsest is not None  # as `check` makes sure
+        x = layers.space_to_depth(x, h // (coarsest[0] * halved))
         x = layers.dense(self.widths[0], self.dtype, "embed", gain=1.0)(x)
         for level, width in enumerate(self.widths):
             if level:

@@ -7,14 +7,13 @@ Reference: van den Oord et al., "Neural discrete representation learning" (VQ-VA
   al., "VideoGPT: video generation using VQ-VAE and transformers", 2021.
 """
 
-import math
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int, Int32
 
 from vidgen.errors import ConfigError
+from vidgen.frame_size import Size, height_width
 from vidgen.models import layers, protocol
 from vidgen.models.autoregressive import Prior, append_frame, sample_codes
 
@@ -28,7 +27,7 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
     no random access: to reach a frame, the codes of all frames before it are drawn.
 
     Attributes:
-      size: Side of the frames in pixels.
+      size: Of the frames in pixels: the side of squares, or `(height, width)`.
       classes: Number of classes; 0 for none.
       patch: Side in pixels of the patches that the autoencoder's first layer takes.
       widths: Channels of the autoencoder's levels, finest first; each has half the side of the one
@@ -50,7 +49,7 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
       dtype: Type of the computation; parameters, distances and logits are float32.
     """
 
-    size: int
+    size: Size
     classes: int = 0
     patch: int = 2
     widths: tuple[int, ...] = (48, 96, 128)
@@ -79,10 +78,11 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
             if not getattr(self, name):
                 raise ConfigError(f"config.generator.{name} is 0", "at least 1")
         least = self.patch * 2 ** (len(self.widths) - 1)
-        if self.size % least:
+        if any(side % least for side in height_width(self.size)):
             raise ConfigError(
                 f"config.data.size is {self.size}",
-                f"a multiple of {least}: config.generator.patch, doubled at each of widths but one",
+                f"{'a multiple' if isinstance(self.size, int) else 'multiples'} of {least}: "
+                "config.generator.patch, doubled at each of widths but one",
             )
         if self.width % self.heads:
             raise ConfigError(
@@ -101,7 +101,14 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
     @property
     def motion(self) -> int:
         """Codes of a frame, each with its channel of motion noise."""
-        return self.summary + (self.size // (self.patch * 2 ** (len(self.widths) - 1))) ** 2
+        rows, columns = self._map()
+        return self.summary + rows * columns
+
+    def _map(self) -> tuple[int, int]:
+        """Returns rows and columns of the map of codes."""
+        height, width = height_width(self.size)
+        side = self.patch * 2 ** (len(self.widths) - 1)
+        return height // side, width // side
 
     def keyframes(self, frames: int) -> int:
         """Returns how many keyframes of motion noise a window needs."""
@@ -112,7 +119,7 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
         names = ("patch", "blocks", "summary", "dtype")
         shared = {name: getattr(self, name) for name in names}
         self.encoder = Encoder(self.widths, self.features, **shared)
-        self.decoder = Decoder(self.widths, palette=self.palette, **shared)
+        self.decoder = Decoder(self.widths, palette=self.palette, rows=self._map()[0], **shared)
         spread = nn.initializers.normal(1.0)
         self.book = self.param("book", spread, (self.codes, self.features))
         self.prior = Prior(
@@ -143,7 +150,7 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
     ) -> Float32[Array, "batch time height width 3"]:
         """Maps vectors of the codebook `[B, T, P, F]` to video float32 `[B, T, H, W, 3]`."""
         x = vectors.reshape(-1, self.motion, self.features)
-        return self.decoder(x).reshape(*vectors.shape[:2], self.size, self.size, 3)
+        return self.decoder(x).reshape(*vectors.shape[:2], *height_width(self.size), 3)
 
     def logits(
         self, codes: Int[Array, "batch time place"], label: Int[Array, " batch"] | None
@@ -205,7 +212,7 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
         content: Float[Array, "batch content"],
         label: Int[Array, " batch"] | None,
     ) -> Float32[Array, "batch time height width 3"]:
-        """Makes frames of codes `[B, T, P]`: float32 in [-1, 1], `[B, T, size, size, 3]`."""
+        """Makes frames of codes `[B, T, P]`: float32 in [-1, 1], `[B, T, H, W, 3]`."""
         del content, label
         return jnp.clip(self.decode(jnp.take(self.book, states, axis=0)), -1, 1)
 
@@ -269,13 +276,17 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Maps the vectors of frames' codes to frames; attributes as for `CodesGenerator`."""
+    """Maps the vectors of frames' codes to frames; attributes as for `CodesGenerator`.
+
+    `rows` are those of the map of codes.
+    """
 
     widths: tuple[int, ...]
     patch: int
     blocks: int
     summary: int
     palette: int
+    rows: int
     dtype: str
 
     @nn.compact
@@ -284,8 +295,7 @@ class Decoder(nn.Module):
         act, (n, codes, _) = layers.leaky_relu, x.shape
         dense = lambda name: layers.dense(self.widths[-1], self.dtype, name)  # noqa: E731
         whole, x = jnp.split(x.astype(self.dtype), [self.summary], 1)
-        side = math.isqrt(codes - self.summary)
-        x = dense("first")(x).reshape(n, side, side, -1)
+        x = dense("first")(x).reshape(n, self.rows, (codes - self.summary) // self.rows, -1)
         if self.summary:
             whole = act(dense("about")(whole.reshape(n, -1)))
             x = x + dense("everywhere")(whole)[:, None, None]
@@ -294,7 +304,7 @@ class Decoder(nn.Module):
         for level, width in reversed(list(enumerate(self.widths))):
             for block in range(self.blocks):
                 x = layers.Residual(width, self.dtype, name=f"level{level}_{block}")(x)
-            x = layers.resize(x, 2 * x.shape[1]) if level else x
+            x = layers.resize(x, 2 * x.shape[1], 2 * x.shape[2]) if level else x
         if not self.palette:
             x = layers.dense(3 * self.patch**2, self.dtype, "pixels", gain=1.0)(act(x))
             return layers.depth_to_space(x.astype(jnp.float32), self.patch)

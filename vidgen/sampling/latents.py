@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from vidgen.errors import ConfigError
+from vidgen.frame_size import height_width
 from vidgen.models.protocol import Generator
 
 Latents = dict[str, np.ndarray]
@@ -24,7 +25,7 @@ def check_clips(generator: Generator, clips: np.ndarray, labels: Any) -> None:
     # A recurrent generator's codes are no noise that `decode` could begin from.
     if not generator.encodes:
         raise ConfigError("this run's generator cannot encode clips", "config.method='vae' can")
-    size = (generator.size, generator.size, 3)
+    size = (*height_width(generator.size), 3)
     if clips.dtype != np.uint8 or clips.ndim != 5 or not clips.size or clips.shape[2:] != size:
         raise ConfigError(
             f"clips to encode are {clips.dtype} {list(clips.shape)}",

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Int32, Shaped, UInt8, UInt32
 
 from vidgen.errors import ConfigError
+from vidgen.frame_size import Size, height_width
 from vidgen.models.protocol import Generator
 from vidgen.sampling import programs
 from vidgen.sampling.latents import Latents, check_clips
@@ -55,8 +56,9 @@ class Sampler:
 
     def __repr__(self) -> str:
         weights = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.params))
+        height, width = height_width(self.size)
         return (
-            f"<Sampler: {type(self.generator).__name__} of {self.size}x{self.size} pixels, "
+            f"<Sampler: {type(self.generator).__name__} of {width}x{height} pixels, "
             f"{weights:,} parameters, step {self.step}, {len(self.classes)} classes, "
             f"{self.fps:g} fps, {f'{self.limit} frames' if self.limit else 'without end'}, "
             f"batch {self.batch}, chunk {self.chunk}>"
@@ -131,7 +133,7 @@ class Sampler:
         of the last chunk, as in `latents`; what lies beyond the clips is extrapolated.
 
         Args:
-          clips: uint8 `[N, T, size, size, 3]`.
+          clips: uint8 `[N, T, H, W, 3]`.
           labels: A class name or number for all, or one for each; needed where there are classes.
 
         Raises:
@@ -164,7 +166,7 @@ class Sampler:
         return self._decode(latents, self._length(frames, start), start)[0]
 
     @property
-    def size(self) -> int:
+    def size(self) -> Size:
         """Side of the frames in pixels."""
         return self.generator.size
 
@@ -237,7 +239,7 @@ class Sampler:
                 "decode with the frames and start they were drawn for",
             )
         count, length, states = len(latents["content"]), (last - first) * self.chunk, []
-        video = np.empty((count, length, self.size, self.size, 3), np.uint8)
+        video = np.empty((count, length, *height_width(self.size), 3), np.uint8)
         for rows in self._rows(count):
             state, batch = None, {name: self._pad(x[rows]) for name, x in latents.items()}
             for number, (made, after) in enumerate(self._decode_batch(batch, first, last)):

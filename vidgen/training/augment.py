@@ -26,8 +26,8 @@ def flip(
 def shift(
     video: Float[Array, "time height width channel"], key: Key[Array, ""]
 ) -> Float[Array, "time height width channel"]:
-    """Moves a clip by up to an eighth of its side, repeating its edges."""
-    side = video.shape[1]
+    """Moves a clip by up to an eighth of its shorter side, repeating its edges."""
+    side = min(video.shape[1:3])
     most = max(side // 8, 1)
     by = jax.random.randint(key, (2,), 0, 2 * most + 1)
     padded = jnp.pad(video, ((0, 0), (most, most), (most, most), (0, 0)), mode="edge")
@@ -60,11 +60,13 @@ def saturation(
 def cutout(
     video: Float[Array, "time height width channel"], key: Key[Array, ""]
 ) -> Float[Array, "time height width channel"]:
-    """Blanks one square of half the side, at the same place in every frame."""
-    side = video.shape[1]
-    centre = jax.random.uniform(key, (2,), minval=0.0, maxval=side)
-    place = jnp.arange(side) + 0.5
-    rows, columns = (jnp.abs(place - c) <= side / 4 for c in centre)
+    """Blanks one square of half the shorter side, at the same place in every frame."""
+    sides = video.shape[1:3]
+    centre = jax.random.uniform(key, (2,), minval=0.0, maxval=jnp.array(sides, jnp.float32))
+    rows, columns = (
+        jnp.abs(jnp.arange(side) + 0.5 - c) <= min(sides) / 4
+        for side, c in zip(sides, centre, strict=True)
+    )
     return jnp.where((rows[:, None] & columns[None, :])[None, :, :, None], 0.0, video)
 
 

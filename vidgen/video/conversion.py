@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vidgen import frame_size
 from vidgen.video.decoding import Unreadable
 
 # Flags of swscale that keep chroma at full width, round exactly, and give the same bits on every
@@ -17,26 +18,29 @@ EXACT = 0x2000 | 0x4000 | 0x40000 | 0x80000
 _FILTER = 0x2 | EXACT  # bilinear is scaled with the reduction in swscale, so it is antialiased
 
 
-def scaled(width: int, height: int, size: int | None, aspect: float = 1.0) -> tuple[int, int]:
-    """Returns `(width, height)` with the shorter side at `size` and the displayed aspect kept.
+def scaled(
+    width: int, height: int, size: frame_size.Size | None, aspect: float = 1.0
+) -> tuple[int, int]:
+    """Returns the `(width, height)` that just cover `size` with the displayed aspect kept.
 
     Args:
       width: Stored pixels across.
       height: Stored pixels down.
-      size: Length of the shorter side; None keeps the stored pixels.
+      size: Length of the shorter side, or the height and the width to cover; None keeps the stored
+        pixels.
       aspect: Width of a stored pixel over its height.
     """
     if size is None:
         return width, height
-    shown = width * aspect
-    if shown <= height:
-        return size, max(size, round(size * height / shown))
-    return max(size, round(size * shown / height)), size
+    shown, (rows, columns) = width * aspect, frame_size.height_width(size)
+    if rows * shown <= columns * height:
+        return columns, max(rows, round(columns * height / shown))
+    return max(columns, round(rows * shown / height)), rows
 
 
 def converter(
     *,
-    size: int | None = None,
+    size: frame_size.Size | None = None,
     crop: bool = False,
     background: tuple[int, int, int] = (0, 0, 0),
     max_pixels: int | None = None,
@@ -48,8 +52,9 @@ def converter(
     transparent) by Pillow, both with an antialiased triangle filter.
 
     Args:
-      size: Length of the shorter side; None keeps the stored size.
-      crop: Whether to cut the centre square of `size`.
+      size: Length of the shorter side, or `(height, width)` that frames are to cover; None keeps
+        the stored size.
+      crop: Whether to cut the centre of `size`.
       background: RGB behind transparent pixels.
       max_pixels: A resized frame with more pixels is refused.
       info: The dict that `timed_frames` fills.
@@ -131,7 +136,8 @@ def upright(frame: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
     return frame[::-1] if d < 0 else frame
 
 
-def centre(frame: np.ndarray, size: int) -> np.ndarray:
-    """Returns the centre `[..., size, size, 3]` of `[..., H, W, 3]`, a view."""
-    top, left = (frame.shape[-3] - size) // 2, (frame.shape[-2] - size) // 2
-    return frame[..., top : top + size, left : left + size, :]
+def centre(frame: np.ndarray, size: frame_size.Size) -> np.ndarray:
+    """Returns the centre of `size` of `[..., H, W, 3]`, a view."""
+    height, width = frame_size.height_width(size)
+    top, left = (frame.shape[-3] - height) // 2, (frame.shape[-2] - width) // 2
+    return frame[..., top : top + height, left : left + width, :]

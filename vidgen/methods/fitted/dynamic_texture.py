@@ -17,7 +17,7 @@ FIELDS = merged(FITTED, {"generator": models.fields(GENERATORS, "dynamic_texture
 _RADIUS = 0.93  # largest spectral radius: after 48 steps 3 % of a state are left
 
 
-def fit(batch: dict[str, np.ndarray], *, generator: dict[str, Any], seed: int, **shared: int):
+def fit(batch: dict[str, np.ndarray], *, generator: dict[str, Any], seed: int, **shared: Any):
     """Fits one system to the clips of each class.
 
     Args:

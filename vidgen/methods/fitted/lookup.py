@@ -13,7 +13,7 @@ FIELDS = merged(
 )
 
 
-def fit(batch: dict[str, np.ndarray], *, generator: dict[str, Any], **shared: int):
+def fit(batch: dict[str, np.ndarray], *, generator: dict[str, Any], **shared: Any):
     """Keeps the clips.
 
     Args:

@@ -18,7 +18,7 @@ FIELDS = merged(FITTED, {"generator": models.fields(GENERATORS, "ppca")})
 _ROUNDING = 1 / 127.5**2 / 12  # variance of a value within its step
 
 
-def fit(batch: dict[str, np.ndarray], *, generator: dict[str, Any], seed: int, **shared: int):
+def fit(batch: dict[str, np.ndarray], *, generator: dict[str, Any], seed: int, **shared: Any):
     """Fits the Gaussian of largest likelihood to the clips of each class.
 
     Args:

@@ -14,7 +14,7 @@ GENERATORS = gan.GENERATORS
 FIELDS = merged(FITTED, {"generator": gan.FIELDS["generator"]})
 
 
-def fit(batch: dict[str, np.ndarray], *, generator: dict[str, Any], seed: int, **shared: int):
+def fit(batch: dict[str, np.ndarray], *, generator: dict[str, Any], seed: int, **shared: Any):
     """Draws the parameters that `vidgen.methods.gan.init` draws for the same seed.
 
     Args:

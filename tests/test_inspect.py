@@ -215,7 +215,7 @@ def test_clips_that_are_too_short_have_a_cure(tmp_path, settings, stride, said):
 
 
 def test_without_settings_the_report_is_that_of_the_config_for_folders(tmp_path):
-    data = config_flags.read(["--config=configs/folder.py"], str(tmp_path / "clips")).data
+    data = config_flags.read(["--config=configs/clips64.py"], str(tmp_path / "clips")).data
     assert pack_settings(data) == PackSettings()
     folder = arrays(tmp_path / "clips", {"a/1": (40, 25), "a/2": (90, 25), "b/3": (33, 25)})
     report = inspect(folder)

@@ -115,7 +115,7 @@ def inspect(
 ) -> Report:
     """Decodes every clip of a path and reports what they are.
 
-    Without settings, as a training with configs/folder.py would take them.
+    Without settings, as a training with configs/clips64.py would take them.
 
     Args:
       path: What `open_source` takes.
@@ -437,7 +437,7 @@ def train_command(
       report: From `inspect`.
       path: The path that was inspected.
       settings: Those of the config.
-      flags: The config's flags; None for configs/folder.py at the rate of the report.
+      flags: The config's flags; None for configs/clips64.py at the rate of the report.
 
     Raises:
       DataError: There is no good clip, or a pack is of another size than the config's.
@@ -454,7 +454,7 @@ def train_command(
     name = "".join(c if c.isalnum() or c in "._-" else "_" for c in pathlib.Path(path).stem)
     words = list(flags or [])
     if flags is None:
-        words += [f"--config=configs/{'toy' if is_toy(path) else 'folder'}.py"]
+        words += [f"--config=configs/{'toy' if is_toy(path) else 'clips64'}.py"]
         words += [f"--config.data.fps={report.fps:g}"] if report.fps else []
     wanted = settings.of_frames()
     for field, made in (report.made_with or {}).items():

@@ -16,12 +16,11 @@ class HeadsDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
     Its inputs are the pixels at some scales, and features of a frozen network that was trained to
     tell things in photographs from each other (`taps`). For each, an image head judges each frame
     by itself, and a temporal head all frames side by side in channels, with the gaps between them.
-    A head is 3x3 convolutions of
-    stride 2 down to 4x4 (of frames that are not square, until the longer side is at most 4 or the
-    shorter one 2), one more 3x3, and a logit averaged over places; the class enters by
-    projection. Before the last convolution a channel says how much the clips of a group differ, so
-    that a generator that makes few figures is found out. There is no normalisation: with it, the
-    heads collapsed (docs/benchmarks.md).
+    A head is 3x3 convolutions of stride 2 down to 4x4 (of frames that are not square, until the
+    longer side is at most 4 or the shorter one 2), one more 3x3, and a logit averaged over places;
+    the class enters by projection. Before the last convolution a channel says how much the clips of
+    a group differ, so that a generator that makes few figures is found out. There is no
+    normalisation: with it, the heads collapsed (docs/benchmarks.md).
 
     Several small players that see different things cannot be fooled by one thing; one network over
     a whole clip learns what is easiest.

@@ -2,9 +2,10 @@
 
     vidgen train --config=configs/sprites64.py --config.data.path=FOLDER --workdir=runs/sprites64
 
-Expected: 15 minutes on one CPU core (26.3 clips/s): figures that face as their class says, in
-looks of their own, swing arms and legs in front of clean backgrounds; faces are blurred, outlines
-coloured. A picture is in docs/benchmarks.md.
+Expected: 72 minutes on one CPU core (23.3 clips/s): figures that face as their class says, with
+faces and clothes of their own, that step, slash and cast in front of clean backgrounds; what they
+hold flickers. After a quarter of it faces are blurred and outlines coloured. A picture is in
+docs/benchmarks.md.
 """
 
 from ml_collections import ConfigDict
@@ -33,13 +34,13 @@ def get_config():
     config.optimizer.learning_rate = cosine(8e-4, 0.0)
     config.optimizer.warmup_kclips = 0.8
     config.training.update(
-        kclips=24.0,
+        kclips=100.0,
         batch_size=8,
-        ema_kclips=0.8,
+        ema_kclips=2.0,
         log_kclips=0.4,
-        sample_kclips=2.4,
-        save_kclips=2.4,
-        watch_kclips=2.4,
+        sample_kclips=5.0,
+        save_kclips=5.0,
+        watch_kclips=5.0,
     )
     config.sampling.update(frames=16, clips=18)
     return config

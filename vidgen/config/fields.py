@@ -99,6 +99,11 @@ DATA: Section = {
 PICK: Section = {
     "pick": Field(0, "frames drawn from each window for a training step; 0: all", least=0),
 }
+LOOKS: Section = {
+    "looks": Field(
+        1, "groups of alike clips in a class, told to the networks; a sample draws one", least=1
+    ),
+}
 OPTIMIZER: Section = {
     "name": Field("adam", "optimizer", choices=("adam", "adamw", "rmsprop", "adadelta", "sgd")),
     "learning_rate": Field(constant(2e-4), "learning rate", least=0),

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from vidgen import frame_size, seeds
+from vidgen.data.looks import split
 from vidgen.errors import ConfigError, DataError
 
 Batch = dict[str, np.ndarray]
@@ -63,6 +64,9 @@ class Clips:
       stride: Distance of a window's frames in the clip, as given or as chosen.
       windows: How many different windows there are, not counting crops and flips.
       skipped: Numbers of the clips that are too short, int64 `[n]`; empty with `short="loop"`.
+      looks: For each class how many clips its looks have, of which labels then are numbers; empty
+        where classes are not split.
+      columns: What is known of each clip of the store, by name, `[N]`.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Clips:
         seed: int = 0,
         flip: bool = False,
         short: str = "skip",
+        looks: int = 1,
     ):
         """Chooses the clips that are long enough.
 
@@ -85,6 +90,7 @@ class Clips:
           flip: Whether half of the windows are mirrored.
           short: What becomes of a clip of fewer than `(frames - 1) * stride + 1` frames: "skip"
             leaves it out, "loop" plays it round and round.
+          looks: Looks that each class is split into (`vidgen.data.looks`), which reads each clip.
 
         Raises:
           ConfigError: A value is out of range.
@@ -116,6 +122,22 @@ class Clips:
         self._starts = starts[self._chosen]
         self.windows = int(self._starts.sum())
         self._key = np.uint64(seeds.stream(seed, "clips").integers(1 << 63))
+        self.columns, self.looks = dict(store.columns), ()
+        if looks > 1:
+            label = self.columns.get("label", np.zeros(len(lengths), np.int32)).copy()
+            label[self._chosen], self.looks = split(
+                store.__getitem__,
+                self._chosen.tolist(),
+                label[self._chosen],
+                max(len(self.classes), 1),
+                looks,
+            )
+            self.columns["label"] = label
+
+    @property
+    def labels(self) -> int:
+        """How many different labels there are: classes, or looks of all classes."""
+        return sum(map(len, self.looks)) or len(self.classes)
 
     def __getitem__(self, k: int) -> dict[str, Any]:
         """Returns item `k` of the stream, of any size.
@@ -155,7 +177,7 @@ class Clips:
                 video[n] = window
         assert video is not None
         batch = {"video": video, "index": (k & 0x7FFFFFFF).astype(np.int32)}
-        return batch | {name: values[number] for name, values in self.store.columns.items()}
+        return batch | {name: values[number] for name, values in self.columns.items()}
 
     def places(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns where items `start` to `start + count` of the stream lie.

@@ -24,7 +24,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key, PyTree
 
 from vidgen import config as configs
 from vidgen import keys, models
-from vidgen.config.fields import PICK, Field, constant
+from vidgen.config.fields import LOOKS, PICK, Field, constant
 from vidgen.frame_size import height_width
 from vidgen.methods import common
 from vidgen.methods.common import Batch, Made, Metrics, Players, Schedule, State
@@ -47,7 +47,7 @@ LOSS = Field("rpgan", "adversarial loss", choices=tuple(losses.LOSSES))
 DISCRIMINATOR = models.fields(DISCRIMINATORS, "residual", widths=(96, 128, 192))
 FIELDS = common.fields(
     {
-        "data": PICK,
+        "data": {**PICK, **LOOKS},
         "generator": models.fields(GENERATORS, "residual", widths=(192, 128, 96), style=192),
         "discriminator": DISCRIMINATOR,
         "objective": {

@@ -69,6 +69,7 @@ def open_clips(
         seed=config.seed,
         flip=data.flip,
         short=data.short,
+        looks=data.get("looks", 1),
     )
     if data.stride == 0:
         lengths, fps = np.asarray(store.lengths), store.fps
@@ -86,7 +87,7 @@ def open_clips(
 
 
 def meta(
-    config: configs.Config, generator: dict[str, Any], store: Pack | ToySource
+    config: configs.Config, generator: dict[str, Any], store: Pack | ToySource, clips: Clips
 ) -> dict[str, Any]:
     """Returns what is kept with each checkpoint; JSON data.
 
@@ -94,11 +95,13 @@ def meta(
       config: The run's.
       generator: Arguments that `methods.generator` makes the generator from.
       store: The clips.
+      clips: The stream of them.
     """
     return {
         "config": configs.to_json(config),
         "generator": generator,
         "classes": list(store.classes),
+        "looks": [list(sizes) for sizes in clips.looks],
         "fps": config.sampling.fps or store.fps,
         "stride": config.data.stride
         or choose_stride(np.asarray(store.lengths), store.fps, config.data.frames),

@@ -35,7 +35,7 @@ def fit(config: configs.Config, workdir: pathlib.Path, command: str) -> None:
     count = configs.steps(config.training.kclips, 1)
     checkpoints = Checkpoints(workdir / "checkpoints")
     if checkpoints.steps():
-        now = artifacts.meta(config, {}, store)
+        now = artifacts.meta(config, {}, store, clips)
         artifacts.check_same(checkpoints.meta(checkpoints.steps()[-1]), now, workdir)
         logs.say(f"{workdir}: done, fitted to {count} clips")
         return
@@ -48,7 +48,7 @@ def fit(config: configs.Config, workdir: pathlib.Path, command: str) -> None:
         size=config.data.size,
         classes=classes,
     )
-    meta = artifacts.meta(config, arguments, store)
+    meta = artifacts.meta(config, arguments, store, clips)
     artifacts.write_json(
         workdir / "run.json", {**artifacts.facts(store, clips), **meta, "command": command}
     )

@@ -156,7 +156,7 @@ def setup(
       DataError: The clips cannot be read.
     """
     store, clips = artifacts.open_clips(config, show)
-    experiment = methods.experiment(config, len(store.classes))
+    experiment = methods.experiment(config, clips.labels)
     placed = placement(config, experiment.together)
     training, total = config.training, experiment.total
     every = {
@@ -177,7 +177,7 @@ def setup(
         checkpoints=Checkpoints(workdir / "checkpoints", training.keep),
         abstract=placed.abstract(jax.eval_shape(experiment.init, config.seed)),
         every=every,
-        meta=artifacts.meta(config, experiment.generator, store),
+        meta=artifacts.meta(config, experiment.generator, store, clips),
     )
 
 

@@ -128,6 +128,7 @@ def from_generator(
         generator=generator,
         params=params,
         classes=tuple(meta["classes"]),
+        looks=tuple(tuple(sizes) for sizes in meta.get("looks", ())),  # older runs have none
         fps=float(meta["fps"]),
         step=step,
         batch=batch,

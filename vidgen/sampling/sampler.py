@@ -14,11 +14,13 @@ import jax
 import numpy as np
 from jaxtyping import Int32, Shaped, UInt8, UInt32
 
+from vidgen.data.looks import draw
 from vidgen.errors import ConfigError
 from vidgen.frame_size import Size, height_width
 from vidgen.models.protocol import Generator
 from vidgen.sampling import programs
 from vidgen.sampling.latents import Latents, check_clips
+from vidgen.seeds import stream
 
 FRAMES = 64  # of a video that has no end, by default
 
@@ -44,6 +46,8 @@ class Sampler:
       step: Training step of the weights.
       batch: Videos computed together; fewer seeds are padded.
       chunk: Frames computed together; a multiple of the generator's stride.
+      looks: For each class how many training clips its looks have, where classes were split into
+        looks; each seed draws one.
     """
 
     generator: Generator
@@ -53,6 +57,7 @@ class Sampler:
     step: int
     batch: int
     chunk: int
+    looks: tuple[tuple[int, ...], ...] = ()
 
     def __repr__(self) -> str:
         weights = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.params))
@@ -313,6 +318,14 @@ class Sampler:
         return np.concatenate([rows, np.repeat(rows[-1:], missing, 0)]) if missing else rows
 
     def _labels(self, seeds: np.ndarray, labels: Labels) -> Int32[np.ndarray, " videos"]:
+        found = self._classes(seeds, labels)
+        if not self.looks:
+            return found
+        chances = [stream(int(seed), "look").uniform() for seed in seeds]
+        pairs = zip(found.tolist(), chances, strict=True)
+        return np.array([draw(self.looks, kind, u) for kind, u in pairs], np.int32)
+
+    def _classes(self, seeds: np.ndarray, labels: Labels) -> Int32[np.ndarray, " videos"]:
         number = max(len(self.classes), 1)
         if labels is None:
             return (seeds % number).astype(np.int32)

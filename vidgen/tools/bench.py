@@ -116,7 +116,7 @@ def bench(
     """
     with logs.bar() as progress:
         store, clips = artifacts.open_clips(config, progress)
-    experiment = methods.experiment(config, len(store.classes))
+    experiment = methods.experiment(config, clips.labels)
     batch_size = config.training.batch_size
     result: dict[str, float] = {"matmul": ceiling(seconds, dtype=config.parallel.compute)}
     top = result["matmul"]

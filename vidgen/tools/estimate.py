@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from vidgen import config as configs
 from vidgen import methods
 from vidgen.data.listing import Source, is_toy, open_source
+from vidgen.data.looks import counts
 from vidgen.data.pack import Pack
 from vidgen.data.settings import pack_settings
 from vidgen.data.stream import empty_batch
@@ -133,7 +134,11 @@ def layout(config: configs.Config, store: Listed) -> Layout:
     Raises:
       ConfigError: The config cannot be built, or does not fit the devices.
     """
-    experiment = methods.experiment(config, len(store.classes))
+    labels, looks = len(store.classes), config.data.get("looks", 1)
+    if looks > 1:
+        label = store.columns.get("label", np.zeros(len(store), np.int32))
+        labels = sum(counts(label, max(labels, 1), looks))
+    experiment = methods.experiment(config, labels)
     placed = setup.placement(config, experiment.together)
     state = placed.abstract(jax.eval_shape(experiment.init, config.seed))
     return Layout(config, experiment, placed, state, _batch(config, store, placed))
@@ -229,7 +234,10 @@ def _batch(config: configs.Config, store: Listed, placed: devices.Placement) -> 
         clips = (count, clips[0] // jax.process_count() // count)
         local = Mesh(np.array(placed.mesh.local_devices), devices.DATA)
         sharding = NamedSharding(local, PartitionSpec(*[None] * len(lead), devices.DATA))
-    batch = devices.numeric(empty_batch(store.columns, data.frames, data.size))
+    columns = dict(store.columns)
+    if data.get("looks", 1) > 1:
+        columns.setdefault("label", np.zeros(0, np.int32))
+    batch = devices.numeric(empty_batch(columns, data.frames, data.size))
     return {
         name: jax.ShapeDtypeStruct((*lead, *clips, *x.shape[1:]), x.dtype, sharding=sharding)
         for name, x in batch.items()

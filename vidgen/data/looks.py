@@ -82,6 +82,8 @@ def _parts(group: Int[np.ndarray, " members"], seen: np.ndarray) -> list[np.ndar
         place = np.linalg.eigh(centred @ centred.T)[1][:, -1]
     else:
         place = centred @ np.linalg.eigh(centred.T @ centred)[1][:, -1]
+    # A component has no direction of its own: the first clip says which, on any machine.
+    place = np.copysign(1, -place[0]) * place
     order, least = np.argsort(place, kind="stable"), max(len(group) // 4, 1)
     gaps = np.diff(place[order])[least - 1 : len(group) - least]
     cut = least + int(np.argmax(gaps))

@@ -284,7 +284,7 @@ def trained():
     for at in range(300):
         state, found = step(state, {**batch, "index": batch["index"] + 8 * at})
         first = first or found
-    meta = artifacts.meta(config, experiment.generator, store)
+    meta = artifacts.meta(config, experiment.generator, store, clips)
     return sampling.from_weights(state.gen, meta, 300), batch, meta, first, found
 
 

@@ -90,9 +90,9 @@ def dcgan():
 def vae():
     """The autoencoder with a discriminator."""
     config, tiny = methods.base("vae"), tiny_config()
-    for section in ("data", "training", "sampling"):
+    for section in ("training", "sampling"):
         config[section] = tiny[section]
-    config.data.size = 8
+    config.data.update(path="toy:clips=512", frames=6, pick=4, size=8)
     config.generator.update({n: v for n, v in TINY_GENERATOR.items() if n != "periods"})
     config.generator.update(widths=(8,), encoder_widths=(8,), features=8)
     config.discriminator.update(TINY_DISCRIMINATOR, widths=(8,))

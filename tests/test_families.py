@@ -306,7 +306,7 @@ def test_no_method_takes_a_field_of_another(method):
 
 @pytest.mark.parametrize("method", methods.METHODS)
 def test_every_field_of_a_method_is_read(method):
-    """Reading is noted while networks and steps are made of the config."""
+    """Reading is noted while clips are opened, and networks and steps made of the config."""
     config = methods.base(method)
     config.data.path = "toy"
     if "adversarial" in config.get("objective", {}):
@@ -319,6 +319,7 @@ def test_every_field_of_a_method_is_read(method):
     if methods.is_fitted(method):
         read |= {name for name in own if name.startswith("generator.")}  # handed over whole
     else:
+        artifacts.open_clips(Reading(config, read))
         methods.experiment(Reading(config, read), 2)
     assert own and not own - read
 
@@ -340,6 +341,9 @@ class Reading:
 
     def __contains__(self, name):
         return name in self._config
+
+    def keys(self):
+        return self._config.keys()
 
     def to_dict(self):
         self._read |= {self._prefix + name for name in configs.flatten(self._config)}

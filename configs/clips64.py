@@ -11,7 +11,7 @@ those of configs/actions64.py. For drawings and pixel art set
 little in them. Frames of 16:9 keep their sides with `--config.data.size=64,112`.
 
 Each class is split into four looks by the colours of its clips (`config.data.looks`), so that not
-one figure of it is made again and again; as many looks as there are people or places are best.
+one figure of it is made again and again; ask for as many as there are people or places.
 
 Expected: 40 minutes on one CPU core, as configs/actions64.py took. Fifty short clips of one kind of
 movement, seen from one place, are learnt best; if the samples stay blurred, lower

@@ -41,9 +41,9 @@ def gan_with_options():
 
 
 def heads():
-    """Heads on pixels and features of groups of clips, with penalties at every other step."""
+    """Heads on pixels and features of groups of clips in looks, penalties at every other step."""
     config = tiny_config()
-    config.data.size = 8
+    config.data.update(size=8, looks=2)
     config.generator.widths = (8,)
     config.discriminator = ConfigDict({"kind": "heads", **TINY_HEADS, "scales": (1,), "taps": (4,)})
     config.objective.penalty_interval = 2
@@ -132,7 +132,8 @@ def family(request):
 
 def run(config, steps, mode="jit", count=1, **more):
     """Trains without a loop; returns the state and each step's metrics."""
-    experiment = methods.experiment(config, classes=2)
+    clips = artifacts.open_clips(config)[1]
+    experiment = methods.experiment(config, clips.labels)
     placed = devices.place(mode, batch_size=8, devices=jax.devices()[:count], **more)
     abstract = placed.abstract(jax.eval_shape(experiment.init, 0))
     state, programs, seen = placed.init(experiment.init, 0), {}, []
@@ -140,7 +141,7 @@ def run(config, steps, mode="jit", count=1, **more):
         kind = experiment.kind(at)
         if kind not in programs:
             programs[kind] = placed.compile(experiment.steps[kind], abstract)
-        batch = artifacts.open_clips(config)[1].take(8 * at, 8)
+        batch = clips.take(8 * at, 8)
         state, metrics = programs[kind](state, placed.put(batch))
         seen.append({name: float(value) for name, value in metrics.items()})
     return state, seen
@@ -344,6 +345,9 @@ class Reading:
 
     def keys(self):
         return self._config.keys()
+
+    def get(self, name, default):
+        return self[name] if name in self else default
 
     def to_dict(self):
         self._read |= {self._prefix + name for name in configs.flatten(self._config)}

@@ -14,12 +14,13 @@ import numpy as np
 from jaxtyping import Float, Int, Int32, UInt8
 
 FRAMES = 4  # frames of a clip that are looked at
+POINTS = 16  # pixels that are looked at along each of their sides, or a few more
 QUANTILES = np.linspace(0.01, 0.99, 32)  # of each colour's values, by which clips are compared
 
 
 def counts(label: Int[np.ndarray, " clips"], classes: int, looks: int) -> tuple[int, ...]:
-    """Returns how many looks each class has: `looks`, or as many as it has clips."""
-    return tuple(int(min(n, looks)) for n in np.bincount(label, minlength=classes))
+    """Returns how many looks each class has: `looks`, or as many as it has clips, or one."""
+    return tuple(int(max(min(n, looks), 1)) for n in np.bincount(label, minlength=classes))
 
 
 def split(
@@ -41,7 +42,7 @@ def split(
       numbers: Numbers of the clips to split, rising.
       label: Their classes, in the same order.
       classes: Number of classes.
-      looks: Looks of each class; fewer where it has fewer clips.
+      looks: Looks of each class; fewer where it has fewer clips, one where it has none.
 
     Returns:
       The look of each of these clips, counted through all classes, in their order; and for each
@@ -50,7 +51,7 @@ def split(
     seen = np.array([_colours(clip(n)) for n in numbers])
     found, sizes, first = np.zeros(len(label), np.int32), [], 0
     for kind, most in enumerate(counts(label, classes, looks)):
-        groups = [np.flatnonzero(label == kind)] if most else []
+        groups = [np.flatnonzero(label == kind)]
         while len(groups) < most:
             largest = max(range(len(groups)), key=lambda n: len(groups[n]))
             groups[largest : largest + 1] = _parts(groups[largest], seen)
@@ -65,23 +66,22 @@ def draw(sizes: tuple[tuple[int, ...], ...], label: int, u: Float[np.ndarray, ""
     """Returns the look, counted through all classes, that a number in [0, 1) chooses of a class."""
     first = sum(map(len, sizes[:label]))
     ends = np.cumsum(sizes[label])
-    return first + int(np.searchsorted(ends, u * ends[-1], side="right"))
+    chosen = int(np.searchsorted(ends, u * ends[-1], side="right"))
+    return first + min(chosen, len(ends) - 1)  # a class without clips has one empty look
 
 
 def _colours(clip: UInt8[np.ndarray, "time height width channel"]) -> np.ndarray:
-    """Returns the quantiles of each colour over some frames."""
+    """Returns the quantiles of each colour over some pixels of some frames."""
     times = np.linspace(0, len(clip) - 1, FRAMES).round().astype(int)
-    return np.quantile(clip[times].reshape(-1, clip.shape[-1]), QUANTILES, axis=0).ravel()
+    down, across = (max(side // POINTS, 1) for side in clip.shape[1:3])
+    pixels = clip[times, ::down, ::across].reshape(-1, clip.shape[-1])
+    return np.quantile(pixels, QUANTILES, axis=0).ravel()
 
 
 def _parts(group: Int[np.ndarray, " members"], seen: np.ndarray) -> list[np.ndarray]:
     """Splits a group of at least two in two, neither smaller than a quarter of it, rounded down."""
     centred = seen[group] - seen[group].mean(0)
-    # Of the smaller of the two products: clips are fewer than quantiles, or many more.
-    if len(group) <= centred.shape[1]:
-        place = np.linalg.eigh(centred @ centred.T)[1][:, -1]
-    else:
-        place = centred @ np.linalg.eigh(centred.T @ centred)[1][:, -1]
+    place = np.linalg.svd(centred, full_matrices=False)[0][:, 0]
     # A component has no direction of its own: the first clip says which, on any machine.
     place = np.copysign(1, -place[0]) * place
     order, least = np.argsort(place, kind="stable"), max(len(group) // 4, 1)

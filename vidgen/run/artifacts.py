@@ -69,7 +69,7 @@ def open_clips(
         seed=config.seed,
         flip=data.flip,
         short=data.short,
-        looks=data.looks if "looks" in data else 1,
+        looks=data.get("looks", 1),
     )
     if data.stride == 0:
         lengths, fps = np.asarray(store.lengths), store.fps

@@ -347,7 +347,9 @@ class Reading:
         return self._config.keys()
 
     def get(self, name, default):
-        return self[name] if name in self else default
+        if name not in self:
+            return default
+        return self[name]
 
     def to_dict(self):
         self._read |= {self._prefix + name for name in configs.flatten(self._config)}

@@ -5,9 +5,10 @@ import pytest
 from conftest import tiny_config
 
 from vidgen import config as configs
-from vidgen import methods
+from vidgen import methods, models
 from vidgen.config.fields import flat
 from vidgen.errors import ConfigError
+from vidgen.methods import gan
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -22,6 +23,24 @@ def test_every_config_file_is_valid_and_builds(path):
 
     config = config_flags.read([f"--config={path}", "--config.data.path=somewhere"])
     assert methods.experiment(config, classes=4).total > 0
+
+
+def test_a_network_of_another_kind_gets_the_fields_that_its_config_left_out(tmp_path):
+    from vidgen.cli import config_flags
+
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from ml_collections import ConfigDict\n"
+        "from vidgen.methods import base\n"
+        "def get_config():\n"
+        "    config = base()\n"
+        "    config.data.path = 'toy'\n"
+        "    config.discriminator = ConfigDict({'kind': 'heads', 'width': 24})\n"
+        "    return config\n"
+    )
+    config = config_flags.read([f"--config={file}", "--config.discriminator.widest=96"])
+    assert config.discriminator.width == 24 and config.discriminator.widest == 96
+    assert set(config.discriminator) == set(models.fields(gan.DISCRIMINATORS, "heads"))
 
 
 @pytest.mark.parametrize("pick, says", [(0, "data.frames is 6"), (2, "data.pick is 2")])

@@ -12,7 +12,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import QUICK, TINY_DISCRIMINATOR, TINY_GENERATOR, tiny_config
+from conftest import QUICK, TINY_GENERATOR, TINY_HEADS, tiny_config
 
 from vidgen import config as configs
 from vidgen import methods, sampling
@@ -29,7 +29,7 @@ TINY = [
     "--config.data.pick=4",
     "--config.data.size=16",
     *(f"--config.generator.{n}={v}" for n, v in TINY_GENERATOR.items()),
-    *(f"--config.discriminator.{n}={v}" for n, v in TINY_DISCRIMINATOR.items()),
+    *(f"--config.discriminator.{n}={v}" for n, v in TINY_HEADS.items()),
     "--config.training.batch_size=8",
     "--config.training.log_kclips=0.008",
     "--config.sampling.frames=6",

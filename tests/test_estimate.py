@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tiny_config
+from conftest import TINY_HEADS, tiny_config
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 from test_end_to_end import TINY, run
 
 from vidgen import methods
@@ -257,7 +258,9 @@ def test_a_dry_run_prints_the_parts_and_leaves_nothing(tmp_path):
     out, err = run("train", "--dry-run", *TINY, f"--workdir={tmp_path / 'run'}")
     (said,) = err.splitlines()
     assert said.startswith("compiling the step (whole)") and list(tmp_path.iterdir()) == []
-    one = found()
+    config = tiny_config()
+    config.discriminator = ConfigDict({"kind": "heads", **TINY_HEADS})
+    one = estimate.estimate(config, ToySource())
     assert "1 x cpu, jit, 8 clips on each, 8 in a step" in out
     assert f"{one.parameters['generator']:,d} parameters" in out
     lines = {line.rsplit(None, 2)[0].strip(): line.split()[-2] for line in out.splitlines()[1:]}

@@ -181,6 +181,27 @@ def test_noise_and_label_matter(generator, trained):
         assert not np.allclose(one, two)
 
 
+@pytest.mark.parametrize("harmonics", [1, 3])
+def test_the_cycle_that_content_chooses_moves_the_clip(harmonics):
+    """Without noise, at the tempo of the periods, a clip comes back after the turn of one cycle."""
+    arguments = TINY_GENERATOR | {"motion": 0, "periods": (4, 6), "tempo_range": 0.0}
+    arguments |= {"gaits": True, "harmonics": harmonics}
+    generator, frames = network("generator", "residual", size=SIZE, **arguments), 13
+    content, motion, cycle = noise(generator, frames)
+    start = jnp.zeros(BATCH, int)
+    made = generator.init(jax.random.key(0), content, motion, cycle, start, frames=frames)
+    params = randomized(made["params"])
+    assert not {"motion0", "tempo"} & params.keys()
+    for chosen, turn in enumerate((4, 6)):
+        gait = jnp.full(2, -50.0).at[chosen].set(50.0)
+        params["gait"] = {"kernel": jnp.zeros_like(params["gait"]["kernel"]), "bias": gait}
+        video = make(generator, params, content, motion, cycle, start, frames)
+        other = make(generator, params, content, motion, cycle + 0.3, start, frames)
+        np.testing.assert_allclose(video[:, turn:], video[:, :-turn], atol=1e-5)
+        assert not np.allclose(video[:, turn // 2 :], video[:, : -(turn // 2)], atol=1e-3)
+        assert not np.allclose(video, other, atol=1e-3)
+
+
 def test_turns_are_exact_however_late():
     cycle, rate = jnp.array([[0.1, 0.75]]), jnp.array([[0.3, 1 / 7]])
     start, frames = 2_000_000_000, 5
@@ -371,6 +392,10 @@ def test_order_of_frames_and_label_matter(discriminator, judged):
         ("generator", "residual", {"widths": 64}, "tuple"),
         ("generator", "residual", {"stride": 0}, "at least 1"),
         ("generator", "residual", {"periods": (8, 3)}, "at least 4"),
+        ("generator", "residual", {"motion": 0, "periods": ()}, "nothing would move"),
+        ("generator", "residual", {"harmonics": 0}, "at least 1"),
+        ("generator", "residual", {"periods": (3,), "tempo_range": 1.0}, "at least 4 frames"),
+        ("generator", "residual", {"tempo_range": -1.0, "periods": (8,)}, "at least 0"),
         ("generator", "residual", {"widths": ()}, "tuple"),
         ("generator", "residual", {"widths": (8, 8, 8, 8)}, "multiple of 32"),
         ("generator", "transformer", {"periods": (8,)}, "there is no field"),

@@ -131,4 +131,5 @@ def _of_file(path: str) -> Any:
         raise ConfigError(
             f"{path}: get_config returns {kind}", "return vidgen.methods.base() with changes"
         )
+    methods.complete(config)
     return config

@@ -17,6 +17,8 @@ import textwrap
 from types import ModuleType
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from vidgen import config as configs
 from vidgen import frame_size, models
 from vidgen.config import checks
@@ -195,6 +197,24 @@ def fields(config: configs.Config) -> dict[str, Field]:
             arguments = models.fields(networks(role, config.method), config[role].kind)
             known |= {f"{role}.{name}": field for name, field in arguments.items()}
     return known
+
+
+def complete(config: configs.Config) -> None:
+    """Adds to networks of another kind than the default one the fields that they lack.
+
+    A config file that changes the kind names what it sets, and no more.
+
+    Raises:
+      ConfigError: There is no such method.
+    """
+    method = config.get("method")
+    for role in ("generator", "discriminator") if method else ():
+        kinds, section = networks(role, method), config.get(role)
+        kind = section.get("kind") if isinstance(section, ConfigDict) else None
+        if kind in kinds and kind != sections(method)[role]["kind"].default:
+            known = models.fields(kinds, kind)
+            with section.unlocked():
+                section.update({n: f.default for n, f in known.items() if n not in section})
 
 
 def describe(config: configs.Config) -> str:

@@ -47,12 +47,17 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
         which what was saturated finds back; "linear" leaves bounds to the discriminator, for clips
         whose background is black or white.
       content: Channels of the content noise.
-      motion: Channels of the motion noise.
+      motion: Channels of the motion noise; 0 where cycles alone move the clip.
       style: Channels of the content and motion features.
       stride: Frames between keyframes of motion noise.
       motion_layers: Temporal convolutions (3 taps) over the keyframes.
-      periods: Frames of a turn of each cycle, at least 4; content makes it up to twice as fast or
-        as slow. None for clips that do not repeat themselves.
+      periods: Frames of a turn of each cycle; content makes it faster or slower. None for clips
+        that do not repeat themselves.
+      tempo_range: Octaves by which cycles are faster or slower at most: 1 for half to twice the
+        periods, 0 to keep them.
+      gaits: Whether content chooses which of the cycles moves the clip; otherwise all do.
+      harmonics: Waves of each cycle: the turn itself, twice as fast, and so on. Poses that follow
+        each other abruptly take several.
       remat: Compute the features of residual blocks and at full resolution again in the
         backward pass instead of keeping them.
       dtype: Type of the computation; parameters are float32.
@@ -72,6 +77,9 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
     stride: int = 8
     motion_layers: int = 1
     periods: tuple[int, ...] = ()
+    tempo_range: float = 1.0
+    gaits: bool = False
+    harmonics: int = 1
     remat: bool = False
     dtype: str = "float32"
 
@@ -81,11 +89,21 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
         layers.check_output(self.output)
         if not self.stride:
             raise ConfigError("config.generator.stride is 0", "at least 1")
-        if self.periods and min(self.periods) < 4:
+        if self.tempo_range < 0:
+            raise ConfigError(f"config.generator.tempo_range is {self.tempo_range}", "at least 0")
+        least = 2 ** (1 + self.tempo_range)
+        if self.periods and min(self.periods) < least:
             raise ConfigError(
                 f"config.generator.periods has {min(self.periods)}",
-                "at least 4 frames: at twice the rate, 2 for a turn",
+                f"at least {least:g} frames: 2 for a turn where it is fastest",
             )
+        if not self.motion and not self.periods:
+            raise ConfigError(
+                "config.generator.motion is 0 and config.generator.periods is empty",
+                "nothing would move: one of them",
+            )
+        if self.harmonics < 1:
+            raise ConfigError(f"config.generator.harmonics is {self.harmonics}", "at least 1")
 
     def keyframes(self, frames: int) -> int:
         """Returns how many keyframes of motion noise a window of `frames` needs, at any phase."""
@@ -133,23 +151,31 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
         content = act(dense(self.style, "content0")(content))
         content = act(dense(self.style, "content1")(content))
 
-        move = motion.astype(self.dtype)
-        for layer in range(self.motion_layers):
-            taps = jnp.concatenate([move[:, :-2], move[:, 1:-1], move[:, 2:]], -1)
-            shift = dense(self.style, f"motion_content{layer}")(content)
-            move = act(dense(self.style, f"motion{layer}")(taps) + shift[:, None])
         within = jnp.arange(frames)[None] if pick is None else pick
-        frames = within.shape[1]
-        move = layers.between_keyframes(move, start, within, self.stride)
-
-        b = content.shape[0]
+        b, frames = content.shape[0], within.shape[1]
         every = jnp.broadcast_to(content[:, None], (b, frames, self.style))
-        layout = [every, move]
+        layout = [every]
+        if self.motion:
+            move = motion.astype(self.dtype)
+            for layer in range(self.motion_layers):
+                taps = jnp.concatenate([move[:, :-2], move[:, 1:-1], move[:, 2:]], -1)
+                shift = dense(self.style, f"motion_content{layer}")(content)
+                move = act(dense(self.style, f"motion{layer}")(taps) + shift[:, None])
+            layout.append(layers.between_keyframes(move, start, within, self.stride))
         if self.periods:
-            bend = jnp.tanh(layers.dense(len(self.periods), "float32", "tempo", gain=0.01)(content))
+            bend = jnp.zeros(cycle.shape)
+            if self.tempo_range:
+                bend = layers.dense(len(self.periods), "float32", "tempo", gain=0.01)(content)
+                bend = self.tempo_range * jnp.tanh(bend)
             rate = 2**bend / jnp.asarray(self.periods, jnp.float32)[None]
             turn = 2 * jnp.pi * _turns(cycle, rate, start, within)
-            layout += [jnp.sin(turn).astype(self.dtype), jnp.cos(turn).astype(self.dtype)]
+            turn = turn[..., None] * jnp.arange(1.0, self.harmonics + 1)[None, None, None]
+            waves = jnp.concatenate([jnp.sin(turn), jnp.cos(turn)], 2)
+            if self.gaits:
+                share = layers.dense(len(self.periods), "float32", "gait", gain=0.01)(content)
+                share = len(self.periods) * nn.softmax(share)
+                waves *= jnp.tile(share, (1, 2))[:, None, :, None]
+            layout.append(waves.reshape(b, frames, -1).astype(self.dtype))
         layout = jnp.concatenate(layout, -1).reshape(b * frames, -1)
         layout = act(dense(self.style, "layout")(layout))
         style = every.reshape(b * frames, -1)

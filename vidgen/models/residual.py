@@ -55,7 +55,8 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
         that do not repeat themselves.
       tempo_range: Octaves by which cycles are faster or slower at most: 1 for half to twice the
         periods, 0 to keep them.
-      gaits: Whether content chooses which of the cycles moves the clip; otherwise all do.
+      gaits: Whether content gives each cycle a share in what moves the clip; otherwise they are
+        alike.
       harmonics: Waves of each cycle: the turn itself, twice as fast, and so on. Poses that follow
         each other abruptly take several.
       remat: Compute the features of residual blocks and at full resolution again in the

@@ -125,9 +125,10 @@ class Sampler:
         Returns:
           `content` float32 `[N, Z]`; `motion` float32 `[N, K, M]`, the keyframes of motion noise
           from `context` before the first chunk to the end of the last; `cycle` float32 `[N, P]` in
-          [0, 1), the turn of each cycle in frame 0; `label` int32 `[N]`. Of a recurrent generator
-          that does not begin at frame 0 also `carry`, its state before the first chunk, for which
-          all that lies before is run through.
+          [0, 1), the turn of each cycle in frame 0; `label` int32 `[N]`, the number of the class,
+          or of the look where classes are split into looks. Of a recurrent generator that does not
+          begin at frame 0 also `carry`, its state before the first chunk, for which all that lies
+          before is run through.
         """
         return self._latents(seeds, self._length(frames, start), start, labels, None)
 

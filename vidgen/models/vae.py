@@ -72,11 +72,11 @@ class VariationalAutoencoder(protocol.GeneratorDefaults, nn.Module):
 
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
-        self._generator().check()
-        check_levels("encoder_widths", self.encoder_widths, self.size, "from")
         for name in ("content", "motion", "features"):
             if not getattr(self, name):
                 raise ConfigError(f"config.generator.{name} is 0", "at least 1")
+        self._generator().check()
+        check_levels("encoder_widths", self.encoder_widths, self.size, "from")
 
     def _generator(self) -> ResidualGenerator:
         others = ("encoder_widths", "features", "time_layers", "parent", "name")

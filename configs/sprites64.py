@@ -2,7 +2,7 @@
 
     vidgen train --config=configs/sprites64.py --config.data.path=FOLDER --workdir=runs/sprites64
 
-Expected: 33 minutes on one CPU core (48.8 clips/s): figures that face as their class says, with
+Expected: 32 minutes on one CPU core (48.8 clips/s): figures that face as their class says, with
 faces and clothes of their own that stay, that step, slash and cast in cycles in front of clean
 backgrounds; what they hold flickers, and all classes move at one pace. After a quarter of it faces
 are blurred and outlines coloured. A picture is in docs/benchmarks.md.

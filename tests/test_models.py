@@ -182,7 +182,7 @@ def test_noise_and_label_matter(generator, trained):
 
 
 @pytest.mark.parametrize("harmonics", [1, 3])
-def test_the_cycle_that_content_chooses_moves_the_clip(harmonics):
+def test_the_cycle_with_all_the_share_moves_the_clip(harmonics):
     """Without noise, at the tempo of the periods, a clip comes back after the turn of one cycle."""
     arguments = TINY_GENERATOR | {"motion": 0, "periods": (4, 6), "tempo_range": 0.0}
     arguments |= {"gaits": True, "harmonics": harmonics}

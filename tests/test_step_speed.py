@@ -36,6 +36,8 @@ ROUNDS = 30
 def variant(name, values):
     """Returns a function that makes one call of a step, its steps, and its temporary bytes."""
     config = config_flags.read([f"--config={pathlib.Path('configs/toy.py').absolute()}"])
+    # What all variants can do: parts of one clip, steps of one kind.
+    config.discriminator.group = config.objective.penalty_interval = 1
     config.parallel.update(values)
     experiment, placed = methods.experiment(config, 2), setup.placement(config)
     batch = artifacts.open_clips(config)[1].take(0, config.training.batch_size)

@@ -110,7 +110,7 @@ def check_same_run(workdir, whole, steps):
 def flags(config):
     """Returns the command line that asks for a config."""
     file = "configs/gan_clips32.py"
-    base = config_flags.read([f"--config={ROOT / file}"])
+    base = config_flags.read([f"--config={ROOT / file}"], data="clips")
     changed = configs.differences(base, config)
     return [f"--config={file}", *(f"--config.{name}={new}" for name, _, new in changed)]
 

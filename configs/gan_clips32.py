@@ -9,19 +9,21 @@ clean sprites that hardly move; bright streaks instead of shapes. Too short: con
 took 38 minutes.
 """
 
+from ml_collections import ConfigDict
+
 from vidgen.config import cosine
 from vidgen.methods import base
 
 
 def get_config():
-    """Returns the config of real clips by the GAN."""
+    """Returns the config of real clips by the GAN with one residual discriminator."""
     config = base()
     config.data.update(frames=16, size=32, pick=3)
     config.generator.update(
         widths=(128, 96, 48), head=24, palette=0, output="leaky", style=128, stride=4
     )
-    config.discriminator.update(
-        patch=2, front=24, neck=48, frame_blocks=1, fold=3, widths=(96, 128), frame_features=128
+    config.discriminator = ConfigDict(
+        {"kind": "residual", "patch": 2, "fold": 3, "widths": (96, 128), "frame_features": 128}
     )
     config.objective.r1 = cosine(5.0, 0.5)
     config.objective.r2 = cosine(5.0, 0.5)

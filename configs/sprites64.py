@@ -23,7 +23,7 @@ def get_config():
     config.generator.update(widths=(128, 96, 48, 24), head=16, palette=0, output="leaky")
     # Cycles alone move: with noise beside them, or a tempo that is learnt, they did not close.
     config.generator.update(style=128, motion=0, periods=(6, 7, 8), tempo_range=0.0)
-    config.generator.update(gaits=True, harmonics=3)
+    config.generator.update(gaits="one", harmonics=3)
     config.discriminator = ConfigDict(
         {"kind": "heads", "scales": (2, 8), "change": 3.0, "group": 8}
     )

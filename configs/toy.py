@@ -18,9 +18,9 @@ def get_config():
     config = base()
     config.data.update(path="toy", frames=8, size=32, pick=3)
     # Two colours, for that is what toy clips have; real clips want dozens. What bounces between
-    # walls repeats itself, up and down and from side to side: two cycles in shares, and no noise.
+    # walls repeats itself, up and down and from side to side: two cycles, and no noise.
     config.generator.update(widths=(96, 64), head=32, palette=2, style=128)
-    config.generator.update(motion=0, periods=(40, 40), gaits=True)
+    config.generator.update(motion=0, periods=(40, 40), gaits="strengths")
     config.discriminator = ConfigDict({"kind": "heads", "scales": (1, 4), "width": 32, "group": 8})
     config.objective.r1 = cosine(5.0, 0.7)
     config.objective.r2 = cosine(5.0, 0.7)

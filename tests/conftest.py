@@ -28,6 +28,7 @@ jaxtyping.install_import_hook([f"vidgen.{name}" for name in CHECKED], "checking.
 
 import jax
 import pytest
+from ml_collections import ConfigDict
 
 TINY_GENERATOR = {
     "widths": (8, 8),
@@ -139,7 +140,7 @@ def tiny_config():
     config = methods.base()
     config.data.update(path="toy:clips=512", frames=6, pick=4, size=16)
     config.generator.update(TINY_GENERATOR)
-    config.discriminator.update(TINY_DISCRIMINATOR)
+    config.discriminator = ConfigDict({"kind": "residual", **TINY_DISCRIMINATOR})
     config.training.update(
         kclips=0.032, batch_size=8, log_kclips=0.008, sample_kclips=0.0, save_kclips=0.016
     )

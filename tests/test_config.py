@@ -25,7 +25,10 @@ def test_every_config_file_is_valid_and_builds(path):
     assert methods.experiment(config, classes=4).total > 0
 
 
-def test_a_network_of_another_kind_gets_the_fields_that_its_config_left_out(tmp_path):
+@pytest.mark.parametrize(
+    "kind, named, left", [("heads", "width", "widest"), ("residual", "front", "neck")]
+)
+def test_a_network_gets_the_fields_that_its_config_left_out(tmp_path, kind, named, left):
     from vidgen.cli import config_flags
 
     file = tmp_path / "mine.py"
@@ -35,12 +38,12 @@ def test_a_network_of_another_kind_gets_the_fields_that_its_config_left_out(tmp_
         "def get_config():\n"
         "    config = base()\n"
         "    config.data.path = 'toy'\n"
-        "    config.discriminator = ConfigDict({'kind': 'heads', 'width': 24})\n"
-        "    return config\n"
+        "    config.discriminator = ConfigDict(SECTION)\n"
+        "    return config\n".replace("SECTION", repr({"kind": kind, named: 24}))
     )
-    config = config_flags.read([f"--config={file}", "--config.discriminator.widest=96"])
-    assert config.discriminator.width == 24 and config.discriminator.widest == 96
-    assert set(config.discriminator) == set(models.fields(gan.DISCRIMINATORS, "heads"))
+    config = config_flags.read([f"--config={file}", f"--config.discriminator.{left}=96"])
+    assert config.discriminator[named] == 24 and config.discriminator[left] == 96
+    assert set(config.discriminator) == set(models.fields(gan.DISCRIMINATORS, kind))
 
 
 @pytest.mark.parametrize("pick, says", [(0, "data.frames is 6"), (2, "data.pick is 2")])

@@ -259,7 +259,7 @@ def test_a_dry_run_prints_the_parts_and_leaves_nothing(tmp_path):
     (said,) = err.splitlines()
     assert said.startswith("compiling the step (whole)") and list(tmp_path.iterdir()) == []
     config = tiny_config()
-    config.generator.gaits = True  # as in configs/toy.py
+    config.generator.gaits = "strengths"  # as in configs/toy.py
     config.discriminator = ConfigDict({"kind": "heads", **TINY_HEADS})
     one = estimate.estimate(config, ToySource())
     assert "1 x cpu, jit, 8 clips on each, 8 in a step" in out

@@ -95,7 +95,7 @@ def vae():
     config.data.update(path="toy:clips=512", frames=6, pick=4, size=8)
     config.generator.update({n: v for n, v in TINY_GENERATOR.items() if n != "periods"})
     config.generator.update(widths=(8,), encoder_widths=(8,), features=8)
-    config.discriminator.update(TINY_DISCRIMINATOR, widths=(8,))
+    config.discriminator = {"kind": "residual", **TINY_DISCRIMINATOR, "widths": (8,)}
     config.objective.adversarial = 0.1
     return config
 

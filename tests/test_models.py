@@ -181,11 +181,11 @@ def test_noise_and_label_matter(generator, trained):
         assert not np.allclose(one, two)
 
 
-@pytest.mark.parametrize("harmonics", [1, 3])
-def test_the_cycle_with_all_the_share_moves_the_clip(harmonics):
+@pytest.mark.parametrize("gaits, harmonics", [("strengths", 1), ("strengths", 3), ("one", 3)])
+def test_the_one_cycle_with_strength_moves_the_clip(gaits, harmonics):
     """Without noise, at the tempo of the periods, a clip comes back after the turn of one cycle."""
     arguments = TINY_GENERATOR | {"motion": 0, "periods": (4, 6), "tempo_range": 0.0}
-    arguments |= {"gaits": True, "harmonics": harmonics}
+    arguments |= {"gaits": gaits, "harmonics": harmonics}
     generator, frames = network("generator", "residual", size=SIZE, **arguments), 13
     content, motion, cycle = noise(generator, frames)
     start = jnp.zeros(BATCH, int)
@@ -200,6 +200,25 @@ def test_the_cycle_with_all_the_share_moves_the_clip(harmonics):
         np.testing.assert_allclose(video[:, turn:], video[:, :-turn], atol=1e-5)
         assert not np.allclose(video[:, turn // 2 :], video[:, : -(turn // 2)], atol=1e-3)
         assert not np.allclose(video, other, atol=1e-3)
+
+
+def test_where_content_chooses_one_cycle_every_clip_comes_back_and_the_choice_is_learnt():
+    arguments = TINY_GENERATOR | {"motion": 0, "periods": (4, 6), "tempo_range": 0.0}
+    generator = network("generator", "residual", size=SIZE, **arguments, gaits="one")
+    batch, frames = 32, 7
+    keys = jax.random.split(jax.random.key(0), 2)
+    content = jax.random.normal(keys[0], (batch, generator.content))
+    motion = jnp.zeros((batch, generator.keyframes(frames), 0))
+    cycle, start = jax.random.uniform(keys[1], (batch, 2)), jnp.zeros(batch, int)
+    made = generator.init(jax.random.key(0), content, motion, cycle, start, frames=frames)
+    params = randomized(made["params"])
+    video = make(generator, params, content, motion, cycle, start, frames)
+    after = np.stack([np.abs(video[:, 0] - video[:, turn]).max((1, 2, 3)) for turn in (4, 6)])
+    assert (after.min(0) < 1e-5).all() and (after.max(0) > 1e-3).all()
+    assert set(after.argmin(0)) == {0, 1}  # both are chosen, each by some
+    of = lambda p: make(generator, p, content, motion, cycle, start, frames)  # noqa: E731
+    slopes = jax.grad(lambda p: (of(p) ** 2).sum())(params)["gait"]["kernel"]
+    assert np.abs(slopes).max() > 1e-4
 
 
 def test_turns_are_exact_however_late():
@@ -313,6 +332,21 @@ def test_heads_of_a_group_see_how_much_its_clips_differ():
     assert (logits[: heads.group] != others[: heads.group]).all()
 
 
+def test_unfolded_squares_show_every_pixel_where_means_show_none():
+    stripes = jnp.broadcast_to(
+        1.0 - 2 * (jnp.arange(SIZE) % 2)[:, None, None], (1, 3, SIZE, SIZE, 3)
+    )
+    sizes = {**TINY_HEADS, "size": SIZE, "unfold": (2,)}
+    seen = network("discriminator", "heads", **sizes).see(None, stripes)
+    assert seen["pixels2"].shape == (1, 3, 8, 8, 12)
+    places = seen["pixels2"].reshape(1, 3, 8, 8, 2, 2, 3)  # row and column in the square
+    np.testing.assert_array_equal(places[..., 0, :, :], 1.0)
+    np.testing.assert_array_equal(places[..., 1, :, :], -1.0)
+    means = network("discriminator", "heads", **sizes | {"unfold": ()}).see(None, stripes)
+    np.testing.assert_array_equal(means["pixels2"], 0.0)
+    np.testing.assert_array_equal(means["pixels1"], seen["pixels1"])
+
+
 def test_heads_of_taps_see_features_and_no_parameters_of_theirs():
     weights = efficientnet_weights.load()
     heads = network("discriminator", "heads", **TINY_HEADS, size=SIZE, classes=2, taps=(4, 8))
@@ -394,6 +428,7 @@ def test_order_of_frames_and_label_matter(discriminator, judged):
         ("generator", "residual", {"periods": (8, 3)}, "at least 4"),
         ("generator", "residual", {"motion": 0, "periods": ()}, "nothing would move"),
         ("generator", "residual", {"harmonics": 0}, "at least 1"),
+        ("generator", "residual", {"gaits": "two"}, "one of alike, strengths, one"),
         ("generator", "residual", {"periods": (3,), "tempo_range": 1.0}, "at least 4 frames"),
         ("generator", "residual", {"tempo_range": -1.0, "periods": (8,)}, "at least 0"),
         ("generator", "residual", {"widths": ()}, "tuple"),
@@ -415,6 +450,7 @@ def test_order_of_frames_and_label_matter(discriminator, judged):
         ("discriminator", "residual", {"widths": (8, 8, 8)}, "size / patch"),
         ("discriminator", "heads", {"scales": (4,)}, "at least 8 times"),
         ("discriminator", "heads", {"scales": (3,)}, "multiple of each"),
+        ("discriminator", "heads", {"unfold": (8,)}, "of config.discriminator.scales"),
         ("discriminator", "heads", {"group": 0}, "at least 1"),
         ("discriminator", "heads", {"taps": (3,)}, "of 4"),
         ("discriminator", "heads", {"taps": (32,)}, "of 4"),

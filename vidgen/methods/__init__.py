@@ -200,9 +200,9 @@ def fields(config: configs.Config) -> dict[str, Field]:
 
 
 def complete(config: configs.Config) -> None:
-    """Adds to networks of another kind than the default one the fields that they lack.
+    """Adds to networks the fields that they lack.
 
-    A config file that changes the kind names what it sets, and no more.
+    A config file that says what kind of network it wants names what it sets, and no more.
 
     Raises:
       ConfigError: There is no such method.
@@ -211,8 +211,9 @@ def complete(config: configs.Config) -> None:
     for role in ("generator", "discriminator") if method else ():
         kinds, section = networks(role, method), config.get(role)
         kind = section.get("kind") if isinstance(section, ConfigDict) else None
-        if kind in kinds and kind != sections(method)[role]["kind"].default:
-            known = models.fields(kinds, kind)
+        if kind in kinds:
+            of_method = sections(method)[role]
+            known = of_method if kind == of_method["kind"].default else models.fields(kinds, kind)
             with section.unlocked():
                 section.update({n: f.default for n, f in known.items() if n not in section})
 

@@ -44,7 +44,7 @@ DISCRIMINATORS = {
     "transformer": TransformerDiscriminator,
 }
 LOSS = Field("rpgan", "adversarial loss", choices=tuple(losses.LOSSES))
-DISCRIMINATOR = models.fields(DISCRIMINATORS, "residual", widths=(96, 128, 192))
+DISCRIMINATOR = models.fields(DISCRIMINATORS, "heads")
 FIELDS = common.fields(
     {
         "data": {**PICK, **LOOKS},

@@ -34,6 +34,8 @@ class HeadsDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
       size: Of the frames in pixels: the side of squares, or `(height, width)`.
       classes: Number of classes; 0 for none.
       scales: Heads see means over squares of so many pixels: two heads each.
+      unfold: Of the scales, those whose heads see the pixels of a square side by side in channels
+        instead of their mean: every pixel, where scale 1 would cost four times as much.
       taps: Heads see features of EfficientNet-Lite0 at so many pixels a place, of 4, 8, 16, 32: two
         heads each. For natural footage, not for drawings; it needs `vidgen[features]`.
       width: Channels of the first layer of heads on pixels; each further one has twice as many.
@@ -49,6 +51,7 @@ class HeadsDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
     size: Size
     classes: int = 0
     scales: tuple[int, ...] = (2,)
+    unfold: tuple[int, ...] = ()
     taps: tuple[int, ...] = ()
     width: int = 64
     tap_width: int = 64
@@ -81,6 +84,11 @@ class HeadsDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
                     if isinstance(self.size, int)
                     else "both sides must be multiples of each, and at least 8 times as large",
                 )
+        if other := set(self.unfold) - set(self.scales):
+            raise ConfigError(
+                f"config.discriminator.unfold has {min(other)}",
+                f"of config.discriminator.scales, {self.scales}",
+            )
         for name in ("width", "tap_width", "widest", "group"):
             if not getattr(self, name):
                 raise ConfigError(f"config.discriminator.{name} is 0", "at least 1")
@@ -97,9 +105,13 @@ class HeadsDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
         b, t, h, w, c = video.shape
         video, maps = video.astype(self.dtype), {}
         for scale in self.scales:
-            squares = video.reshape(b, t, h // scale, scale, w // scale, scale, c)
-            # A factor of the scale keeps the norm of the gradient that of the pixels.
-            maps[f"pixels{scale}"] = squares.mean((3, 5)) * scale
+            frames = video.reshape(b * t, h, w, c)
+            if scale in self.unfold:
+                x = layers.space_to_depth(frames, scale)
+            else:  # times the scale, which keeps the norm of the gradient that of the pixels
+                x = frames.reshape(-1, h // scale, scale, w // scale, scale, c)
+                x = x.mean((2, 4)) * scale
+            maps[f"pixels{scale}"] = x.reshape(b, t, *x.shape[1:])
         if self.taps:
             found = efficientnet.mixed(frozen, video.reshape(b * t, h, w, c), self.taps)
             maps |= {f"tap{n}": x.reshape(b, t, *x.shape[1:]) for n, x in found.items()}

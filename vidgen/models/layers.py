@@ -152,7 +152,11 @@ def between_keyframes(
 
 
 def mix_palette(
-    x: Float[Array, "... channel"], content: Float[Array, "batch style"], colours: int, dtype: str
+    x: Float[Array, "... channel"],
+    content: Float[Array, "batch style"],
+    colours: int,
+    dtype: str,
+    output: str = "tanh",
 ) -> Float32[Array, "batch pixel 3"]:
     """Lets each pixel mix the colours of a palette that content chooses; for compact methods.
 
@@ -163,13 +167,14 @@ def mix_palette(
       content: Content features `[B, S]`.
       colours: Entries of the palette.
       dtype: Type of the computation.
+      output: How the entries are bounded; of `OUTPUTS`.
 
     Returns:
-      Float32 in [-1, 1], `[B, n * ..., 3]`.
+      Float32 `[B, n * ..., 3]`; in [-1, 1], unless "tanh" nearly.
     """
     mix = nn.softmax(dense(colours, dtype, "mix", gain=1.0)(x))
     palette = dense(3 * colours, dtype, "palette", gain=1.0)(content)
-    palette = jnp.tanh(palette).reshape(len(content), colours, 3)
+    palette = OUTPUTS[output](palette).reshape(len(content), colours, 3)
     return jnp.matmul(mix.reshape(len(content), -1, colours), palette).astype(jnp.float32)
 
 

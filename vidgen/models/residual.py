@@ -9,6 +9,8 @@ from vidgen.errors import ConfigError
 from vidgen.frame_size import Size, height_width
 from vidgen.models import layers, protocol
 
+GAITS = "alike", "strengths", "one"
+
 
 class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
     """Makes video from one content vector and a stream of motion noise.
@@ -43,7 +45,7 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
       head: Channels of the pointwise layers at full resolution.
       head_layers: How many, before the colours.
       palette: Colours that a clip mixes its pixels from; 0 for colours straight from the features.
-      output: Without a palette: "tanh" bounds the colours; "leaky" adds a slope of a twentieth, by
+      output: "tanh" bounds the colours, a palette's too; "leaky" adds a slope of a twentieth, by
         which what was saturated finds back; "linear" leaves bounds to the discriminator, for clips
         whose background is black or white.
       content: Channels of the content noise.
@@ -55,8 +57,8 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
         that do not repeat themselves.
       tempo_range: Octaves by which cycles are faster or slower at most: 1 for half to twice the
         periods, 0 to keep them.
-      gaits: Whether content gives each cycle a share in what moves the clip; otherwise they are
-        alike.
+      gaits: What content does with cycles: "alike", nothing; "strengths" gives each a strength from
+        0 to 2; "one" chooses one of them for the clip, so that it comes back after a turn of that.
       harmonics: Waves of each cycle: the turn itself, twice as fast, and so on. Poses that follow
         each other abruptly take several.
       remat: Compute the features of residual blocks and at full resolution again in the
@@ -79,7 +81,7 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
     motion_layers: int = 1
     periods: tuple[int, ...] = ()
     tempo_range: float = 1.0
-    gaits: bool = False
+    gaits: str = "alike"
     harmonics: int = 1
     remat: bool = False
     dtype: str = "float32"
@@ -102,6 +104,10 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
             raise ConfigError(
                 "config.generator.motion is 0 and config.generator.periods is empty",
                 "nothing would move: one of them",
+            )
+        if self.gaits not in GAITS:
+            raise ConfigError(
+                f"config.generator.gaits is {self.gaits!r}", f"one of {', '.join(GAITS)}"
             )
         if self.harmonics < 1:
             raise ConfigError(f"config.generator.harmonics is {self.harmonics}", "at least 1")
@@ -172,10 +178,14 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
             turn = 2 * jnp.pi * _turns(cycle, rate, start, within)
             turn = turn[..., None] * jnp.arange(1.0, self.harmonics + 1)[None, None, None]
             waves = jnp.concatenate([jnp.sin(turn), jnp.cos(turn)], 2)
-            if self.gaits:
-                share = layers.dense(len(self.periods), "float32", "gait", gain=0.01)(content)
-                share = len(self.periods) * nn.softmax(share)
-                waves *= jnp.tile(share, (1, 2))[:, None, :, None]
+            if self.gaits != "alike":
+                # Strengths do not compete: shares of one fell to a single cycle in training. Where
+                # one is chosen, some clips of each class begin with each, so that all are tried.
+                one = self.gaits == "one"
+                gain = 1.0 if one else 0.01
+                gait = layers.dense(len(self.periods), "float32", "gait", gain=gain)(content)
+                gait = _one(gait) if one else 2 * nn.sigmoid(gait)
+                waves *= jnp.tile(gait, (1, 2))[:, None, :, None]
             layout.append(waves.reshape(b, frames, -1).astype(self.dtype))
         layout = jnp.concatenate(layout, -1).reshape(b * frames, -1)
         layout = act(dense(self.style, "layout")(layout))
@@ -212,7 +222,18 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
         if not self.palette:
             x = layers.dense(3, self.dtype, "colours", gain=0.1)(act(x)).astype(jnp.float32)
             return layers.OUTPUTS[self.output](x)
-        return layers.mix_palette(act(x), content, self.palette, self.dtype)
+        return layers.mix_palette(act(x), content, self.palette, self.dtype, self.output)
+
+
+def _one(logits: Float32[Array, "batch cycle"]) -> Float32[Array, "batch cycle"]:
+    """Returns 1 for the largest logit and 0 for the others; the gradient is that of a softmax.
+
+    Reference: Bengio et al., "Estimating or propagating gradients through stochastic neurons for
+      conditional computation", 2013, for the straight-through estimator.
+    """
+    soft = nn.softmax(logits)
+    chosen = jax.nn.one_hot(logits.argmax(-1), logits.shape[-1])
+    return chosen + soft - jax.lax.stop_gradient(soft)
 
 
 def check_levels(field: str, widths: tuple[int, ...], size: Size, way: str) -> None:

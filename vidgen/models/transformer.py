@@ -49,7 +49,7 @@ class TransformerGenerator(protocol.GeneratorDefaults, nn.Module):
       head: Channels of the pointwise layers at full resolution.
       head_layers: How many, before the colours.
       palette: Colours that a clip mixes its pixels from; 0 for colours straight from the features.
-      output: Without a palette: "tanh", "leaky" or "linear" colours, as of `ResidualGenerator`.
+      output: "tanh", "leaky" or "linear" colours, as of `ResidualGenerator`.
       content: Channels of the content noise.
       motion: Channels of the motion noise.
       style: Channels of the content and motion features.
@@ -205,7 +205,7 @@ class TransformerGenerator(protocol.GeneratorDefaults, nn.Module):
         if not self.palette:
             x = layers.dense(3, self.dtype, "colours", gain=0.1)(act(x)).astype(jnp.float32)
             return layers.OUTPUTS[self.output](x)
-        return layers.mix_palette(act(x), content, self.palette, self.dtype)
+        return layers.mix_palette(act(x), content, self.palette, self.dtype, self.output)
 
 
 class TransformerDiscriminator(protocol.DiscriminatorDefaults, nn.Module):

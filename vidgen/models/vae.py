@@ -32,7 +32,7 @@ class VariationalAutoencoder(protocol.GeneratorDefaults, nn.Module):
       head: Channels of the pointwise layers at full resolution.
       head_layers: How many, before the colours.
       palette: Colours that a clip mixes its pixels from; 0 for colours straight from the features.
-      output: Without a palette: "tanh" bounds the colours; "leaky" adds a slope of a twentieth, by
+      output: "tanh" bounds the colours, a palette's too; "leaky" adds a slope of a twentieth, by
         which what was saturated finds back; "linear" leaves them without bounds, for clips whose
         background is black or white.
       content: Channels of the content noise, at least 1.

@@ -45,6 +45,8 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
       head: Channels of the pointwise layers at full resolution.
       head_layers: How many, before the colours.
       palette: Colours that a clip mixes its pixels from; 0 for colours straight from the features.
+      palette_least: Share of a colour below which a pixel takes none of it, so that areas are quite
+        flat, as those of drawings are; less than 1 / palette.
       output: "tanh" bounds the colours, a palette's too; "leaky" adds a slope of a twentieth, by
         which what was saturated finds back; "linear" leaves bounds to the discriminator, for clips
         whose background is black or white.
@@ -73,6 +75,7 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
     head: int = 32
     head_layers: int = 1
     palette: int = 16
+    palette_least: float = 0.0
     output: str = "tanh"
     content: int = 64
     motion: int = 32
@@ -90,6 +93,11 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
         """Raises ConfigError if the attributes do not fit each other."""
         check_levels("widths", self.widths, self.size, "up to")
         layers.check_output(self.output)
+        if not 0 <= self.palette_least * self.palette < 1:
+            raise ConfigError(
+                f"config.generator.palette_least is {self.palette_least}",
+                f"at least 0, and less than 1 / palette, {1 / self.palette:.3g}",
+            )
         if not self.stride:
             raise ConfigError("config.generator.stride is 0", "at least 1")
         if self.tempo_range < 0:
@@ -222,7 +230,9 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
         if not self.palette:
             x = layers.dense(3, self.dtype, "colours", gain=0.1)(act(x)).astype(jnp.float32)
             return layers.OUTPUTS[self.output](x)
-        return layers.mix_palette(act(x), content, self.palette, self.dtype, self.output)
+        return layers.mix_palette(
+            act(x), content, self.palette, self.dtype, self.output, self.palette_least
+        )
 
 
 def _one(logits: Float32[Array, "batch cycle"]) -> Float32[Array, "batch cycle"]:

@@ -348,7 +348,7 @@ def test_a_palette_with_a_least_share_makes_flat_areas_and_still_mixes_edges():
     params["mix"] = {"kernel": jnp.eye(4), "bias": jnp.zeros(4)}
     colours = np.asarray(params["palette"]["kernel"]).sum(0).reshape(4, 3)
     plain, flat = (
-        np.asarray(Mix(least).apply({"params": params}, x, content)[0]) for least in (0.0, 0.14)
+        np.asarray(Mix(least).apply({"params": params}, x, content)[0]) for least in (0.0, 0.4)
     )
     np.testing.assert_allclose(flat[:2], np.stack([colours[0]] * 2), rtol=1e-5)
     np.testing.assert_allclose(flat[4], colours[1], rtol=1e-5)
@@ -453,8 +453,8 @@ def test_order_of_frames_and_label_matter(discriminator, judged):
         ("generator", "residual", {"periods": (8, 3)}, "at least 4"),
         ("generator", "residual", {"motion": 0, "periods": ()}, "nothing would move"),
         ("generator", "residual", {"harmonics": 0}, "at least 1"),
-        ("generator", "residual", {"palette_least": 0.25, "palette": 4}, "1 / palette"),
-        ("generator", "residual", {"palette_least": -0.1}, "at least 0"),
+        ("generator", "residual", {"palette_least": 1.0}, "less than 1"),
+        ("generator", "residual", {"palette_least": -0.1}, "from 0"),
         ("generator", "residual", {"gaits": "two"}, "one of alike, strengths, one"),
         ("generator", "residual", {"periods": (3,), "tempo_range": 1.0}, "at least 4 frames"),
         ("generator", "residual", {"tempo_range": -1.0, "periods": (8,)}, "at least 0"),

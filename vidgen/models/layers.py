@@ -169,15 +169,15 @@ def mix_palette(
       colours: Entries of the palette.
       dtype: Type of the computation.
       output: How the entries are bounded; of `OUTPUTS`.
-      least: Share below which a pixel takes nothing of an entry; less than `1 / colours`. Without
-        it every pixel has a little of each, and areas are never quite flat.
+      least: Below which share of a pixel's largest entry it takes nothing of another; less than 1.
+        Without it every pixel has a little of each, and areas are never quite flat.
 
     Returns:
       Float32 `[B, n * ..., 3]`; in [-1, 1], unless "tanh" nearly.
     """
     mix = nn.softmax(dense(colours, dtype, "mix", gain=1.0)(x))
     if least:
-        mix = nn.relu(mix - least)
+        mix = nn.relu(mix - least * mix.max(-1, keepdims=True))
         mix /= mix.sum(-1, keepdims=True)
     palette = dense(3 * colours, dtype, "palette", gain=1.0)(content)
     palette = OUTPUTS[output](palette).reshape(len(content), colours, 3)

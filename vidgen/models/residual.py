@@ -45,8 +45,8 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
       head: Channels of the pointwise layers at full resolution.
       head_layers: How many, before the colours.
       palette: Colours that a clip mixes its pixels from; 0 for colours straight from the features.
-      palette_least: Share of a colour below which a pixel takes none of it, so that areas are quite
-        flat, as those of drawings are; less than 1 / palette.
+      palette_least: Below which share of a pixel's main colour it takes none of another, so that
+        areas are quite flat, as those of drawings are; less than 1.
       output: "tanh" bounds the colours, a palette's too; "leaky" adds a slope of a twentieth, by
         which what was saturated finds back; "linear" leaves bounds to the discriminator, for clips
         whose background is black or white.
@@ -93,10 +93,9 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
         """Raises ConfigError if the attributes do not fit each other."""
         check_levels("widths", self.widths, self.size, "up to")
         layers.check_output(self.output)
-        if not 0 <= self.palette_least * self.palette < 1:
+        if not 0 <= self.palette_least < 1:
             raise ConfigError(
-                f"config.generator.palette_least is {self.palette_least}",
-                f"at least 0, and less than 1 / palette, {1 / self.palette:.3g}",
+                f"config.generator.palette_least is {self.palette_least}", "from 0 to less than 1"
             )
         if not self.stride:
             raise ConfigError("config.generator.stride is 0", "at least 1")

@@ -190,7 +190,7 @@ def tiny(beta=1.0, **objective):
     config = methods.base("vae")
     config.data.update(path="toy:clips=64,size=8", frames=4, size=8)
     config.generator.update(SMALL, widths=(8,), encoder_widths=(16,))  # quickly compiled
-    config.discriminator.update(front=12, neck=8, fold=2, widths=(8,), features=8)
+    config.discriminator = {"kind": "residual", "front": 12, "neck": 8, "fold": 2, "widths": (8,)}
     config.objective.update(objective, beta=configs.constant(beta))
     config.optimizer.update(name="sgd", learning_rate=configs.constant(0.01))
     config.training.update(kclips=0.016, batch_size=8)

@@ -19,7 +19,7 @@ def get_config():
     config = base()
     config.data.update(frames=16, size=64, pick=3)
     # Drawings have few colours, each of them quite flat: a palette, which keeps them from frame to
-    # frame. With "tanh" it got stuck in black and white.
+    # frame. Bounded by "tanh", it had got stuck under the residual discriminator.
     config.generator.update(widths=(128, 96, 48, 24, 16), head=16, palette=24, output="leaky")
     # Cycles alone move: with noise beside them, or a tempo that is learnt, they did not close.
     config.generator.update(style=128, motion=0, periods=(6, 7, 8), tempo_range=0.0)

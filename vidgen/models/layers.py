@@ -157,7 +157,6 @@ def mix_palette(
     colours: int,
     dtype: str,
     output: str = "tanh",
-    least: float = 0.0,
 ) -> Float32[Array, "batch pixel 3"]:
     """Lets each pixel mix the colours of a palette that content chooses; for compact methods.
 
@@ -169,16 +168,11 @@ def mix_palette(
       colours: Entries of the palette.
       dtype: Type of the computation.
       output: How the entries are bounded; of `OUTPUTS`.
-      least: Below which share of a pixel's largest entry it takes nothing of another; less than 1.
-        Without it every pixel has a little of each, and areas are never quite flat.
 
     Returns:
       Float32 `[B, n * ..., 3]`; in [-1, 1], unless "tanh" nearly.
     """
     mix = nn.softmax(dense(colours, dtype, "mix", gain=1.0)(x))
-    if least:
-        mix = nn.relu(mix - least * mix.max(-1, keepdims=True))
-        mix /= mix.sum(-1, keepdims=True)
     palette = dense(3 * colours, dtype, "palette", gain=1.0)(content)
     palette = OUTPUTS[output](palette).reshape(len(content), colours, 3)
     return jnp.matmul(mix.reshape(len(content), -1, colours), palette).astype(jnp.float32)

@@ -45,8 +45,6 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
       head: Channels of the pointwise layers at full resolution.
       head_layers: How many, before the colours.
       palette: Colours that a clip mixes its pixels from; 0 for colours straight from the features.
-      palette_least: Below which share of a pixel's main colour it takes none of another, so that
-        areas are quite flat, as those of drawings are; less than 1.
       output: "tanh" bounds the colours, a palette's too; "leaky" adds a slope of a twentieth, by
         which what was saturated finds back; "linear" leaves bounds to the discriminator, for clips
         whose background is black or white.
@@ -75,7 +73,6 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
     head: int = 32
     head_layers: int = 1
     palette: int = 16
-    palette_least: float = 0.0
     output: str = "tanh"
     content: int = 64
     motion: int = 32
@@ -93,10 +90,6 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
         """Raises ConfigError if the attributes do not fit each other."""
         check_levels("widths", self.widths, self.size, "up to")
         layers.check_output(self.output)
-        if not 0 <= self.palette_least < 1:
-            raise ConfigError(
-                f"config.generator.palette_least is {self.palette_least}", "from 0 to less than 1"
-            )
         if not self.stride:
             raise ConfigError("config.generator.stride is 0", "at least 1")
         if self.tempo_range < 0:
@@ -229,9 +222,7 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
         if not self.palette:
             x = layers.dense(3, self.dtype, "colours", gain=0.1)(act(x)).astype(jnp.float32)
             return layers.OUTPUTS[self.output](x)
-        return layers.mix_palette(
-            act(x), content, self.palette, self.dtype, self.output, self.palette_least
-        )
+        return layers.mix_palette(act(x), content, self.palette, self.dtype, self.output)
 
 
 def _one(logits: Float32[Array, "batch cycle"]) -> Float32[Array, "batch cycle"]:

@@ -56,6 +56,8 @@ def folder(tmp_path, monkeypatch):
     """Where the children write, and a launcher that is as patient as a test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    # Process 0 writes to the same output as the others: unbuffered, a line of it comes in pieces.
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     monkeypatch.setattr(launch, "GRACE", 0.5)
     monkeypatch.setattr(launch, "SETTLE", 1.0)
     yield tmp_path

@@ -18,11 +18,10 @@ def get_config():
     config = base()
     config.data.update(path="toy", frames=8, size=32, pick=3)
     # Two colours, for that is what toy clips have; real clips want dozens. What bounces between
-    # walls repeats itself, up and down and from side to side: two cycles, and no noise. Tracks jump
-    # where cycles may be faster than objects are, and where differences of frames count for little.
+    # walls repeats itself, up and down and from side to side: two cycles, and no noise. With
+    # tempo_range 1 and change 1 more tracks jumped: cycles could be faster than objects are.
     config.generator.update(widths=(96, 64), head=32, palette=2, style=128)
-    config.generator.update(motion=0, periods=(40, 40), tempo_range=0.5)
-    config.generator.gaits = "strengths"
+    config.generator.update(motion=0, periods=(40, 40), tempo_range=0.5, gaits="strengths")
     config.discriminator = ConfigDict(
         {"kind": "heads", "scales": (1, 4), "width": 32, "change": 3.0, "group": 8}
     )

@@ -3,8 +3,8 @@
     vidgen train --config=configs/transformer_sprites64.py --config.data.path=FOLDER \\
         --workdir=runs/transformer-sprites64
 
-Clips, losses and schedules are those of configs/sprites64.py, but penalties start 4 times as heavy
-(as in configs/transformer_toy.py; what that does here was not tried). Generator and discriminator
+Clips and losses are those of configs/sprites64.py, but penalties start 6 times as heavy (strong, as
+in configs/transformer_toy.py; what that does here was not tried). Generator and discriminator
 attend among the patches of a frame and among frames, where those have convolutions. There are no
 cycles: what repeats must come from motion noise.
 """

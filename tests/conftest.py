@@ -31,6 +31,7 @@ import pytest
 from ml_collections import ConfigDict
 
 TINY_GENERATOR = {
+    "feature_bound": 2.0,
     "widths": (8, 8),
     "head": 8,
     "palette": 4,

@@ -221,6 +221,30 @@ def test_where_content_chooses_one_cycle_every_clip_comes_back_and_the_choice_is
     assert np.abs(slopes).max() > 1e-4
 
 
+def test_features_are_bounded_where_they_are_larger_and_else_left_alone():
+    generator = network(
+        "generator", "residual", size=SIZE, **TINY_GENERATOR | {"feature_bound": 0.0}
+    )
+    bounded = generator.clone(feature_bound=4.0)
+    content, motion, cycle = noise(generator, FRAMES)
+    start = jnp.zeros(BATCH, int)
+    init = generator.init(jax.random.key(0), content, motion, cycle, start, frames=FRAMES)
+    of = lambda g, params: make(g, params, content, motion, cycle, start, FRAMES)  # noqa: E731
+    small = jax.tree.map(lambda x: 0.1 * x, randomized(init["params"]))
+    np.testing.assert_array_equal(of(bounded, small), of(generator, small))
+
+    def grown(by):
+        params = randomized(init["params"])
+        return {**params, "narrow1": jax.tree.map(lambda x: by * x, params["narrow1"])}
+
+    once, twice = of(bounded, grown(1e3)), of(bounded, grown(2e3))
+    np.testing.assert_allclose(once, twice, atol=1e-5)
+    assert np.std(once) > 0.01
+    assert not np.allclose(of(generator, grown(1e3)), once, atol=1e-2)
+    slopes = jax.grad(lambda x: layers.bound_rms(x, 2.0).sum())(jnp.zeros((1, 3)))
+    np.testing.assert_array_equal(slopes, 1)  # of nothing, too
+
+
 def test_turns_are_exact_however_late():
     cycle, rate = jnp.array([[0.1, 0.75]]), jnp.array([[0.3, 1 / 7]])
     start, frames = 2_000_000_000, 5
@@ -441,6 +465,7 @@ def test_order_of_frames_and_label_matter(discriminator, judged):
         ("generator", "residual", {"periods": (8, 3)}, "at least 4"),
         ("generator", "residual", {"motion": 0, "periods": ()}, "nothing would move"),
         ("generator", "residual", {"harmonics": 0}, "at least 1"),
+        ("generator", "residual", {"feature_bound": -1.0}, "at least 0"),
         ("generator", "residual", {"gaits": "two"}, "one of alike, strengths, one"),
         ("generator", "residual", {"periods": (3,), "tempo_range": 1.0}, "at least 4 frames"),
         ("generator", "residual", {"tempo_range": -1.0, "periods": (8,)}, "at least 0"),

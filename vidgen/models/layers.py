@@ -115,6 +115,24 @@ def no_map(what: str, size: Size, unit: int, twos: bool = False) -> ConfigError:
     )
 
 
+def bound_rms(x: Float[Array, "*pixel channel"], most: float) -> Float[Array, "*pixel channel"]:
+    """Scales the features of pixels down to a root mean square, where theirs is larger.
+
+    Two players who compete can raise the features of a network without normalisation beyond all
+    bounds. Pixel normalisation keeps them down, but takes from weak features that they are weak: a
+    bound leaves those as they are.
+
+    Reference: Karras et al., "Progressive growing of GANs", 2018, for pixel normalisation.
+
+    Args:
+      x: Features `[..., C]`.
+      most: Their root mean square over channels at most; 0 for no bound.
+    """
+    if not most:
+        return x
+    return x * jnp.minimum(1, most * jax.lax.rsqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-6))
+
+
 def downsample(
     x: Float[Array, "n height width channel"],
 ) -> Float[Array, "n height//2 width//2 channel"]:

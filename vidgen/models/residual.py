@@ -48,6 +48,10 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
       output: "tanh" bounds the colours, a palette's too; "leaky" adds a slope of a twentieth, by
         which what was saturated finds back; "linear" leaves bounds to the discriminator, for clips
         whose background is black or white.
+      feature_bound: Root mean square of a pixel's features at most, at the beginning of each level
+        after the first and at full resolution; 0 for no bound. Without one they can grow through
+        the levels, by what is multiplied there, until the palette's shares are all or nothing and
+        learn no more.
       content: Channels of the content noise.
       motion: Channels of the motion noise; 0 where cycles alone move the clip.
       style: Channels of the content and motion features.
@@ -74,6 +78,7 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
     head_layers: int = 1
     palette: int = 16
     output: str = "tanh"
+    feature_bound: float = 0.0
     content: int = 64
     motion: int = 32
     style: int = 128
@@ -92,6 +97,10 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
         layers.check_output(self.output)
         if not self.stride:
             raise ConfigError("config.generator.stride is 0", "at least 1")
+        if self.feature_bound < 0:
+            raise ConfigError(
+                f"config.generator.feature_bound is {self.feature_bound}", "at least 0; 0 for none"
+            )
         if self.tempo_range < 0:
             raise ConfigError(f"config.generator.tempo_range is {self.tempo_range}", "at least 0")
         least = 2 ** (1 + self.tempo_range)
@@ -199,10 +208,11 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
         for level, width in enumerate(self.widths):
             if level:  # narrower first: a quarter of the pixels to narrow, and less to enlarge
                 x = layers.dense(width, self.dtype, f"narrow{level}", gain=1.0)(x)
+                x = layers.bound_rms(x, self.feature_bound)
                 x = layers.resize(x, 2 * x.shape[1], 2 * x.shape[2])
             for block in range(self.blocks):
                 x = residual(width, self.dtype, name=f"level{level}_{block}")(x, style)
-        x = dense(self.head, "head")(act(x))
+        x = layers.bound_rms(dense(self.head, "head")(act(x)), self.feature_bound)
         pixels = nn.remat(ResidualGenerator._pixels) if self.remat else ResidualGenerator._pixels
         video = pixels(self, x, style, content)
         return video.reshape(b, frames, *height_width(self.size), 3)
@@ -219,6 +229,7 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
         for layer in range(self.head_layers):
             x = act(layers.Film(self.dtype, name=f"head_film{layer}")(x, style))
             x = layers.dense(self.head, self.dtype, f"head{layer}")(x)
+            x = layers.bound_rms(x, self.feature_bound)
         if not self.palette:
             x = layers.dense(3, self.dtype, "colours", gain=0.1)(act(x)).astype(jnp.float32)
             return layers.OUTPUTS[self.output](x)

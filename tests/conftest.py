@@ -31,7 +31,6 @@ import pytest
 from ml_collections import ConfigDict
 
 TINY_GENERATOR = {
-    "feature_bound": 2.0,
     "widths": (8, 8),
     "head": 8,
     "palette": 4,

@@ -245,6 +245,23 @@ def test_features_are_bounded_where_they_are_larger_and_else_left_alone():
     np.testing.assert_array_equal(slopes, 1)  # of nothing, too
 
 
+@pytest.mark.parametrize("most", [0.0, 0.8])
+def test_the_gradient_of_a_bound_is_that_of_what_it_computes(most):
+    keys = jax.random.split(jax.random.key(3))
+    x, weights = (jax.random.normal(key, (64, 5)) for key in keys)
+    bounded = np.mean(np.asarray(x) ** 2, -1) ** 0.5 > 0.8
+    assert 10 < bounded.sum() < 60  # features of both kinds
+
+    def by_jax(x):
+        return x * jnp.minimum(1, (most or 1e9) / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True)))
+
+    of = lambda bound: jax.value_and_grad(lambda x: (weights * bound(x)).sum())(x)  # noqa: E731
+    expected, slopes = of(by_jax)
+    value, own = of(lambda x: layers.bound_rms(x, most))
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(own, slopes, atol=1e-5)
+
+
 def test_turns_are_exact_however_late():
     cycle, rate = jnp.array([[0.1, 0.75]]), jnp.array([[0.3, 1 / 7]])
     start, frames = 2_000_000_000, 5

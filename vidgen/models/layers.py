@@ -5,6 +5,7 @@ products. On a CPU that is several times faster than 3D convolution, whose gradi
 of the matrix-product rate there, and no slower on a GPU or TPU.
 """
 
+import functools
 import itertools
 
 import flax.linen as nn
@@ -128,9 +129,30 @@ def bound_rms(x: Float[Array, "*pixel channel"], most: float) -> Float[Array, "*
       x: Features `[..., C]`.
       most: Their root mean square over channels at most; 0 for no bound.
     """
-    if not most:
-        return x
-    return x * jnp.minimum(1, most * jax.lax.rsqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-6))
+    return _bound_rms(x, most) if most else x
+
+
+# With JAX's own backward pass a step of sprites64 on a CPU took 5 % longer.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _bound_rms(x: Float[Array, "*pixel channel"], most: float) -> Float[Array, "*pixel channel"]:
+    return _keep_for_bound(x, most)[0]
+
+
+def _keep_for_bound(x: Float[Array, "*pixel channel"], most: float):
+    """Returns the bounded features, and what the backward pass needs."""
+    inverse = jax.lax.rsqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-6)
+    scale = jnp.minimum(1, most * inverse)
+    return x * scale, (x, scale, inverse)
+
+
+def _unbound(most: float, kept, dy: Float[Array, "*pixel channel"]):
+    """Returns the gradient: where features are bounded, none along themselves."""
+    x, scale, inverse = kept
+    along = jnp.where(scale < 1, jnp.mean(dy * x, -1, keepdims=True) * inverse**2, 0)
+    return (scale * (dy - along * x),)
+
+
+_bound_rms.defvjp(_keep_for_bound, _unbound)
 
 
 def downsample(

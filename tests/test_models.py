@@ -423,6 +423,16 @@ def test_heads_of_taps_see_features_and_no_parameters_of_theirs():
     assert set(params) == set(logits) == {f"{k}_{n}" for k in ("image", "time") for n in seen}
 
 
+def test_taps_may_see_means_of_squares():
+    weights = efficientnet_weights.load()
+    heads = network("discriminator", "heads", **TINY_HEADS, size=2 * SIZE, taps=(4,), tap_scale=2)
+    rng = np.random.default_rng(0)
+    small = jnp.asarray(rng.uniform(-1, 1, (1, 2, SIZE, SIZE, 3)), jnp.float32)
+    large = jnp.repeat(jnp.repeat(small, 2, 2), 2, 3)
+    expected = heads.clone(size=SIZE, tap_scale=1).see(weights, small)["tap4"]
+    np.testing.assert_allclose(heads.see(weights, large)["tap4"], expected, atol=1e-5)
+
+
 def test_a_change_of_frames_counts_as_many_times_in_time_and_not_in_images():
     video = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 3, SIZE, SIZE, 3)))
     more = jnp.concatenate([video[:, :1], video[:, :1] + 4 * (video[:, 1:] - video[:, :1])], 1)
@@ -509,6 +519,9 @@ def test_order_of_frames_and_label_matter(discriminator, judged):
         ("discriminator", "heads", {"group": 0}, "at least 1"),
         ("discriminator", "heads", {"taps": (3,)}, "of 4"),
         ("discriminator", "heads", {"taps": (32,)}, "of 4"),
+        ("discriminator", "heads", {"tap_scale": 2, "taps": (8,)}, "of 4"),
+        ("discriminator", "heads", {"tap_scale": 3}, "multiple of it"),
+        ("discriminator", "heads", {"tap_scale": 0}, "at least 1"),
         ("discriminator", "residual", {"front": 8}, "at least 12"),
         ("discriminator", "residual", {"blocks": -1}, "at least 0"),
     ],

@@ -38,6 +38,8 @@ class HeadsDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
         instead of their mean: every pixel, where scale 1 would cost four times as much.
       taps: Heads see features of EfficientNet-Lite0 at so many pixels a place, of 4, 8, 16, 32: two
         heads each. For natural footage, not for drawings; it needs `vidgen[features]`.
+      tap_scale: What those features are of: means over squares of so many pixels. With 2 they cost
+        at 128x128 what they cost at 64x64.
       width: Channels of the first layer of heads on pixels; each further one has twice as many.
       tap_width: Channels of the first layer of heads on features.
       widest: Channels that no layer exceeds.
@@ -53,6 +55,7 @@ class HeadsDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
     scales: tuple[int, ...] = (2,)
     unfold: tuple[int, ...] = ()
     taps: tuple[int, ...] = ()
+    tap_scale: int = 1
     width: int = 64
     tap_width: int = 64
     widest: int = 128
@@ -69,11 +72,20 @@ class HeadsDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
         sides = height_width(self.size)
+        if self.tap_scale < 1 or any(side % self.tap_scale for side in sides):
+            raise ConfigError(
+                f"config.discriminator.tap_scale is {self.tap_scale}, and config.data.size is "
+                f"{self.size}",
+                "at least 1; the size must be a multiple of it",
+            )
+        seen = min(sides) // self.tap_scale
         for tap in self.taps:
-            if tap not in efficientnet.TAPS or min(sides) < 2 * tap:
-                fits = [str(t) for t in efficientnet.TAPS if min(sides) >= 2 * t]
+            if tap not in efficientnet.TAPS or seen < 2 * tap:
+                fits = [str(t) for t in efficientnet.TAPS if seen >= 2 * t]
+                below = f", config.discriminator.tap_scale {self.tap_scale}"
                 raise ConfigError(
-                    f"config.discriminator.taps has {tap}, and config.data.size is {self.size}",
+                    f"config.discriminator.taps has {tap}, and config.data.size is {self.size}"
+                    + below * (self.tap_scale > 1),
                     f"of {', '.join(fits)}" if fits else "heads on pixels alone",
                 )
         for scale in self.scales:
@@ -104,16 +116,19 @@ class HeadsDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
         """
         b, t, h, w, c = video.shape
         video, maps = video.astype(self.dtype), {}
+        frames = video.reshape(b * t, h, w, c)
+
+        def means(scale: int):
+            return frames.reshape(-1, h // scale, scale, w // scale, scale, c).mean((2, 4))
+
         for scale in self.scales:
-            frames = video.reshape(b * t, h, w, c)
             if scale in self.unfold:
                 x = layers.space_to_depth(frames, scale)
             else:  # times the scale, which keeps the norm of the gradient that of the pixels
-                x = frames.reshape(-1, h // scale, scale, w // scale, scale, c)
-                x = x.mean((2, 4)) * scale
+                x = means(scale) * scale
             maps[f"pixels{scale}"] = x.reshape(b, t, *x.shape[1:])
         if self.taps:
-            found = efficientnet.mixed(frozen, video.reshape(b * t, h, w, c), self.taps)
+            found = efficientnet.mixed(frozen, means(self.tap_scale), self.taps)
             maps |= {f"tap{n}": x.reshape(b, t, *x.shape[1:]) for n, x in found.items()}
         return maps
 

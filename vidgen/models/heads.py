@@ -38,8 +38,8 @@ class HeadsDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
         instead of their mean: every pixel, where scale 1 would cost four times as much.
       taps: Heads see features of EfficientNet-Lite0 at so many pixels a place, of 4, 8, 16, 32: two
         heads each. For natural footage, not for drawings; it needs `vidgen[features]`.
-      tap_scale: What those features are of: means over squares of so many pixels. With 2 they cost
-        at 128x128 what they cost at 64x64.
+      tap_scale: Those features are computed from means over squares of so many pixels. With 2 they
+        cost at 128x128 what they cost at 64x64.
       width: Channels of the first layer of heads on pixels; each further one has twice as many.
       tap_width: Channels of the first layer of heads on features.
       widest: Channels that no layer exceeds.
@@ -82,10 +82,9 @@ class HeadsDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
         for tap in self.taps:
             if tap not in efficientnet.TAPS or seen < 2 * tap:
                 fits = [str(t) for t in efficientnet.TAPS if seen >= 2 * t]
-                below = f", config.discriminator.tap_scale {self.tap_scale}"
                 raise ConfigError(
-                    f"config.discriminator.taps has {tap}, and config.data.size is {self.size}"
-                    + below * (self.tap_scale > 1),
+                    f"config.discriminator.taps has {tap}, and the shorter side of what they see "
+                    f"(config.data.size over config.discriminator.tap_scale) is {seen}",
                     f"of {', '.join(fits)}" if fits else "heads on pixels alone",
                 )
         for scale in self.scales:

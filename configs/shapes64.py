@@ -2,8 +2,9 @@
 
     vidgen train --config=configs/shapes64.py --config.data.path=FOLDER --workdir=runs/shapes64
 
-Expected: 32 minutes on one CPU core (46.6 clips/s, before features were bounded): small discs and squares of many colours that
-drift on black; now and then one fades and comes back elsewhere. A picture is in docs/benchmarks.md.
+Expected: 32 minutes on one CPU core (46.6 clips/s, before features were bounded): small discs and
+squares of many colours that drift on black; now and then one fades and comes back elsewhere. A
+picture is in docs/benchmarks.md.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
     vidgen train --config=configs/toy.py --workdir=runs/toy
 
-Expected: under five minutes on two CPU cores; 92 to 95 % of the clips pass the check of
+Expected: under five minutes on two CPU cores; 89 to 98 % of the clips pass the check of
 `vidgen evaluate RUN --metrics=toy`, half of them discs, half squares. docs/benchmarks.md has how,
 and what was tried.
 """
@@ -22,8 +22,6 @@ def get_config():
     # tempo_range 1 and change 1 more tracks jumped: cycles could be faster than objects are.
     config.generator.update(widths=(96, 64), head=32, palette=2, style=128)
     config.generator.update(motion=0, periods=(40, 40), tempo_range=0.5, gaits="strengths")
-    # Without a bound, features grew, and fewer clips passed.
-    config.generator.feature_bound = 16.0
     config.discriminator = ConfigDict(
         {"kind": "heads", "scales": (1, 4), "width": 32, "change": 3.0, "group": 8}
     )

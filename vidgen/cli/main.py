@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is None:
         arguments = sys.argv[1:]
         if arguments and arguments[0] in ("train", "sample", "evaluate", "bench"):
-            process.use_huge_pages()
+            process.keep_memory()
     launched: list[str] = []
     line = shlex.join(["vidgen", *arguments])
     if arguments[:1] == ["launch"] and "--" in arguments:  # what follows is another command

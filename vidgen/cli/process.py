@@ -6,16 +6,26 @@ import pathlib
 import sys
 from typing import Any
 
+# One arena of memory on huge pages, from which blocks below 8 GiB come and whose end is kept. By
+# default glibc gives each large block back to the kernel, which clears the pages for the next.
+_MALLOC = {
+    "hugetlb": 1,
+    "arena_max": 1,
+    "mmap_threshold": 8 * 2**30,
+    "trim_threshold": 8 * 2**30,
+}
 
-def use_huge_pages() -> None:
-    """Starts the process over with malloc on huge pages, unless the user has tuned malloc.
 
-    XLA's buffers on a CPU come fresh from malloc at every step; in small pages, faults and address
-    translation take a good part of its time (docs/benchmarks.md). glibc reads the setting only when
-    a process starts. Process number, arguments and open files stay.
+def keep_memory() -> None:
+    """Starts the process over with malloc on huge pages that it keeps, unless the user tuned it.
+
+    XLA's buffers on a CPU come from malloc at every step. In small pages, or in pages that the
+    kernel has to clear each time, a fourth of a step can go there (docs/benchmarks.md). glibc reads
+    the settings only when a process starts. Process number, arguments and open files stay.
     """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        tunables = ":".join(f"glibc.malloc.{name}={value}" for name, value in _MALLOC.items())
+        os.environ["GLIBC_TUNABLES"] = tunables
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

@@ -11,7 +11,6 @@ import itertools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Shaped
 
 from vidgen.errors import ConfigError
@@ -261,11 +260,10 @@ class Film(nn.Module):
 
 
 class Conv3x3(nn.Module):
-    """A 3x3 convolution with bias and same padding, on a CPU as matrix products where those win.
+    """A 3x3 convolution with bias and same padding.
 
-    Up to 8x8 the taps along a row are laid side by side, and each row of the kernel is one matrix
-    product: on two CPU cores 1.4 to 1.9 times as fast with gradients (docs/benchmarks.md). With a
-    stride of 2 all nine taps are.
+    With a stride of 2 it is one matrix product of all nine taps on a CPU, which is several times
+    faster there with second gradients.
 
     Attributes:
       features: Channels of the output.
@@ -284,32 +282,19 @@ class Conv3x3(nn.Module):
         self, x: Float[Array, "n height width channel"]
     ) -> Float[Array, "n -(-height//{self.stride}) -(-width//{self.stride}) {self.features}"]:
         """Maps `[N, H, W, C]` to `[N, H, W, features]`, or half of it each way."""
-        h, c = x.shape[1], x.shape[-1]
+        c = x.shape[-1]
         init = _scaled(self.gain) if self.gain else nn.initializers.zeros
         kernel = self.param("kernel", init, (3, 3, c, self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
         if self.stride == 2:
             x = jax.lax.platform_dependent(x, kernel, cpu=_halved_by_taps, default=_halved)
-        elif h > 8:
-            x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=_NUMBERS)
         else:
-            x = _by_rows(x, kernel)
+            x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=_NUMBERS)
         return x + bias[None, None, None]
 
 
 _NUMBERS = ("NHWC", "HWIO", "NHWC")
-
-
-def _by_rows(
-    x: Float[Array, "n height width channel"],
-    kernel: Float[Array | np.ndarray, "3 3 channel feature"],  # NumPy's where a run was loaded
-) -> Float[Array, "n height width feature"]:
-    n, h, w, c = x.shape
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    taps = jnp.concatenate([x[:, :, j : j + w] for j in range(3)], -1)
-    rows = [taps[:, i : i + h].reshape(-1, 3 * c) @ kernel[i].reshape(3 * c, -1) for i in range(3)]
-    return (rows[0] + rows[1] + rows[2]).reshape(n, h, w, -1)
 
 
 def _halved(

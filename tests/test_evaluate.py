@@ -272,4 +272,11 @@ def test_content_distance_of_shapes_that_keep_and_change_their_colour(tmp_path, 
     np.save(tmp_path / "changed.npy", clips)
     assert main.main(["evaluate", str(tmp_path / "changed.npy"), "--metrics=acd"]) == 0
     assert float(capsys.readouterr().out.split()[1]) == pytest.approx(9 * 64 / 120, abs=1e-3)
-    assert main.main(["evaluate", str(tmp_path / "kept.npy"), "--metrics=acd", "--clips=0"]) == 2
+    for wrong, about in (
+        ("--clips=0", "--clips=0"),
+        ("--step=4", "is no run"),
+        ("--against=toy", "--against is for clips beside real ones"),
+        ("--stride=2", "--stride is for clips beside real ones"),
+    ):
+        assert main.main(["evaluate", str(tmp_path / "kept.npy"), "--metrics=acd", wrong]) == 2
+        assert about in capsys.readouterr().err

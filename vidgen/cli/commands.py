@@ -392,7 +392,14 @@ def evaluate(options: argparse.Namespace) -> None:
 
     if options.metrics:
         count = 256 if options.clips is None else options.clips
-        for name, value in evaluate.check(options.subject, options.metrics, count).items():
+        for name in ("against", "size", "stride", "fps", "weights", "change", "out"):
+            if getattr(options, name) is not None:
+                raise ConfigError(
+                    f"--{name} is for clips beside real ones, --metrics for clips by themselves",
+                    "one of them",
+                )
+        found = evaluate.check(options.subject, options.metrics, count, options.step)
+        for name, value in found.items():
             print(f"{name:24s} {value:.3f}")
         return
     if options.against is None:

@@ -510,19 +510,22 @@ def _keep_first(clips: Iterable[np.ndarray], shown: list[np.ndarray]) -> Iterato
 # ----------------------------------------------------------------------------- without real clips
 
 
-def check(subject: Path, metric: str, clips: int) -> dict[str, float]:
+def check(
+    subject: Path, metric: str, clips: int, step: int | str | None = None
+) -> dict[str, float]:
     """Measures clips by themselves, without real ones; nothing is written.
 
     Args:
       subject: Folder of a run, which is sampled with seeds 0, 1, 2, ...; or other clips.
       metric: A name in `CHECKS`.
       clips: How many videos; fewer where there are no more.
+      step: Of a run: its checkpoint, or "best"; the newest by default.
 
     Returns:
       The metric's scores by name.
 
     Raises:
-      ConfigError: `clips` is not positive, or there is no such metric.
+      ConfigError: `clips` is not positive, there is no such metric, or `step` is not of a run.
       DataError: The clips cannot be read.
       StorageError: The run has no good checkpoint.
     """
@@ -531,7 +534,7 @@ def check(subject: Path, metric: str, clips: int) -> dict[str, float]:
     if clips < 1:
         raise ConfigError(f"--clips={clips}", "at least 1")
     frames, measure = CHECKS[metric]
-    run = _load_run(subject, None, None, frames)
+    run = _load_run(subject, step, None, frames)
     if run is not None:
         return measure(run.sampler.sample(range(clips), frames))
     spec = WindowSpec(frames=frames, size=size_of(subject))

@@ -20,7 +20,7 @@ def keep_memory() -> None:
     """Starts the process over with malloc on huge pages that it keeps, unless the user tuned it.
 
     XLA's buffers on a CPU come from malloc at every step. In small pages, or in pages that the
-    kernel has to clear each time, a fourth of a step can go there (docs/benchmarks.md). glibc reads
+    kernel has to clear each time, a fifth of a step can go there (docs/benchmarks.md). glibc reads
     the settings only when a process starts. Process number, arguments and open files stay.
     """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:

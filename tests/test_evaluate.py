@@ -277,6 +277,8 @@ def test_content_distance_of_shapes_that_keep_and_change_their_colour(tmp_path, 
         ("--step=4", "is no run"),
         ("--against=toy", "--against is for clips beside real ones"),
         ("--stride=2", "--stride is for clips beside real ones"),
+        ("--protocol=fvd16", "--protocol is for clips beside real ones"),
+        ("--seed=1", "--seed is for clips beside real ones"),
     ):
         assert main.main(["evaluate", str(tmp_path / "kept.npy"), "--metrics=acd", wrong]) == 2
         assert about in capsys.readouterr().err

@@ -392,8 +392,9 @@ def evaluate(options: argparse.Namespace) -> None:
 
     if options.metrics:
         count = 256 if options.clips is None else options.clips
-        for name in ("against", "size", "stride", "fps", "weights", "change", "out"):
-            if getattr(options, name) is not None:
+        unread = dict.fromkeys(("against", "size", "stride", "fps", "weights", "change", "out"))
+        for name, default in {**unread, "protocol": "quick", "seed": 0}.items():
+            if getattr(options, name) != default:
                 raise ConfigError(
                     f"--{name} is for clips beside real ones, --metrics for clips by themselves",
                     "one of them",

@@ -29,6 +29,8 @@ def get_config():
     config.objective.r2 = constant(5.0)
     config.objective.penalty_interval = 4
     config.objective.mismatch = cosine(0.6, 0.2)
+    # Without it some seeds made objects that are too fast.
+    config.objective.gap_mismatch = constant(0.3)
     config.optimizer.learning_rate = cosine(1e-3, 0.0)
     config.training.update(
         kclips=26.0,

@@ -55,6 +55,16 @@ def test_frames_that_do_not_fold_are_refused_by_name(pick, says):
         methods.experiment(config, classes=2)
 
 
+def test_wrong_gaps_between_frames_that_are_not_picked_are_refused():
+    config = tiny_config()
+    config.data.update(frames=4, pick=0)
+    config.objective.gap_mismatch.end = 0.1
+    with pytest.raises(
+        ConfigError, match=r"gap_mismatch has a weight, and config\.data\.pick is 0"
+    ):
+        methods.experiment(config, classes=2)
+
+
 def test_the_names_that_a_config_takes_are_those_that_there_are():
     from vidgen.runtime import devices
     from vidgen.training import augment, losses

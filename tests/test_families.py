@@ -48,6 +48,7 @@ def heads():
     config.discriminator = ConfigDict({"kind": "heads", **TINY_HEADS, "scales": (1,), "taps": (4,)})
     config.objective.penalty_interval = 2
     config.objective.mismatch = configs.constant(0.5)
+    config.objective.gap_mismatch = configs.constant(0.5)
     return config
 
 
@@ -313,7 +314,8 @@ def test_every_field_of_a_method_is_read(method):
     if "adversarial" in config.get("objective", {}):
         config.objective.adversarial = 0.1  # so that there is a discriminator
     if "mismatch" in config.get("objective", {}):
-        config.objective.mismatch.start = 0.1
+        config.objective.mismatch.start = config.objective.gap_mismatch.start = 0.1
+        config.data.pick = 4
     shared = FITTED if methods.is_fitted(method) else TRAINED
     own = {name for name, _ in flat(methods.load(method).FIELDS)} - {n for n, _ in flat(shared)}
     read = set()

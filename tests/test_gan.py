@@ -1,5 +1,6 @@
 """The video GAN's step, beyond what every method must do."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import TINY_DISCRIMINATOR, TINY_GENERATOR, network
+from conftest import TINY_DISCRIMINATOR, TINY_GENERATOR, TINY_HEADS, network
 
 from vidgen import keys
 from vidgen.methods import common, gan
@@ -113,6 +114,49 @@ def test_real_clips_with_a_wrong_label_count_as_fakes(players, batch):
 
     np.testing.assert_allclose(metrics["dis/mismatch"], loss(state.dis), rtol=1e-5)
     # The parameters moved by the weighted gradient of that loss more than without it.
+    expected = jax.tree.map(lambda p, g: p - 0.1 * 2.0 * g, plain.dis, jax.grad(loss)(state.dis))
+    for a, b in zip(jax.tree.leaves(taught.dis), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_real_clips_with_wrong_gaps_count_as_fakes_of_heads_that_are_told_gaps(players, batch):
+    still, pick = (lambda step: 0.0), 3
+    heads = network("discriminator", "heads", **TINY_HEADS, size=2 * SIZE, classes=CLASSES)
+    small = {**TINY_GENERATOR, **ONE, "size": 2 * SIZE, "classes": CLASSES}
+    gen = network("generator", "residual", **small)
+    players = dataclasses.replace(players, gen=gen, dis=heads)
+    batch = batch | {"video": batch["video"].repeat(2, 2).repeat(2, 3)}
+
+    def stepped(weight):
+        how = {"gap_mismatch": weight, "pick": pick}
+        objective = gan.Objective("rpgan", still, still, still, still, **how)
+        step = functools.partial(gan.step, players=players, objective=objective)
+        return jax.jit(step)(state, batch)
+
+    init = functools.partial(gan.init, players=players, frames=FRAMES, pick=pick)
+    state = jax.jit(init, static_argnums=0)(0)
+    plain, _ = stepped(None)
+    taught, metrics = stepped(lambda step: 2.0)
+
+    key = keys.at_step(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
+    at, wrong = (
+        common.pick_frames(keys.per_clip(keys.named(key, name), batch["index"]), FRAMES, pick)
+        for name in ("pick", "wrong gaps")
+    )
+    assert (np.diff(at) != np.diff(wrong)).any()
+    real = jnp.asarray(batch["video"], jnp.float32) / 127.5 - 1
+    seen = heads.see(None, jnp.take_along_axis(real, at[:, :, None, None, None], 1))
+
+    @jax.jit
+    def loss(params):
+        """Of the same frames, by the heads on several frames alone."""
+        on = lambda at: heads.apply({"params": params}, seen, jnp.asarray(batch["label"]), at)  # noqa: E731
+        right, other = on(at), on(wrong)
+        told = [name for name in right if name.startswith("time")]
+        assert len(told) == 2
+        return sum(losses.LOSSES["rpgan"][0](right[name], other[name]) for name in told)
+
+    np.testing.assert_allclose(metrics["dis/gap_mismatch"], loss(state.dis), rtol=1e-5)
     expected = jax.tree.map(lambda p, g: p - 0.1 * 2.0 * g, plain.dis, jax.grad(loss)(state.dis))
     for a, b in zip(jax.tree.leaves(taught.dis), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)

@@ -25,6 +25,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key, PyTree
 from vidgen import config as configs
 from vidgen import keys, models
 from vidgen.config.fields import LOOKS, PICK, Field, constant
+from vidgen.errors import ConfigError
 from vidgen.frame_size import height_width
 from vidgen.methods import common
 from vidgen.methods.common import Batch, Made, Metrics, Players, Schedule, State
@@ -67,6 +68,9 @@ FIELDS = common.fields(
             "mismatch": Field(
                 constant(0.0), "weight of real clips with a wrong label as fakes", least=0
             ),
+            "gap_mismatch": Field(
+                constant(0.0), "weight of clips with wrong gaps between frames as fakes", least=0
+            ),
             "augmentations": Field(
                 (), "augmentations of all clips", choices=tuple(augment.AUGMENTATIONS)
             ),
@@ -95,6 +99,9 @@ class Objective:
         classes: without it. It teaches the discriminator classes from the start, before the
         generator is good enough for a wrong class to be what gives it away; kept up to the end it
         makes caricatures, so let it fade.
+      gap_mismatch: Weight of the loss of real clips as fakes, of whose picked frames the heads are
+        told wrong gaps, by step; None, or no frames picked: without it. It teaches the
+        discriminator how fast things are, before a wrong speed is what gives the generator away.
       pick: Frames drawn from each window, real and generated alike; 0 for all. Fewer frames of
         more clips show more contents in the same time.
       sigma: Length of the finite differences that estimate the penalties; 0: by their gradients.
@@ -107,6 +114,7 @@ class Objective:
     augment_p: Schedule
     augmentations: tuple[str, ...] = ()
     mismatch: Schedule | None = None
+    gap_mismatch: Schedule | None = None
     pick: int = 0
     sigma: float = 0.0
 
@@ -216,6 +224,7 @@ def step(
     key, gen, loss = common.step_key(state), players.gen, objective.loss
     weight = lambda schedule: schedule(state.step)  # noqa: E731
     mismatch = objective.mismatch if gen.classes else None
+    gap_mismatch = objective.gap_mismatch if objective.pick else None
     # A state without vectors is one without spectral normalisation.
     vectors = None if state.vectors is None else spectral.step(state.dis, state.vectors)
     augment_p = weight(objective.augment_p)
@@ -249,7 +258,14 @@ def step(
         def minimised(params):
             critic = lambda seen: judged(params, seen, *condition)  # noqa: E731
             weights = weight(objective.r1), weight(objective.r2), mismatch and weight(mismatch)
-            return discriminator_loss(evaluate(critic, real, made.seen, batch), loss, *weights)
+            judgement = evaluate(critic, real, made.seen, batch)
+            total, metrics = discriminator_loss(judgement, loss, *weights)
+            if gap_mismatch is None:
+                return total, metrics
+            wrong = judged(params, real, label, _pick(batch, key, objective.pick, "wrong gaps"))
+            pairs = _of_gaps(judgement.real), _of_gaps(wrong)
+            metrics["dis/gap_mismatch"] = losses.of_heads(losses.LOSSES[loss][0], *pairs)
+            return total + weight(gap_mismatch) * metrics["dis/gap_mismatch"], metrics
 
         (_, metrics), grads = jax.value_and_grad(minimised, has_aux=True)(state.dis)
         return (grads, metrics, made.stats), (made, real)
@@ -279,9 +295,23 @@ def _condition(
     batch: Batch, key: Key[Array, ""], gen: Generator, pick: int
 ) -> tuple[Int[Array, " batch"] | None, Int[Array, "batch picked"] | None]:
     """Returns the labels of clips and the frames that are picked of each, where there are any."""
-    frames = batch["video"].shape[1]
-    at = common.pick_frames(common.clip_keys(key, "pick", batch), frames, pick) if pick else None
-    return common.labels(gen, batch), at
+    return common.labels(gen, batch), _pick(batch, key, pick)
+
+
+def _pick(
+    batch: Batch, key: Key[Array, ""], pick: int, purpose: str = "pick"
+) -> Int[Array, "batch picked"] | None:
+    """Draws the frames that are picked of each clip; None where all are seen."""
+    if not pick:
+        return None
+    return common.pick_frames(common.clip_keys(key, purpose, batch), batch["video"].shape[1], pick)
+
+
+def _of_gaps(logits: PyTree) -> PyTree:
+    """Keeps the logits of heads that are told the gaps between frames."""
+    if not isinstance(logits, dict):
+        return logits
+    return {name: x for name, x in logits.items() if name.startswith("time")}
 
 
 def _generate(
@@ -308,9 +338,7 @@ def _generate(
 
 def _real_frames(batch: Batch, key: Key[Array, ""], pick: int) -> Video:
     """Returns the picked frames of real clips, in [-1, 1]."""
-    frames = batch["video"].shape[1]
-    at = common.pick_frames(common.clip_keys(key, "pick", batch), frames, pick) if pick else None
-    return common.to_float(common.take_frames(batch["video"], at))
+    return common.to_float(common.take_frames(batch["video"], _pick(batch, key, pick)))
 
 
 def _judged(
@@ -424,6 +452,12 @@ def experiment(config: configs.Config, classes: int) -> common.Experiment:
     data, asked = config.data, config.objective
     schedule = functools.partial(common.schedule, config)
     interval, each = asked.penalty_interval, asked.discriminator_steps
+    used = lambda asked: schedule(asked) if asked.start or asked.end else None  # noqa: E731
+    if used(asked.gap_mismatch) and not data.pick:
+        raise ConfigError(
+            "config.objective.gap_mismatch has a weight, and config.data.pick is 0",
+            "pick frames: the gaps between neighbours are always the same",
+        )
     objective = Objective(
         loss=asked.loss,
         r1=common.optimizers.times(interval, schedule(asked.r1)),
@@ -431,7 +465,8 @@ def experiment(config: configs.Config, classes: int) -> common.Experiment:
         ema_decay=common.ema_decay(config),
         augment_p=schedule(asked.augment_p),
         augmentations=tuple(asked.augmentations),
-        mismatch=schedule(asked.mismatch) if asked.mismatch.start or asked.mismatch.end else None,
+        mismatch=used(asked.mismatch),
+        gap_mismatch=used(asked.gap_mismatch),
         pick=data.pick,
         sigma=asked.penalty_sigma,
     )

@@ -9,8 +9,9 @@ from jaxtyping import Array, PyTree, Shaped
 
 # What a step computes, in order: the first that is not finite is nearest to the cause.
 ORDER = (
-    *("dis/real", "dis/fake", "dis/mismatch", "dis/loss", "dis/r1", "dis/r2", "dis/grad"),
-    *("dis_opt", "dis", "dis/norm", "gen/loss", "gen/grad", "gen_opt", "gen", "gen/norm"),
+    *("dis/real", "dis/fake", "dis/mismatch", "dis/gap_mismatch", "dis/loss", "dis/r1", "dis/r2"),
+    *("dis/grad", "dis_opt", "dis", "dis/norm", "gen/loss", "gen/grad", "gen_opt", "gen"),
+    *("gen/norm",),
     *("ema", "gen/ema"),
 )
 

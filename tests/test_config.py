@@ -59,9 +59,7 @@ def test_wrong_gaps_between_frames_that_are_not_picked_are_refused():
     config = tiny_config()
     config.data.update(frames=4, pick=0)
     config.objective.gap_mismatch.end = 0.1
-    with pytest.raises(
-        ConfigError, match=r"gap_mismatch has a weight, and .*pick is 0"
-    ):
+    with pytest.raises(ConfigError, match=r"gap_mismatch has a weight, and .*pick is 0"):
         methods.experiment(config, classes=2)
 
 

@@ -2,7 +2,7 @@
 
     vidgen train --config=configs/toy.py --workdir=runs/toy
 
-Expected: under five minutes on two CPU cores; 83 to 98 % of the clips pass the check of
+Expected: under five minutes on two CPU cores; 90 to 97 % of the clips pass the check of
 `vidgen evaluate RUN --metrics=toy`, half of them discs, half squares. docs/benchmarks.md has how,
 and what was tried.
 """

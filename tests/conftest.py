@@ -86,6 +86,21 @@ TINY_CODES_GENERATOR = {
     "layers": 2,
 }
 
+TINY_FLOW_GENERATOR = {
+    "patch": 4,
+    "widths": (8,),
+    "levels": (4, 3),
+    "join": 1,
+    "width": 8,
+    "heads": 2,
+    "expand": 2,
+    "layers": 1,
+    "reach": 1,
+    "chunk": 4,
+    "margin": 2,
+    "steps": 2,
+}
+
 jax.config.update("jax_debug_key_reuse", True)
 
 

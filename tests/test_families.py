@@ -10,6 +10,7 @@ import pytest
 from conftest import (
     TINY_CODES_GENERATOR,
     TINY_DISCRIMINATOR,
+    TINY_FLOW_GENERATOR,
     TINY_GENERATOR,
     TINY_HEADS,
     TINY_TRANSFORMER_DISCRIMINATOR,
@@ -115,6 +116,21 @@ def codes():
     return config
 
 
+def flow():
+    """Flow; the codec's discriminator begins late, and the phases meet at the checkpoint."""
+    config = methods.base("flow")
+    config.data.update(path="toy:clips=64", frames=4, size=8, pick=2)
+    config.generator.update(TINY_FLOW_GENERATOR)
+    config.discriminator.update({**TINY_HEADS, "scales": (1,), "taps": (4,)})
+    config.objective.update(codec_kclips=0.016, perceptual=1.0)
+    config.objective.update(adversarial=0.1, adversarial_kclips=0.008)
+    config.training.update(
+        kclips=0.032, batch_size=8, log_kclips=0.008, sample_kclips=0.0, save_kclips=0.016
+    )
+    config.sampling.update(frames=6, clips=2)
+    return config
+
+
 FAMILIES = {
     "gan": gan_with_options,
     "heads": heads,
@@ -123,6 +139,7 @@ FAMILIES = {
     "dcgan": dcgan,
     "vae": vae,
     "codes": codes,
+    "flow": flow,
 }
 
 

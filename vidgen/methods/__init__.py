@@ -34,6 +34,7 @@ METHODS = {
     "dcgan": "vidgen.methods.dcgan",
     "vae": "vidgen.methods.vae",
     "autoregressive": "vidgen.methods.autoregressive",
+    "flow": "vidgen.methods.flow",
     "dynamic_texture": "vidgen.methods.fitted.dynamic_texture",
     "lookup": "vidgen.methods.fitted.lookup",
     "noise": "vidgen.methods.fitted.noise",

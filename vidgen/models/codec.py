@@ -1,0 +1,221 @@
+"""A codec: frames as small maps of codes, and back.
+
+Each frame is coded by itself, so frames of a window, a stream and a batch come out alike.
+
+Reference: van den Oord et al., "Neural discrete representation learning" (VQ-VAE), 2017; Mentzer et
+  al., "Finite scalar quantization: VQ-VAE made simple", 2023.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int, Int32, Shaped
+
+from vidgen.errors import ConfigError
+from vidgen.frame_size import Size, height_width
+from vidgen.models import layers
+
+
+class Codec(nn.Module):
+    """Maps frames to maps of codes, and codes to frames; finite scalar quantization.
+
+    Each place has one number for each of `levels`, between -1 and 1, that is rounded to so many
+    values; the code of the place is all of them together. There is no codebook to learn, and none
+    of its codes can die.
+
+    Attributes:
+      size: Of the frames in pixels: the side of squares, or `(height, width)`.
+      patch: Side in pixels of the patches that the first layer takes.
+      widths: Channels of the levels, finest first; each has half the side of the one before, and
+        the last is the map of codes.
+      blocks: Residual blocks of each level.
+      levels: Values of each number of a place.
+      dtype: Type of the computation; parameters and latents are float32.
+    """
+
+    size: Size
+    patch: int
+    widths: tuple[int, ...]
+    blocks: int
+    levels: tuple[int, ...]
+    dtype: str
+
+    def check(self) -> None:
+        """Raises ConfigError if the attributes do not fit each other."""
+        if not self.patch:
+            raise ConfigError("config.generator.patch is 0", "at least 1")
+        least = self.patch * 2 ** (len(self.widths) - 1)
+        if any(side % least for side in height_width(self.size)):
+            raise ConfigError(
+                f"config.data.size is {self.size}",
+                f"{'a multiple' if isinstance(self.size, int) else 'multiples'} of {least}: "
+                "config.generator.patch, doubled at each of widths but one",
+            )
+        if min(self.levels) < 2:
+            raise ConfigError(f"config.generator.levels is {self.levels}", "each at least 2")
+
+    @property
+    def map(self) -> tuple[int, int]:
+        """Rows and columns of the map of codes."""
+        height, width = height_width(self.size)
+        side = self.patch * 2 ** (len(self.widths) - 1)
+        return height // side, width // side
+
+    @property
+    def codes(self) -> int:
+        """How many codes there are."""
+        return math.prod(self.levels)
+
+    def setup(self):
+        """Makes encoder and decoder."""
+        shared = (self.widths, self.patch, self.blocks, self.dtype)
+        self.encoder = Encoder(*shared, numbers=len(self.levels))
+        self.decoder = Decoder(*shared)
+
+    def encode(
+        self, frames: Float[Array, "n height width 3"]
+    ) -> Float32[Array, "n rows columns number"]:
+        """Maps frames in [-1, 1] `[N, H, W, 3]` to latents that are not rounded, about [-1, 1]."""
+        return bound(self.encoder(frames), self.levels)
+
+    def decode(
+        self, latents: Float[Array, "n rows columns number"]
+    ) -> Float32[Array, "n height width 3"]:
+        """Maps latents, rounded, to frames, float32, not bounded to [-1, 1]."""
+        return self.decoder(latents)
+
+    def __call__(
+        self, frames: Float[Array, "n height width 3"]
+    ) -> Float32[Array, "n height width 3"]:
+        """Codes frames and decodes them. Gradients pass the rounding as if it were not there."""
+        latents = self.encode(frames)
+        return self.decode(straight_through(latents, round_latents(latents, self.levels)))
+
+
+def straight_through(
+    latents: Float[Array, "*shape"], rounded: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """Returns what was rounded, whose gradient goes to what it was rounded from, unchanged."""
+    return latents + jax.lax.stop_gradient(rounded - latents)
+
+
+# ------------------------------------------------------------------- finite scalar quantization
+
+
+def bound(
+    features: Float[Array, "*place number"], levels: tuple[int, ...]
+) -> Float32[Array, "*place number"]:
+    """Bounds numbers so that each rounds to `levels` values; in units of `round_latents`."""
+    count = np.asarray(levels, np.float32)
+    half = (count - 1) / 2 * 1.001  # a little wider than the outermost values, to reach them
+    # Of an even count one value more is below zero than above; zero still maps to zero.
+    shift = np.where(count % 2 == 0, np.float32(0.5), np.float32(0))
+    features = features.astype(jnp.float32)
+    half, shift, count = (_over_last(x, features) for x in (half, shift, count))
+    return (jnp.tanh(features + jnp.arctanh(shift / half)) * half - shift) / (count // 2)
+
+
+def round_latents(
+    latents: Float[Array, "*place number"], levels: tuple[int, ...]
+) -> Float32[Array, "*place number"]:
+    """Rounds each number to the nearest of its `levels` values, evenly spaced from -1 to 1.
+
+    Of an even count the last value, 1, is missing.
+    """
+    return _from_digits(_digits(latents, levels), levels)
+
+
+def to_codes(
+    latents: Float[Array, "*place number"], levels: tuple[int, ...]
+) -> Int32[Array, "*place"]:
+    """Returns the codes of latents: which of all combinations of values is nearest; int32."""
+    return jnp.sum(_digits(latents, levels) * _bases(levels, latents), -1).astype(jnp.int32)
+
+
+def to_latents(codes: Int[Array, "*place"], levels: tuple[int, ...]) -> Float32[Array, "*place n"]:
+    """Returns the latents of codes, `[...]` to `[..., len(levels)]`; undoes `to_codes`."""
+    codes = codes[..., None]
+    digits = codes // _bases(levels, codes) % _over_last(np.asarray(levels), codes)
+    return _from_digits(digits, levels)
+
+
+def _digits(
+    latents: Float[Array, "*place number"], levels: tuple[int, ...]
+) -> Int32[Array, "*place number"]:
+    count = _over_last(np.asarray(levels), latents)
+    digits = jnp.round(latents * (count // 2)).astype(jnp.int32) + count // 2
+    return jnp.clip(digits, 0, count - 1)
+
+
+def _from_digits(
+    digits: Int[Array, "*place number"], levels: tuple[int, ...]
+) -> Float32[Array, "*place number"]:
+    count = _over_last(np.asarray(levels), digits)
+    return ((digits - count // 2) / (count // 2)).astype(jnp.float32)
+
+
+def _bases(levels: tuple[int, ...], like: Shaped[Array, "..."]) -> Int32[Array, "..."]:
+    return _over_last(np.cumprod((1, *levels[:-1])).astype(np.int32), like)
+
+
+def _over_last(x: Shaped[np.ndarray, " n"], like: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """Lays a row of numbers along the last axis of an array."""
+    return jnp.asarray(x).reshape((1,) * (like.ndim - 1) + (-1,))
+
+
+# ------------------------------------------------------------------------------------ networks
+
+
+class Encoder(nn.Module):
+    """Maps frames to the numbers of their places; attributes as for `Codec`."""
+
+    widths: tuple[int, ...]
+    patch: int
+    blocks: int
+    dtype: str
+    numbers: int
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "n height width 3"]
+    ) -> Float[Array, "n rows columns {self.numbers}"]:
+        """Maps `[N, H, W, 3]` in [-1, 1] to `[N, rows, columns, numbers]`."""
+        x = layers.space_to_depth(x.astype(self.dtype), self.patch)
+        x = layers.dense(self.widths[0], self.dtype, "front", gain=1.0)(x)
+        for level, width in enumerate(self.widths):
+            x = layers.downsample(x) if level else x
+            for block in range(self.blocks):
+                x = layers.Residual(width, self.dtype, name=f"level{level}_{block}")(x)
+        return layers.dense(self.numbers, self.dtype, "last", gain=1.0)(layers.leaky_relu(x))
+
+
+class Decoder(nn.Module):
+    """Maps latents to frames; attributes as for `Codec`.
+
+    What the places have on average is added to each of them, for what a frame has as a whole.
+    """
+
+    widths: tuple[int, ...]
+    patch: int
+    blocks: int
+    dtype: str
+
+    @nn.compact
+    def __call__(
+        self, latents: Float[Array, "n rows columns number"]
+    ) -> Float32[Array, "n height width 3"]:
+        """Maps `[N, rows, columns, numbers]` to float32 `[N, H, W, 3]`, not bounded."""
+        act = layers.leaky_relu
+        dense = lambda name: layers.dense(self.widths[-1], self.dtype, name)  # noqa: E731
+        x = dense("first")(latents.astype(self.dtype))
+        whole = act(dense("about")(x)).mean((1, 2))
+        x = x + dense("everywhere")(whole)[:, None, None]
+        for level, width in reversed(list(enumerate(self.widths))):
+            for block in range(self.blocks):
+                x = layers.Residual(width, self.dtype, name=f"level{level}_{block}")(x)
+            x = layers.resize(x, 2 * x.shape[1], 2 * x.shape[2]) if level else x
+        x = layers.dense(3 * self.patch**2, self.dtype, "pixels", gain=1.0)(act(x))
+        return layers.depth_to_space(x.astype(jnp.float32), self.patch)

@@ -1,0 +1,514 @@
+"""Video by a flow in the latents of a codec: noise becomes latents along a learnt velocity.
+
+Reference: Lipman et al., "Flow matching for generative modeling", 2023; Liu et al., "Flow straight
+  and fast: learning to generate and transfer data with rectified flow", 2023; Peebles and Xie,
+  "Scalable diffusion models with transformers" (DiT), 2023, for modulation by level and class;
+  Chen et al., "Diffusion forcing: next-token prediction meets full-sequence diffusion", 2024, for a
+  noise level for each frame.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int
+
+from vidgen.errors import ConfigError
+from vidgen.frame_size import Size, height_width
+from vidgen.models import layers, protocol
+from vidgen.models.codec import Codec, round_latents
+
+SOLVERS = ("euler", "heun")
+
+
+class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
+    """Follows a learnt velocity from noise to the latents of frames, which a codec decodes.
+
+    What stays over a video is a latent of its own, the mean of its frames' latents: it is drawn
+    first, of the content noise, and frames are drawn given it. Frames are drawn in chunks: those of
+    a chunk together, with `margin` frames on each side of it, which are dropped. Attention in time
+    reaches `reach` pairs of frames each way and knows distances alone. So a frame is a function of
+    the weights, the seed and its number, in whatever window it is asked for; how much a cut at the
+    end of the margin shows was measured (docs/benchmarks.md).
+
+    Attributes:
+      size: Of the frames in pixels: the side of squares, or `(height, width)`.
+      classes: Number of classes; 0 for none.
+      patch: Side in pixels of the patches that the codec's first layer takes.
+      widths: Channels of the codec's levels, finest first; each has half the side of the one
+        before, and the last is the map of latents.
+      blocks: Residual blocks of each level.
+      levels: Values of each number of a latent.
+      join: Side of the squares of places that are one token; frames are joined in pairs.
+      width: Channels of the tokens.
+      heads: Heads of attention; divides the width.
+      expand: Channels inside feed-forward layers over the width.
+      layers: Blocks of attention in space, in time, and a feed-forward layer.
+      reach: Pairs of frames that attention in time sees before and after each.
+      chunk: Frames that are drawn together, even.
+      margin: Frames on each side that are drawn with them, even, at most a chunk.
+      steps: When sampling, steps of the solver.
+      guidance: When sampling, the velocity is that with the class and so many times, less one, the
+        difference from that without.
+      solver: When sampling, `euler`, or `heun` with twice the evaluations.
+      dtype: Type of the computation; parameters and latents are float32.
+    """
+
+    size: Size
+    classes: int = 0
+    patch: int = 4
+    widths: tuple[int, ...] = (96, 128)
+    blocks: int = 1
+    levels: tuple[int, ...] = (8, 5, 5, 5)
+    join: int = 2
+    width: int = 192
+    heads: int = 6
+    expand: int = 4
+    layers: int = 5
+    reach: int = 4
+    chunk: int = 32
+    margin: int = 16
+    stream: bool = False
+    steps: int = 20
+    guidance: float = 1.0
+    solver: str = "euler"
+    dtype: str = "float32"
+    context = 1
+    sampling_options = ("stream", "steps", "guidance", "solver")
+
+    def check(self) -> None:
+        """Raises ConfigError if the attributes do not fit each other."""
+        self._codec().check()
+        for name in ("join", "width", "heads", "expand", "layers", "reach", "chunk", "steps"):
+            if not getattr(self, name):
+                raise ConfigError(f"config.generator.{name} is 0", "at least 1")
+        if self.width % self.heads:
+            raise ConfigError(
+                f"config.generator.heads is {self.heads}, and its width {self.width}",
+                "the heads must divide the width",
+            )
+        rows, columns = self._codec().map
+        if rows % self.join or columns % self.join:
+            raise ConfigError(
+                f"config.generator.join is {self.join}, and the codec's map {rows}x{columns}",
+                "it must divide both",
+            )
+        for name in ("chunk", "margin"):
+            if getattr(self, name) % 2:
+                raise ConfigError(f"config.generator.{name} is {getattr(self, name)}", "even")
+        if self.margin > self.chunk:
+            raise ConfigError(
+                f"config.generator.margin is {self.margin}", f"at most chunk={self.chunk}"
+            )
+        if self.solver not in SOLVERS:
+            raise ConfigError(
+                f"config.generator.solver is {self.solver!r}", f"one of {', '.join(SOLVERS)}"
+            )
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether frames are drawn given those before, instead of with those around."""
+        return self.stream
+
+    @property
+    def stride(self) -> int:
+        """Frames of a keyframe of motion noise: those of a chunk."""
+        return self.chunk
+
+    @property
+    def content(self) -> int:
+        """Numbers of the latent of a video: those of a frame."""
+        rows, columns = self._codec().map
+        return rows * columns * len(self.levels)
+
+    @property
+    def motion(self) -> int:
+        """Numbers of a chunk of frames."""
+        return self.chunk * self.content
+
+    def keyframes(self, frames: int) -> int:
+        """Returns how many chunks of noise a window needs: one more on each side of its own."""
+        return -(-(frames + self.chunk - 1) // self.chunk) + 2
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a pair of frames."""
+        rows, columns = self._codec().map
+        return rows * columns // self.join**2
+
+    def _codec(self) -> Codec:
+        names = ("size", "patch", "widths", "blocks", "levels", "dtype")
+        return Codec(**{name: getattr(self, name) for name in names}, parent=None)
+
+    def setup(self):
+        """Makes the codec and the network of the velocity."""
+        self.codec = self._codec().clone(parent=self)
+        names = ("classes", "width", "heads", "expand", "layers", "reach", "dtype")
+        self.flow = Velocity(
+            tokens=self.tokens,
+            features=self.join**2 * len(self.levels),
+            **{name: getattr(self, name) for name in names},
+        )
+
+    def reconstruct(
+        self, video: Float[Array, "batch time height width 3"]
+    ) -> Float32[Array, "batch time height width 3"]:
+        """Codes a video in [-1, 1] and decodes it."""
+        return self.codec(video.reshape(-1, *video.shape[2:])).reshape(video.shape)
+
+    def encode_tokens(
+        self, video: Float[Array, "batch time height width 3"]
+    ) -> tuple[Float32[Array, "batch 1 token feature"], Float32[Array, "batch pair token two"]]:
+        """Maps a video in [-1, 1] of an even number of frames to tokens of about unit variance.
+
+        Returns:
+          Those of the mean of all frames `[B, 1, S, F]`, and of pairs of frames `[B, T/2, S, 2F]`.
+        """
+        b, t = video.shape[:2]
+        latents = self.codec.encode(video.reshape(-1, *video.shape[2:]))
+        x = layers.space_to_depth(round_latents(latents, self.levels) * _SCALE, self.join)
+        x = x.reshape(b, t, self.tokens, -1)
+        pairs = x.reshape(b, t // 2, 2, self.tokens, -1).swapaxes(2, 3)
+        return x.mean(1, keepdims=True), pairs.reshape(b, t // 2, self.tokens, -1)
+
+    def velocity(
+        self,
+        whole: Float[Array, "batch wholes token feature"],
+        pairs: Float[Array, "batch pair token two"],
+        level: Float[Array, "batch slot"],
+        label: Int[Array, " batch"] | None,
+        known: bool,
+    ) -> tuple[
+        Float32[Array, "batch wholes token feature"], Float32[Array, "batch pair token two"]
+    ]:
+        """Gives the velocity of tokens; arguments as for `Velocity`."""
+        return self.flow(whole, pairs, level, label, known)
+
+    def begin(
+        self,
+        content: Float[Array, "batch content"],
+        motion: Float[Array, "batch context motion"],
+        label: Int[Array, " batch"] | None,
+    ) -> Float32[Array, "batch past token two"]:
+        """Draws the margin before frame 0, and the latent of the video, which stands first."""
+        whole = self._draw_whole(content, label)
+        noise = self._pairs(motion[:, -1])[:, self._spare :]
+        past = self._draw_pairs(whole, noise, jnp.zeros_like(noise[:, :0]), label)
+        return jnp.concatenate([jnp.concatenate([whole, whole], -1), past], 1)
+
+    def advance(
+        self,
+        carry: Float[Array, "batch past token two"],
+        content: Float[Array, "batch content"],
+        motion: Float[Array, "batch chunk motion"],
+        label: Int[Array, " batch"] | None,
+    ) -> tuple[
+        Float32[Array, "batch past token two"], Float32[Array, "batch chunk pair token two"]
+    ]:
+        """Draws chunks, each given the last `margin` frames before it.
+
+        Args:
+          carry: From `begin`, or the chunk before.
+          content: Unused: the latent of the video is in the carry.
+          motion: Standard normal noise of chunks, `[B, N, chunk * content]`.
+          label: Classes, int32 `[B]`, where there are classes.
+
+        Returns:
+          The carry after the last chunk, and the tokens of all, `[B, N, chunk/2, S, 2F]`.
+        """
+        del content
+        whole = carry[:, :1, :, : carry.shape[-1] // 2]
+
+        def chunk(past, noise):
+            pairs = self._draw_pairs(whole, self._pairs(noise), past, label)
+            return jnp.concatenate([past, pairs], 1)[:, -past.shape[1] :], pairs
+
+        past, states = jax.lax.scan(chunk, carry[:, 1:], motion.swapaxes(0, 1))
+        return jnp.concatenate([carry[:, :1], past], 1), states.swapaxes(0, 1)
+
+    def render(
+        self,
+        states: Float[Array, "batch chunk pair token two"],
+        content: Float[Array, "batch content"],
+        label: Int[Array, " batch"] | None,
+    ) -> Float32[Array, "batch time height width 3"]:
+        """Decodes tokens of chunks to frames in [-1, 1]."""
+        del content, label
+        return self._decode(self._frames(states.reshape(len(states), -1, *states.shape[3:])))
+
+    def __call__(
+        self,
+        content: Float[Array, "batch content"],
+        motion: Float[Array, "batch keyframe motion"],
+        cycle: Float[Array, "batch cycle"],
+        start: Int[Array, " batch"],
+        label: Int[Array, " batch"] | None = None,
+        pick: Int[Array, "batch time"] | None = None,
+        *,
+        frames: int,
+    ) -> Float32[Array, "batch time height width 3"]:
+        """Makes a window of video; see `protocol.Generator`."""
+        del cycle
+        if self.is_initializing():  # parameters alone
+            video = jnp.zeros((1, 2, *height_width(self.size), 3))
+            whole, pairs = self.encode_tokens(self.reconstruct(video))
+            self.velocity(whole, pairs, jnp.zeros((1, 2)), label, known=True)
+            return jnp.zeros((len(content), frames, *height_width(self.size), 3))
+        whole = self._draw_whole(content, label)
+        count = motion.shape[1] - 2
+        offset = start % self.chunk
+
+        def chunk(number):
+            noise = jax.lax.dynamic_slice_in_dim(motion, number, 3, 1)
+            before, within, after = (self._pairs(noise[:, n]) for n in range(3))
+            around = [before[:, self._spare :], within, after[:, : self.margin // 2]]
+            none = jnp.zeros_like(within[:, :0])
+            made = self._draw_pairs(whole, jnp.concatenate(around, 1), none, label)
+            return made[:, self.margin // 2 :][:, : self.chunk // 2]
+
+        def wanted(number):
+            # A window that begins with a chunk ends with one: what comes after is not drawn.
+            needed = jnp.any(offset + frames > number * self.chunk)
+            nothing = jnp.zeros((len(content), self.chunk // 2, self.tokens, 2 * whole.shape[-1]))
+            return jax.lax.cond(needed, lambda: chunk(number), lambda: nothing)
+
+        made = jax.lax.map(wanted, jnp.arange(count))  # [N, B, chunk/2, S, 2F]
+        pairs = made.swapaxes(0, 1).reshape(len(content), -1, *made.shape[3:])
+        at = offset[:, None] + (jnp.arange(frames)[None] if pick is None else pick)
+        latents = jnp.take_along_axis(self._frames(pairs), at[:, :, None, None], 1)
+        return self._decode(latents)
+
+    # ---------------------------------------------------------------------------- parts
+
+    @property
+    def _spare(self) -> int:
+        """Pairs of a chunk that are not in the margin of the next."""
+        return (self.chunk - self.margin) // 2
+
+    def _pairs(self, noise: Float[Array, "batch motion"]) -> Float[Array, "batch pair token two"]:
+        """Lays the noise of a chunk out as tokens."""
+        return noise.reshape(len(noise), self.chunk // 2, self.tokens, -1)
+
+    def _frames(
+        self, pairs: Float[Array, "batch pair token two"]
+    ) -> Float[Array, "batch time token feature"]:
+        """Takes pairs of frames apart."""
+        b, t, s, f = pairs.shape
+        return pairs.reshape(b, t, s, 2, f // 2).swapaxes(2, 3).reshape(b, 2 * t, s, f // 2)
+
+    def _decode(
+        self, latents: Float[Array, "batch time token feature"]
+    ) -> Float32[Array, "batch time height width 3"]:
+        """Decodes the tokens of frames, in [-1, 1]."""
+        (rows, columns), (b, t) = self._codec().map, latents.shape[:2]
+        x = latents.reshape(b * t, rows // self.join, columns // self.join, -1) / _SCALE
+        x = round_latents(layers.depth_to_space(x, self.join), self.levels)
+        return jnp.clip(self.codec.decode(x), -1, 1).reshape(b, t, *height_width(self.size), 3)
+
+    def _draw_whole(
+        self, content: Float[Array, "batch content"], label: Int[Array, " batch"] | None
+    ) -> Float32[Array, "batch 1 token feature"]:
+        """Draws the latent of videos of their content noise."""
+        noise = content.reshape(len(content), 1, self.tokens, -1)
+        pairs = jnp.zeros((len(content), 0, self.tokens, 2 * noise.shape[-1]))
+        run = lambda x, level, label: self.flow(x, pairs, level, label, False)[0]  # noqa: E731
+        return self._solve(run, noise, jnp.ones((1, 1)), label)
+
+    def _draw_pairs(
+        self,
+        whole: Float[Array, "batch 1 token feature"],
+        noise: Float[Array, "batch pair token two"],
+        past: Float[Array, "batch past token two"],
+        label: Int[Array, " batch"] | None,
+    ) -> Float32[Array, "batch pair token two"]:
+        """Draws pairs of frames of noise, given the latent of the video and the pairs before."""
+        known = jnp.arange(1 + past.shape[1] + noise.shape[1]) > past.shape[1]
+
+        def run(x, level, label):
+            pairs = jnp.concatenate([past, x], 1)
+            return self.flow(whole, pairs, level, label, True)[1][:, past.shape[1] :]
+
+        return self._solve(run, noise, known[None].astype(jnp.float32), label)
+
+    def _solve(self, run, x, drawn, label):
+        """Integrates the velocity from noise, level 0, to latents, level 1.
+
+        Args:
+          run: `(x, level [B, slots], label) -> velocity`.
+          x: Noise.
+          drawn: 1 for slots that are drawn, 0 for those that are known, `[1, slots]`.
+          label: Classes, int32 `[B]`, where there are classes.
+        """
+
+        def velocity(x, moment):
+            level = jnp.broadcast_to(1 - drawn + moment * drawn, (len(x), drawn.shape[1]))
+            given = run(x, level, label)
+            if label is None or self.guidance == 1:
+                return given
+            without = run(x, level, jnp.full_like(label, self.classes))
+            return without + self.guidance * (given - without)
+
+        def step(number, x):
+            moment, by = number / self.steps, 1 / self.steps
+            slope = velocity(x, moment)
+            if self.solver == "heun":
+                slope = (slope + velocity(x + by * slope, moment + by)) / 2
+            return x + by * slope
+
+        return jax.lax.fori_loop(0, self.steps, step, x)
+
+
+_SCALE = 3**0.5  # numbers that are uniform in [-1, 1] have unit variance when multiplied by it
+
+
+class Velocity(nn.Module):
+    """A transformer that tells where the tokens of frames go, from noise to latents.
+
+    Its tokens are those of the video's own latent, in one or two slots, and of pairs of frames, in
+    a slot for each. Attention is among the tokens of a slot, then among slots, at each place by
+    itself: a pair sees those near it and the latent of the video that is known, which sees nothing
+    but itself. Noise level of a slot and class scale and shift its tokens before each branch, and
+    scale what the branch adds.
+
+    Attributes:
+      tokens: Of a slot.
+      features: Numbers of a token of one frame; a pair's has twice as many.
+      classes: Number of classes; 0 for none.
+      width: Channels of the tokens.
+      heads: Heads of attention.
+      expand: Channels inside feed-forward layers over the width.
+      layers: Blocks.
+      reach: Pairs that a pair sees before and after it.
+      dtype: Type of the computation; parameters and velocities are float32.
+    """
+
+    tokens: int
+    features: int
+    classes: int
+    width: int
+    heads: int
+    expand: int
+    layers: int
+    reach: int
+    dtype: str
+
+    @nn.compact
+    def __call__(
+        self,
+        whole: Float[Array, "batch wholes {self.tokens} {self.features}"],
+        pairs: Float[Array, "batch pair {self.tokens} 2*{self.features}"],
+        level: Float[Array, "batch slot"],
+        label: Int[Array, " batch"] | None,
+        known: bool,
+    ) -> tuple[
+        Float32[Array, "batch wholes token feature"], Float32[Array, "batch pair token two"]
+    ]:
+        """Gives velocities.
+
+        Args:
+          whole: Tokens of the latent of the video, `[B, 1 or 2, S, F]`: to be drawn, known, or both
+            in this order.
+          pairs: Tokens of pairs of frames, `[B, T, S, 2F]`.
+          level: Of each slot, `[B, W + T]`: 0 for noise, 1 for latents, between on the line.
+          label: Classes, int32 `[B]`, where there are classes; `classes` stands for none.
+          known: Whether the last of `whole` is known.
+
+        Returns:
+          Velocities float32 in the shapes of `whole` and `pairs`.
+        """
+        wholes, count, width = whole.shape[1], level.shape[1], self.width
+        x = [
+            layers.dense(width, self.dtype, name, gain=1.0)(x.astype(self.dtype))
+            for name, x in (("whole", whole), ("pairs", pairs))
+        ]
+        spread = nn.initializers.normal(0.5)
+        places = self.param("places", spread, (self.tokens, width))
+        x = jnp.concatenate(x, 1) + places.astype(self.dtype)[None, None]
+
+        angles = level[..., None] * jnp.exp(jnp.linspace(0, 7, 32))[None, None]
+        about = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1).astype(self.dtype)
+        about = nn.silu(layers.dense(width, self.dtype, "level")(about))
+        about = layers.dense(width, self.dtype, "levels", gain=1.0)(about)
+        kinds = self.param("kinds", spread, (2, width)).astype(self.dtype)
+        about += jnp.where((np.arange(count) < wholes)[:, None], kinds[:1], kinds[1:])[None]
+        if self.classes and label is not None:
+            table = layers.embed(self.classes + 1, width, self.dtype, "class")
+            about += table(label)[:, None]
+        about = nn.silu(about)
+
+        for n in range(self.layers):
+            changes = layers.dense(9 * width, self.dtype, f"about{n}", gain=0.1)(about)[:, :, None]
+            space, time, wide = (jnp.split(c, 3, -1) for c in jnp.split(changes, 3, -1))
+            y = _Attention(self.heads, self.dtype, name=f"space{n}")(_modulated(x, *space[:2]))
+            x = x + (1 + space[2]) * y
+            bias = self._near(f"near{n}", wholes, count, known)
+            y = _modulated(x, *time[:2]).swapaxes(1, 2)
+            y = _Attention(self.heads, self.dtype, name=f"time{n}")(y, bias).swapaxes(1, 2)
+            x = x + (1 + time[2]) * y
+            y = layers.dense(self.expand * width, self.dtype, f"wide{n}", gain=1.0)(
+                _modulated(x, *wide[:2])
+            )
+            y = layers.dense(width, self.dtype, f"narrow{n}", gain=0.2)(nn.gelu(y))
+            x = x + (1 + wide[2]) * y
+
+        zero = nn.initializers.zeros
+        change = nn.Dense(2 * width, dtype=self.dtype, kernel_init=zero, name="about")(about)
+        x = _modulated(x, *jnp.split(change[:, :, None], 2, -1))
+        last = lambda many, name: nn.Dense(  # noqa: E731
+            many * self.features, dtype=self.dtype, kernel_init=zero, name=name
+        )
+        made = last(1, "to_whole")(x[:, :wholes]), last(2, "to_pairs")(x[:, wholes:])
+        return made[0].astype(jnp.float32), made[1].astype(jnp.float32)
+
+    def _near(
+        self, name: str, wholes: int, count: int, known: bool
+    ) -> Float32[Array, "1 {self.heads} {count} {count}"]:
+        """Returns what is added to the logits of attention among slots."""
+        reach = self.reach
+        table = self.param(name, nn.initializers.normal(0.1), (self.heads, 2 * reach + 2))
+        at = np.arange(count)
+        apart = at[None] - at[:, None]
+        pair = at >= wholes
+        near = pair[:, None] & pair[None] & (np.abs(apart) <= reach)
+        which = np.clip(apart, -reach, reach) + reach
+        given = pair[:, None] & (at == wholes - 1)[None] & known
+        which = np.where(given, 2 * reach + 1, which)
+        seen = near | given | (np.eye(count, dtype=bool) & ~pair[:, None])
+        return jnp.where(seen[None], jnp.take(table, which, axis=1), -1e9)[None]
+
+
+class _Attention(nn.Module):
+    """Attention among the tokens of the last axis but one; queries and keys have unit length.
+
+    Reference: Henry et al., "Query-key normalization for transformers", 2020.
+    """
+
+    heads: int
+    dtype: str
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch sequence token channel"],
+        bias: Float[Array, "1 head token token"] | None = None,
+    ) -> Float[Array, "batch sequence token channel"]:
+        """Maps tokens `[B, N, S, C]` to what they take from each other, in the same shape."""
+        b, n, s, c = x.shape
+        made = layers.dense(3 * c, self.dtype, "heads", gain=1.0)(x)
+        query, key, value = jnp.split(made.reshape(b * n, s, 3 * self.heads, -1), 3, 2)
+        query = nn.RMSNorm(dtype=self.dtype, name="query")(query)
+        key = nn.RMSNorm(dtype=self.dtype, use_scale=False, name="key")(key)
+        y = jax.nn.dot_product_attention(query, key, value, bias)
+        return layers.dense(c, self.dtype, "out", gain=0.2)(y.reshape(b, n, s, c))
+
+
+def _modulated(
+    x: Float[Array, "batch slot token channel"],
+    scale: Float[Array, "batch slot 1 channel"],
+    shift: Float[Array, "batch slot 1 channel"],
+) -> Float[Array, "batch slot token channel"]:
+    """Standardises tokens, then scales and shifts them."""
+    wide = x.astype(jnp.float32)
+    wide -= wide.mean(-1, keepdims=True)
+    wide *= jax.lax.rsqrt(jnp.mean(wide**2, -1, keepdims=True) + 1e-6)
+    return wide.astype(x.dtype) * (1 + scale) + shift

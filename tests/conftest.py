@@ -88,7 +88,9 @@ TINY_CODES_GENERATOR = {
 
 TINY_FLOW_GENERATOR = {
     "patch": 4,
-    "widths": (8,),
+    "encoder_widths": (8,),
+    "widths": (8, 8),
+    "head": 8,
     "levels": (4, 3),
     "join": 1,
     "width": 8,

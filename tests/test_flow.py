@@ -285,6 +285,7 @@ def test_the_loss_is_the_squared_error_of_the_velocity_from_noise_to_latents():
     "given, says",
     [
         ({"size": 18}, "multiple of 4"),
+        ({"widths": (8,)}, "as many"),
         ({"levels": (4, 1)}, "each at least 2"),
         ({"heads": 3}, "divide the width"),
         ({"join": 3}, "divide both"),

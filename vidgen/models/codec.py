@@ -26,11 +26,18 @@ class Codec(nn.Module):
     values; the code of the place is all of them together. There is no codebook to learn, and none
     of its codes can die.
 
+    The encoder is small, for it runs on every frame of every clip, also in the second phase. The
+    decoder reaches the last resolution by interpolated features and a small pointwise network, with
+    details of squares of 2x2 pixels beside them: pixels of larger patches, unfolded from channels,
+    kept grids (docs/benchmarks.md).
+
     Attributes:
       size: Of the frames in pixels: the side of squares, or `(height, width)`.
-      patch: Side in pixels of the patches that the first layer takes.
-      widths: Channels of the levels, finest first; each has half the side of the one before, and
-        the last is the map of codes.
+      patch: Side in pixels of the patches that the encoder's first layer takes.
+      encoder_widths: Channels of its levels, finest first; each has half the side of the one
+        before, and the last is the map of codes.
+      widths: Channels of the decoder's levels, finest first, whose side is half that of frames.
+      head: Channels of its last layers, at the resolution of frames.
       blocks: Residual blocks of each level.
       levels: Values of each number of a place.
       dtype: Type of the computation; parameters and latents are float32.
@@ -38,31 +45,44 @@ class Codec(nn.Module):
 
     size: Size
     patch: int
+    encoder_widths: tuple[int, ...]
     widths: tuple[int, ...]
+    head: int
     blocks: int
     levels: tuple[int, ...]
     dtype: str
 
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
-        if not self.patch:
-            raise ConfigError("config.generator.patch is 0", "at least 1")
-        least = self.patch * 2 ** (len(self.widths) - 1)
-        if any(side % least for side in height_width(self.size)):
+        for name in ("patch", "head"):
+            if not getattr(self, name):
+                raise ConfigError(f"config.generator.{name} is 0", "at least 1")
+        side, least = self._side, 2 ** len(self.widths)
+        if side != least:
+            raise ConfigError(
+                f"config.generator.widths is {self.widths}, so that a place of the decoder's map "
+                f"has {least} pixels a side, and the encoder's {side}",
+                "as many: patch, doubled at each of encoder_widths but one",
+            )
+        if any(length % side for length in height_width(self.size)):
             raise ConfigError(
                 f"config.data.size is {self.size}",
-                f"{'a multiple' if isinstance(self.size, int) else 'multiples'} of {least}: "
-                "config.generator.patch, doubled at each of widths but one",
+                f"{'a multiple' if isinstance(self.size, int) else 'multiples'} of {side}: "
+                "config.generator.patch, doubled at each of encoder_widths but one",
             )
         if min(self.levels) < 2:
             raise ConfigError(f"config.generator.levels is {self.levels}", "each at least 2")
 
     @property
+    def _side(self) -> int:
+        """Pixels of a side of a place of the map of codes."""
+        return self.patch * 2 ** (len(self.encoder_widths) - 1)
+
+    @property
     def map(self) -> tuple[int, int]:
         """Rows and columns of the map of codes."""
         height, width = height_width(self.size)
-        side = self.patch * 2 ** (len(self.widths) - 1)
-        return height // side, width // side
+        return height // self._side, width // self._side
 
     @property
     def codes(self) -> int:
@@ -71,9 +91,9 @@ class Codec(nn.Module):
 
     def setup(self):
         """Makes encoder and decoder."""
-        shared = (self.widths, self.patch, self.blocks, self.dtype)
-        self.encoder = Encoder(*shared, numbers=len(self.levels))
-        self.decoder = Decoder(*shared)
+        numbers = len(self.levels)
+        self.encoder = Encoder(self.encoder_widths, self.patch, self.blocks, numbers, self.dtype)
+        self.decoder = Decoder(self.widths, self.head, self.blocks, self.dtype)
 
     def encode(
         self, frames: Float[Array, "n height width 3"]
@@ -170,13 +190,13 @@ def _over_last(x: Shaped[np.ndarray, " n"], like: Shaped[Array, "..."]) -> Shape
 
 
 class Encoder(nn.Module):
-    """Maps frames to the numbers of their places; attributes as for `Codec`."""
+    """Maps frames to the numbers of their places; attributes as the encoder's of `Codec`."""
 
     widths: tuple[int, ...]
     patch: int
     blocks: int
-    dtype: str
     numbers: int
+    dtype: str
 
     @nn.compact
     def __call__(
@@ -199,7 +219,7 @@ class Decoder(nn.Module):
     """
 
     widths: tuple[int, ...]
-    patch: int
+    head: int
     blocks: int
     dtype: str
 
@@ -217,5 +237,9 @@ class Decoder(nn.Module):
             for block in range(self.blocks):
                 x = layers.Residual(width, self.dtype, name=f"level{level}_{block}")(x)
             x = layers.resize(x, 2 * x.shape[1], 2 * x.shape[2]) if level else x
-        x = layers.dense(3 * self.patch**2, self.dtype, "pixels", gain=1.0)(act(x))
-        return layers.depth_to_space(x.astype(jnp.float32), self.patch)
+        x, head = act(x), self.head
+        smooth = layers.dense(head, self.dtype, "smooth")(x)
+        fine = layers.dense(4 * head, self.dtype, "fine", gain=0.1)(x)
+        x = layers.resize(smooth, 2 * x.shape[1], 2 * x.shape[2]) + layers.depth_to_space(fine, 2)
+        x = layers.dense(head, self.dtype, "mix")(act(x))
+        return layers.dense(3, self.dtype, "pixels", gain=1.0)(act(x)).astype(jnp.float32)

@@ -35,8 +35,10 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
       size: Of the frames in pixels: the side of squares, or `(height, width)`.
       classes: Number of classes; 0 for none.
       patch: Side in pixels of the patches that the codec's first layer takes.
-      widths: Channels of the codec's levels, finest first; each has half the side of the one
-        before, and the last is the map of latents.
+      encoder_widths: Channels of its encoder's levels, finest first; each has half the side of the
+        one before, and the last is the map of latents.
+      widths: Channels of its decoder's levels, finest first, whose side is half that of frames.
+      head: Channels of its last layers, at the resolution of frames.
       blocks: Residual blocks of each level.
       levels: Values of each number of a latent.
       join: Side of the squares of places that are one token; frames are joined in pairs.
@@ -57,7 +59,9 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
     size: Size
     classes: int = 0
     patch: int = 4
-    widths: tuple[int, ...] = (96, 128)
+    encoder_widths: tuple[int, ...] = (64, 128)
+    widths: tuple[int, ...] = (48, 96, 128)
+    head: int = 16
     blocks: int = 1
     levels: tuple[int, ...] = (8, 5, 5, 5)
     join: int = 2
@@ -137,7 +141,7 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
         return rows * columns // self.join**2
 
     def _codec(self) -> Codec:
-        names = ("size", "patch", "widths", "blocks", "levels", "dtype")
+        names = ("size", "patch", "encoder_widths", "widths", "head", "blocks", "levels", "dtype")
         return Codec(**{name: getattr(self, name) for name in names}, parent=None)
 
     def setup(self):

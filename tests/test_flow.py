@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import TINY_FLOW_GENERATOR, network
+from conftest import TINY_FLOW_GENERATOR, TINY_HEADS, network
 from ml_collections import ConfigDict
 
 from vidgen import keys, methods
@@ -212,11 +212,12 @@ def test_levels_are_drawn_as_asked():
     assert abs(logit.mean() + 0.5) < 0.06 and abs(logit.std() - 1) < 0.05
 
 
-def experiment():
+def experiment(**objective):
     config = methods.base("flow")
     config.data.update(path="toy:clips=64", frames=4, size=SIZE, pick=2)
     config.generator.update(TINY_FLOW_GENERATOR)
-    config.objective.codec_kclips = 0.016
+    config.discriminator.update({**TINY_HEADS, "scales": (1,)})
+    config.objective.update({"codec_kclips": 0.016, **objective})
     config.training.update(kclips=0.032, batch_size=8)
     return methods.experiment(config, CLASSES)
 
@@ -244,6 +245,33 @@ def test_each_phase_trains_its_own_part():
     last, _ = jax.jit(whole.steps["flow"])(after, batch())
     assert same(after.gen["codec"], last.gen["codec"])
     assert not same(after.gen["flow"], last.gen["flow"])
+
+
+def test_the_discriminator_begins_late_and_with_penalties():
+    late = {"codec_kclips": 0.048, "adversarial": 0.1, "adversarial_kclips": 0.008}
+    whole = experiment(**late, penalty_interval=3)
+    judged = ["codec judged, penalties", "codec judged", "codec judged"]
+    assert [whole.kind(at) for at in range(7)] == ["codec", *judged, *judged[:2], "flow"]
+    with pytest.raises(ConfigError, match="adversarial_kclips is") as error:
+        experiment(adversarial=0.1, adversarial_kclips=0.016)
+    assert "codec_kclips=0.016" in error.value.hint
+
+
+def test_penalties_are_those_of_the_discriminator_on_reconstructions():
+    """And the codec's loss is its pixels' and its share of what the discriminator says."""
+    whole = experiment(adversarial=0.3, penalty_interval=3)
+    state = jax.jit(whole.init)(0)
+    bare, found = jax.jit(whole.steps["codec judged"])(state, batch())
+    penalized, more = jax.jit(whole.steps["codec judged, penalties"])(state, batch())
+    assert found["dis/r1"] == 0 and more["dis/r1"] > 0 and more["dis/r2"] > 0
+    # At the start weights are 10, times the interval.
+    expected = 0.5 * 3 * 10 * (more["dis/r1"] + more["dis/r2"])
+    np.testing.assert_allclose(more["dis/penalty"], expected, rtol=1e-5)
+    np.testing.assert_allclose(more["dis/loss"], found["dis/loss"], rtol=1e-4)
+    leaves = (jax.tree.leaves(x.dis) for x in (bare, penalized))
+    assert any((a != b).any() for a, b in zip(*leaves, strict=True))
+    total = found["codec/l1"] + 0.3 * found["gen/adversarial"]
+    np.testing.assert_allclose(found["gen/loss"], total, rtol=1e-5)
 
 
 def test_the_loss_is_the_squared_error_of_the_velocity_from_noise_to_latents():
@@ -291,6 +319,7 @@ def test_the_loss_is_the_squared_error_of_the_velocity_from_noise_to_latents():
         ({"join": 3}, "divide both"),
         ({"chunk": 5}, "even"),
         ({"margin": 6}, "at most chunk=4"),
+        ({"margin": 0}, "at least 1"),
         ({"solver": "rk4"}, "euler, heun"),
         ({"steps": 0}, "at least 1"),
     ],

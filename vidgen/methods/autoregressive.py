@@ -165,10 +165,8 @@ def codes_step(
 
     def of_clips(batch, kept):
         del kept
-        video, at = batch["video"], None
-        if pick:
-            at = common.pick_frames(common.clip_keys(key, "pick", batch), video.shape[1], pick)
-        video = common.to_float(common.take_frames(video, at))
+        at = common.picked(key, batch, pick)
+        video = common.to_float(common.take_frames(batch["video"], at))
 
         def loss(trained: PyTree):
             run = functools.partial(gen.apply, {"params": state.gen | trained})

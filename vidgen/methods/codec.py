@@ -110,11 +110,7 @@ def step(
     """
     key, dis, frozen = common.step_key(state), players.dis, players.frozen
 
-    def picked(batch: Batch) -> Array | None:
-        if not objective.pick:
-            return None
-        each = common.clip_keys(key, "pick", batch)
-        return common.pick_frames(each, batch["video"].shape[1], objective.pick)
+    picked = functools.partial(common.picked, key, pick=objective.pick)
 
     def real_clips(batch: Batch) -> Float[Array, "batch time height width channel"]:
         return common.to_float(common.take_frames(batch["video"], picked(batch)))
@@ -221,14 +217,15 @@ class Phase:
         """Returns the kind of step number `at` of the phase."""
         if self.players.dis is None or at < self.judged:
             return "codec"
-        return "codec judged" if at % self.interval else "codec judged, penalties"
+        since = at - self.judged
+        return "codec judged" if since % self.interval else "codec judged, penalties"
 
 
 def phase(config: configs.Config, gen: Any) -> Phase:
     """Builds the first phase of a config.
 
     Raises:
-      ConfigError: It does not end with a dispatch.
+      ConfigError: It does not end with a dispatch, or before its discriminator would begin.
     """
     asked, data = config.objective, config.data
     border = common.steps(config, asked.codec_kclips)
@@ -236,6 +233,13 @@ def phase(config: configs.Config, gen: Any) -> Phase:
         raise ConfigError(
             f"config.objective.codec_kclips is {border} steps",
             f"set it to a multiple of config.parallel.dispatch={config.parallel.dispatch}",
+        )
+    judged = common.steps(config, asked.adversarial_kclips) if asked.adversarial_kclips else 0
+    if asked.adversarial and judged >= border:
+        raise ConfigError(
+            f"config.objective.adversarial_kclips is {asked.adversarial_kclips}",
+            f"below config.objective.codec_kclips={asked.codec_kclips}, or its discriminator never "
+            "plays",
         )
     optimizer = functools.partial(common.optimizer, config, rate="codec_learning_rate")
     players: dict[str, Any] = {"gen": gen, "codec_tx": optimizer(total=border)}
@@ -267,7 +271,7 @@ def phase(config: configs.Config, gen: Any) -> Phase:
         players=made,
         steps={name: functools.partial(bound, **how) for name, how in kinds.items()},
         border=border,
-        judged=common.steps(config, asked.adversarial_kclips) if asked.adversarial_kclips else 0,
+        judged=judged,
         interval=asked.penalty_interval,
         together=together,
     )

@@ -148,6 +148,15 @@ def pick_frames(each: Key[Array, " batch"], frames: int, pick: int) -> Int[Array
     return jax.vmap(one)(each)
 
 
+def picked(
+    key: Key[Array, ""], batch: Batch, pick: int, purpose: str = "pick"
+) -> Int[Array, "batch picked"] | None:
+    """Draws `pick` frames of the window of each clip of a batch; None where all are seen, at 0."""
+    if not pick:
+        return None
+    return pick_frames(clip_keys(key, purpose, batch), batch["video"].shape[1], pick)
+
+
 def take_frames(
     video: Float[Array, "batch time height width channel"]
     | UInt8[Array, "batch time height width channel"],

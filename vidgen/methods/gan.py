@@ -100,8 +100,8 @@ class Objective:
         generator is good enough for a wrong class to be what gives it away; kept up to the end it
         makes caricatures, so let it fade.
       gap_mismatch: Weight of the loss of real clips as fakes, of whose picked frames the heads are
-        told wrong gaps, by step; None, or no frames picked: without it. It teaches the
-        discriminator how fast things are, before a wrong speed is what gives the generator away.
+        told gaps that are drawn anew, by step; None, or no frames picked: without it. It teaches
+        the discriminator how fast things are, before a wrong speed gives the generator away.
       pick: Frames drawn from each window, real and generated alike; 0 for all. Fewer frames of
         more clips show more contents in the same time.
       sigma: Length of the finite differences that estimate the penalties; 0: by their gradients.
@@ -262,7 +262,9 @@ def step(
             total, metrics = discriminator_loss(judgement, loss, *weights)
             if gap_mismatch is None:
                 return total, metrics
-            wrong = judged(params, real, label, _pick(batch, key, objective.pick, "wrong gaps"))
+            wrong = judged(
+                params, real, label, common.picked(key, batch, objective.pick, "wrong gaps")
+            )
             pairs = _of_gaps(judgement.real), _of_gaps(wrong)
             metrics["dis/gap_mismatch"] = losses.of_heads(losses.LOSSES[loss][0], *pairs)
             return total + weight(gap_mismatch) * metrics["dis/gap_mismatch"], metrics
@@ -295,16 +297,7 @@ def _condition(
     batch: Batch, key: Key[Array, ""], gen: Generator, pick: int
 ) -> tuple[Int[Array, " batch"] | None, Int[Array, "batch picked"] | None]:
     """Returns the labels of clips and the frames that are picked of each, where there are any."""
-    return common.labels(gen, batch), _pick(batch, key, pick)
-
-
-def _pick(
-    batch: Batch, key: Key[Array, ""], pick: int, purpose: str = "pick"
-) -> Int[Array, "batch picked"] | None:
-    """Draws the frames that are picked of each clip; None where all are seen."""
-    if not pick:
-        return None
-    return common.pick_frames(common.clip_keys(key, purpose, batch), batch["video"].shape[1], pick)
+    return common.labels(gen, batch), common.picked(key, batch, pick)
 
 
 def _of_gaps(logits: PyTree) -> PyTree:
@@ -338,7 +331,7 @@ def _generate(
 
 def _real_frames(batch: Batch, key: Key[Array, ""], pick: int) -> Video:
     """Returns the picked frames of real clips, in [-1, 1]."""
-    return common.to_float(common.take_frames(batch["video"], _pick(batch, key, pick)))
+    return common.to_float(common.take_frames(batch["video"], common.picked(key, batch, pick)))
 
 
 def _judged(

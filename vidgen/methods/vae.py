@@ -182,10 +182,7 @@ def step(
 
     def condition(batch):
         """Returns labels and picked frames, where there are any."""
-        at = None
-        if pick:
-            at = common.pick_frames(common.clip_keys(key, "pick", batch), frames, pick)
-        return common.labels(gen, batch), at
+        return common.labels(gen, batch), common.picked(key, batch, pick)
 
     def real_clips(batch):
         return common.to_float(common.take_frames(batch["video"], condition(batch)[1]))

@@ -11,8 +11,7 @@ from jaxtyping import Array, PyTree, Shaped
 ORDER = (
     *("dis/real", "dis/fake", "dis/mismatch", "dis/gap_mismatch", "dis/loss", "dis/r1", "dis/r2"),
     *("dis/grad", "dis_opt", "dis", "dis/norm", "gen/loss", "gen/grad", "gen_opt", "gen"),
-    *("gen/norm",),
-    *("ema", "gen/ema"),
+    *("gen/norm", "ema", "gen/ema"),
 )
 
 

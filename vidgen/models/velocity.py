@@ -1,0 +1,164 @@
+"""The network of a flow: a transformer over slots of time, each with tokens for its places.
+
+Reference: Peebles and Xie, "Scalable diffusion models with transformers" (DiT), 2023, for
+  modulation by level and class.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int
+
+from vidgen.models import layers
+
+
+class Velocity(nn.Module):
+    """A transformer that tells where the tokens of frames go, from noise to latents.
+
+    Its tokens are those of the video's own latent, in one or two slots, and of pairs of frames, in
+    a slot for each. Attention is among the tokens of a slot, then among slots, at each place by
+    itself: a pair sees those near it and the latent of the video that is known, which sees nothing
+    but itself. Noise level of a slot and class scale and shift its tokens before each branch, and
+    scale what the branch adds.
+
+    Attributes:
+      tokens: Of a slot.
+      features: Numbers of a token of one frame; a pair's has twice as many.
+      classes: Number of classes; 0 for none.
+      width: Channels of the tokens.
+      heads: Heads of attention.
+      expand: Channels inside feed-forward layers over the width.
+      layers: Blocks.
+      reach: Pairs that a pair sees before and after it.
+      dtype: Type of the computation; parameters and velocities are float32.
+    """
+
+    tokens: int
+    features: int
+    classes: int
+    width: int
+    heads: int
+    expand: int
+    layers: int
+    reach: int
+    dtype: str
+
+    @nn.compact
+    def __call__(
+        self,
+        whole: Float[Array, "batch wholes {self.tokens} {self.features}"],
+        pairs: Float[Array, "batch pair {self.tokens} 2*{self.features}"],
+        level: Float[Array, "batch slot"],
+        label: Int[Array, " batch"] | None,
+        known: bool,
+    ) -> tuple[
+        Float32[Array, "batch wholes token feature"], Float32[Array, "batch pair token two"]
+    ]:
+        """Gives velocities.
+
+        Args:
+          whole: Tokens of the latent of the video, `[B, 1 or 2, S, F]`: to be drawn, known, or both
+            in this order.
+          pairs: Tokens of pairs of frames, `[B, T, S, 2F]`.
+          level: Of each slot, `[B, W + T]`: 0 for noise, 1 for latents, between on the line.
+          label: Classes, int32 `[B]`, where there are classes; `classes` stands for none.
+          known: Whether the last of `whole` is known.
+
+        Returns:
+          Velocities float32 in the shapes of `whole` and `pairs`.
+        """
+        wholes, count, width = whole.shape[1], level.shape[1], self.width
+        x = [
+            layers.dense(width, self.dtype, name, gain=1.0)(x.astype(self.dtype))
+            for name, x in (("whole", whole), ("pairs", pairs))
+        ]
+        spread = nn.initializers.normal(0.5)
+        places = self.param("places", spread, (self.tokens, width))
+        x = jnp.concatenate(x, 1) + places.astype(self.dtype)[None, None]
+
+        angles = level[..., None] * jnp.exp(jnp.linspace(0, 7, 32))[None, None]
+        about = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1).astype(self.dtype)
+        about = nn.silu(layers.dense(width, self.dtype, "level")(about))
+        about = layers.dense(width, self.dtype, "levels", gain=1.0)(about)
+        kinds = self.param("kinds", spread, (2, width)).astype(self.dtype)
+        about += jnp.where((np.arange(count) < wholes)[:, None], kinds[:1], kinds[1:])[None]
+        if self.classes and label is not None:
+            table = layers.embed(self.classes + 1, width, self.dtype, "class")
+            about += table(label)[:, None]
+        about = nn.silu(about)
+
+        for n in range(self.layers):
+            changes = layers.dense(9 * width, self.dtype, f"about{n}", gain=0.1)(about)[:, :, None]
+            space, time, wide = (jnp.split(c, 3, -1) for c in jnp.split(changes, 3, -1))
+            y = _Attention(self.heads, self.dtype, name=f"space{n}")(_modulated(x, *space[:2]))
+            x = x + (1 + space[2]) * y
+            bias = self._near(f"near{n}", wholes, count, known)
+            y = _modulated(x, *time[:2]).swapaxes(1, 2)
+            y = _Attention(self.heads, self.dtype, name=f"time{n}")(y, bias).swapaxes(1, 2)
+            x = x + (1 + time[2]) * y
+            y = layers.dense(self.expand * width, self.dtype, f"wide{n}", gain=1.0)(
+                _modulated(x, *wide[:2])
+            )
+            y = layers.dense(width, self.dtype, f"narrow{n}", gain=0.2)(nn.gelu(y))
+            x = x + (1 + wide[2]) * y
+
+        zero = nn.initializers.zeros
+        change = nn.Dense(2 * width, dtype=self.dtype, kernel_init=zero, name="about")(about)
+        x = _modulated(x, *jnp.split(change[:, :, None], 2, -1))
+        last = lambda many, name: nn.Dense(  # noqa: E731
+            many * self.features, dtype=self.dtype, kernel_init=zero, name=name
+        )
+        made = last(1, "to_whole")(x[:, :wholes]), last(2, "to_pairs")(x[:, wholes:])
+        return made[0].astype(jnp.float32), made[1].astype(jnp.float32)
+
+    def _near(
+        self, name: str, wholes: int, count: int, known: bool
+    ) -> Float32[Array, "1 {self.heads} {count} {count}"]:
+        """Returns what is added to the logits of attention among slots."""
+        reach = self.reach
+        table = self.param(name, nn.initializers.normal(0.1), (self.heads, 2 * reach + 2))
+        at = np.arange(count)
+        apart = at[None] - at[:, None]
+        pair = at >= wholes
+        near = pair[:, None] & pair[None] & (np.abs(apart) <= reach)
+        which = np.clip(apart, -reach, reach) + reach
+        given = pair[:, None] & (at == wholes - 1)[None] & known
+        which = np.where(given, 2 * reach + 1, which)
+        seen = near | given | (np.eye(count, dtype=bool) & ~pair[:, None])
+        return jnp.where(seen[None], jnp.take(table, which, axis=1), -1e9)[None]
+
+
+class _Attention(nn.Module):
+    """Attention among the tokens of the last axis but one; queries and keys have unit length.
+
+    Reference: Henry et al., "Query-key normalization for transformers", 2020.
+    """
+
+    heads: int
+    dtype: str
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch sequence token channel"],
+        bias: Float[Array, "1 head token token"] | None = None,
+    ) -> Float[Array, "batch sequence token channel"]:
+        """Maps tokens `[B, N, S, C]` to what they take from each other, in the same shape."""
+        b, n, s, c = x.shape
+        made = layers.dense(3 * c, self.dtype, "heads", gain=1.0)(x)
+        query, key, value = jnp.split(made.reshape(b * n, s, 3 * self.heads, -1), 3, 2)
+        query = nn.RMSNorm(dtype=self.dtype, name="query")(query)
+        key = nn.RMSNorm(dtype=self.dtype, use_scale=False, name="key")(key)
+        y = jax.nn.dot_product_attention(query, key, value, bias)
+        return layers.dense(c, self.dtype, "out", gain=0.2)(y.reshape(b, n, s, c))
+
+
+def _modulated(
+    x: Float[Array, "batch slot token channel"],
+    scale: Float[Array, "batch slot 1 channel"],
+    shift: Float[Array, "batch slot 1 channel"],
+) -> Float[Array, "batch slot token channel"]:
+    """Standardises tokens, then scales and shifts them; called within a module."""
+    norm = nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False, dtype=x.dtype)
+    return norm(x) * (1 + scale) + shift

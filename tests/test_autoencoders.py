@@ -15,6 +15,7 @@ from vidgen import config as configs
 from vidgen import keys, methods, sampling
 from vidgen.cli import main
 from vidgen.errors import ConfigError
+from vidgen.evaluation import evaluate, windows
 from vidgen.methods import vae
 from vidgen.models import protocol
 from vidgen.run import artifacts
@@ -323,6 +324,25 @@ def test_the_command_writes_clips_above_their_reconstructions(tmp_path, capsys):
     np.testing.assert_array_equal(rows[::2], found["video"])
     np.testing.assert_array_equal(rows[1::2], made)
     assert main.main([*arguments[:3], "--clips=0"]) == 2
+
+
+def test_reconstructions_of_the_real_clips_are_measured_beside_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIDGEN_CACHE", str(tmp_path / "cache"))
+    sampler, _, meta, *_ = trained()
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(300, {"ema": sampler.params}, meta)
+    checkpoints.close()
+    path = "toy:clips=8,size=8,frames=16"
+    found = evaluate.evaluate(tmp_path, path, "pixel", clips=8, reconstructions=True)
+    real = windows.Windows(path, windows.WindowSpec(frames=16, size=8))
+    made = sampler.reconstruct(np.stack(list(real.read(8))), real.labels(8))
+    np.testing.assert_array_equal(found.clips, made)
+    assert found.subject["reconstructions"] and found.subject["clips"] == 8
+    flags = [str(tmp_path), "--reconstructions", "--protocol=pixel", "--clips=8"]
+    assert main.main(["evaluate", *flags, f"--against={path}"]) == 0
+    assert (tmp_path / "evaluation" / "300-reconstructions" / "report.json").is_file()
+    np.save(tmp_path / "clips.npy", made)  # clips without classes
+    assert main.main(["evaluate", *flags, f"--against={tmp_path / 'clips.npy'}"]) == 2
 
 
 def test_clips_are_encoded_alike_in_any_company():

@@ -232,6 +232,8 @@ def test_only_what_was_measured_alike_is_compared(real, fake, tmp_path, capsys):
         (["toy:clips=7", "--against={real}"], 3, "generated clips (toy:clips=7): 7 windows"),
         (["{real}", "--against=toy:clips=7"], 3, "real clips (toy:clips=7): 7 windows"),
         (["{real}", "--against={real}", "--step=3"], 2, "is no run"),
+        (["{real}", "--against={real}", "--reconstructions"], 2, "no codec"),
+        (["{real}", "--metrics=toy", "--reconstructions"], 2, "--reconstructions"),
         (["--compare", "{real}", "{real}"], 3, "is no JSON"),
         (["--compare", "nowhere", "nowhere"], 3, "nowhere"),
     ],

@@ -56,6 +56,21 @@ def test_codes_and_latents_are_each_others(levels):
     np.testing.assert_array_equal(codec.round_latents(latents, levels), latents)
 
 
+def test_clips_are_reconstructed_frame_by_frame_in_any_company():
+    clips = np.random.default_rng(0).integers(0, 256, (3, 5, SIZE, SIZE, 3), np.uint8)
+    made = sampler().reconstruct(clips)
+    video = jnp.asarray(clips, jnp.float32) / 127.5 - 1
+    apply = functools.partial(generator().apply, {"params": weights()})
+    latents = apply(video.reshape(-1, SIZE, SIZE, 3), method=lambda m, x: m.codec.encode(x))
+    rounded = codec.round_latents(latents, TINY_FLOW_GENERATOR["levels"])
+    exact = apply(rounded, method=lambda m, x: m.codec.decode(x))
+    exact = np.clip((np.asarray(exact).reshape(clips.shape) + 1) * 127.5, 0, 255)
+    np.testing.assert_allclose(made, exact, atol=0.51)
+    np.testing.assert_array_equal(made[2:], sampler().reconstruct(clips[2:]))
+    with pytest.raises(ConfigError, match="clips to encode"):
+        sampler().reconstruct(clips[..., :2])
+
+
 @pytest.mark.parametrize("levels", LEVELS)
 def test_features_round_to_every_value_and_to_the_nearest(levels):
     features = 3 * jax.random.normal(jax.random.key(0), (20000, len(levels)))

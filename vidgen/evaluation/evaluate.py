@@ -11,6 +11,7 @@ Two results compare where their manifests agree (`protocol.differences`).
 import dataclasses
 import functools
 import hashlib
+import itertools
 import logging
 import os
 import pathlib
@@ -49,6 +50,7 @@ class Subject(TypedDict, total=False):
       step: Of a run: the step of its checkpoint.
       seeds: Of a run: the first seed and the one after the last.
       labels: Of a run: "by seed" or "as the real clips".
+      reconstructions: Of a run: whether it decoded the real clips, encoded, instead of noise.
       fingerprint: Of clips: changes with any of them.
       half: Of clips: 1 for half of the real ones.
       clips: Of clips: how many windows were measured.
@@ -60,6 +62,7 @@ class Subject(TypedDict, total=False):
     step: int
     seeds: list[int]
     labels: str
+    reconstructions: bool
     fingerprint: str
     half: int | None
     clips: int
@@ -137,6 +140,7 @@ def evaluate(
     stride: int | None = None,
     fps: float | None = None,
     change: str | None = None,
+    reconstructions: bool = False,
     seed: int = 0,
     batch: int = 2,
     progress: Progress | None = None,
@@ -170,6 +174,8 @@ def evaluate(
       fps: Resample to this rate instead.
       change: A name in `degradations.CHANGES`: the clips are spoilt so before they are measured, to
         see what scores tell.
+      reconstructions: Of a run with a codec or an encoder: the real clips that are compared with,
+        encoded and decoded, are measured instead of samples.
       seed: Of the choice of windows and of all draws.
       batch: Clips that a device measures at once.
       progress: Called with (done, total, text).
@@ -190,6 +196,11 @@ def evaluate(
     # Both sides, opened and counted; what makes them hard to compare is said before it costs time.
     halves = subject == HALF
     run = None if halves else _load_run(subject, step, size, rules.frames)
+    if reconstructions and (run is None or not run.reconstructs):
+        raise ConfigError(
+            f"--reconstructions: {subject} has no codec and no encoder",
+            "name a run whose generator reconstructs clips, as those of flow and vae do",
+        )
     spec = _window_spec(
         rules.frames, run, against if halves else subject, size=size, stride=stride, fps=fps
     )
@@ -202,6 +213,8 @@ def evaluate(
         half = 1 if halves else None
         windows = open_windows(path, half=half, side="the generated clips")
         generated = _windows_of_clips(windows, count, subject)
+    elif reconstructions:
+        generated = _reconstructions(run, count, real, subject)
     else:
         generated = _samples_of_run(run, count, real, subject)
     manifest = protocols.make_manifest(
@@ -274,6 +287,11 @@ class _Run:
     stride: int
     fps: float | None  # resampled to
     rate: float  # frames per second of what it makes
+
+    @property
+    def reconstructs(self) -> bool:
+        """Whether it can encode clips and decode them."""
+        return self.sampler.generator.reconstructs or self.sampler.generator.encodes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -383,6 +401,39 @@ def _samples_of_run(run: _Run, count: int, real: Windows, subject: Path) -> _Gen
         },
         fps=run.rate,
         frame_size=height_width(sampler.size),
+    )
+
+
+def _reconstructions(run: _Run, count: int, real: Windows, subject: Path) -> _Generated:
+    """Takes the windows that are compared with themselves, encoded and decoded."""
+    number, sampler, labels = min(count, real.count), run.sampler, None
+    if sampler.generator.encodes and sampler.classes:  # a codec does not ask for classes
+        if sampler.classes != real.classes:
+            raise ConfigError(
+                f"--reconstructions: the run's classes are {', '.join(sampler.classes)}",
+                f"clips of these; the real ones' are {', '.join(real.classes) or 'none'}",
+            )
+        labels = real.labels(number)
+
+    def clips() -> Iterator[np.ndarray]:
+        windows = real.read(number)
+        for first in range(0, number, _SAMPLED):
+            some = np.stack(list(itertools.islice(windows, _SAMPLED)))
+            yield from sampler.reconstruct(some, labels and labels[first : first + _SAMPLED])
+
+    return _Generated(
+        clips=clips(),
+        count=number,
+        available=f"{number} reconstructions (step {sampler.step})",
+        subject={
+            "kind": "run",
+            "path": str(subject),
+            "step": sampler.step,
+            "reconstructions": True,
+            "clips": number,
+        },
+        fps=real.fps,
+        frame_size=height_width(run.sampler.size),
     )
 
 

@@ -266,4 +266,5 @@ def _name(report: Report, path: Path) -> str:
     subject = report["subject"]
     step = f" step {subject['step']}" if "step" in subject else ""
     change = f" {subject['change']}" if "change" in subject else ""
-    return f"{subject.get('path', path)}{step}{change}"
+    again = " reconstructions" if subject.get("reconstructions") else ""
+    return f"{subject.get('path', path)}{step}{again}{change}"

@@ -236,7 +236,10 @@ class Decoder(nn.Module):
         for level, width in reversed(list(enumerate(self.widths))):
             for block in range(self.blocks):
                 x = layers.Residual(width, self.dtype, name=f"level{level}_{block}")(x)
-            x = layers.resize(x, 2 * x.shape[1], 2 * x.shape[2]) if level else x
+            if level:  # narrowed first: the wide map at twice the side cost as much as its blocks
+                narrow = f"narrow{level}"
+                x = layers.dense(self.widths[level - 1], self.dtype, narrow, gain=1.0)(x)
+                x = layers.resize(x, 2 * x.shape[1], 2 * x.shape[2])
         x, head = act(x), self.head
         smooth = layers.dense(head, self.dtype, "smooth")(x)
         fine = layers.dense(4 * head, self.dtype, "fine", gain=0.1)(x)

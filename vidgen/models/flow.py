@@ -76,6 +76,7 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
     solver: str = "euler"
     dtype: str = "float32"
     context = 1
+    reconstructs = True
     sampling_options = ("stream", "steps", "guidance", "solver")
 
     def check(self) -> None:

@@ -78,6 +78,7 @@ class Generator(Network, Protocol):
       limit: How many frames a video has at most; 0: there is no end.
       recurrent: Whether it is a `RecurrentGenerator`, which has no random access.
       encodes: Whether it is an `Encoder` of the noise of real clips.
+      reconstructs: Whether it codes clips and decodes them: `reconstruct(video) -> video`.
       sampling_options: Names of attributes that a trained run may be sampled with other values of,
         such as a temperature; the command line and `vidgen.load` take them by these names.
     """
@@ -98,6 +99,8 @@ class Generator(Network, Protocol):
     def recurrent(self) -> bool: ...
     @property
     def encodes(self) -> bool: ...
+    @property
+    def reconstructs(self) -> bool: ...
     @property
     def sampling_options(self) -> tuple[str, ...]: ...
 
@@ -209,6 +212,7 @@ class GeneratorDefaults(NetworkDefaults):
     limit = 0
     recurrent = False
     encodes = False
+    reconstructs = False
     sampling_options = ()
 
 

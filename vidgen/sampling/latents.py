@@ -25,14 +25,19 @@ def check_clips(generator: Generator, clips: np.ndarray, labels: Any) -> None:
     # A recurrent generator's codes are no noise that `decode` could begin from.
     if not generator.encodes:
         raise ConfigError("this run's generator cannot encode clips", "config.method='vae' can")
+    check_size(generator, clips)
+    if generator.classes and labels is None:
+        raise ConfigError("labels are missing", "name the classes of the clips")
+
+
+def check_size(generator: Generator, clips: np.ndarray) -> None:
+    """Raises ConfigError where clips are not uint8 `[N, T, H, W, 3]` of a generator's size."""
     size = (*height_width(generator.size), 3)
     if clips.dtype != np.uint8 or clips.ndim != 5 or not clips.size or clips.shape[2:] != size:
         raise ConfigError(
             f"clips to encode are {clips.dtype} {list(clips.shape)}",
             f"uint8 [N, T, {size[0]}, {size[1]}, 3], as the run was trained with",
         )
-    if generator.classes and labels is None:
-        raise ConfigError("labels are missing", "name the classes of the clips")
 
 
 def interpolate(latents: Latents, other: Latents, parts: Sequence[float] | np.ndarray) -> Latents:

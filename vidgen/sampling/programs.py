@@ -111,6 +111,20 @@ def encode(generator: Generator, frames: int) -> Callable[..., tuple[Array, Arra
 
 
 @functools.lru_cache(maxsize=8)
+def reconstruct(generator: Generator) -> Callable[..., Array]:
+    """Compiles `(params, clips) -> video`, both uint8 `[B, T, H, W, 3]`, of one with a codec."""
+
+    @jax.jit
+    def program(
+        params: Any, clips: UInt8[Array, "batch time height width 3"]
+    ) -> UInt8[Array, "batch time height width 3"]:
+        video = clips.astype(jnp.float32) / 127.5 - 1
+        return to_uint8(generator.apply({"params": params}, video, method="reconstruct"))
+
+    return program
+
+
+@functools.lru_cache(maxsize=8)
 def begin(generator: RecurrentGenerator) -> Callable[..., Array]:
     """Compiles `(params, content, motion, label) -> state`, the state before frame 0."""
 

@@ -19,7 +19,7 @@ from vidgen.errors import ConfigError
 from vidgen.frame_size import Size, height_width
 from vidgen.models.protocol import Generator
 from vidgen.sampling import programs
-from vidgen.sampling.latents import Latents, check_clips
+from vidgen.sampling.latents import Latents, check_clips, check_size
 from vidgen.seeds import stream
 
 FRAMES = 64  # of a video that has no end, by default
@@ -151,6 +151,25 @@ class Sampler:
         run = programs.encode(self.generator, self._chunks(clips.shape[1], 0)[1] * self.chunk)
         content, motion, cycle = self._by_batch(lambda *rows: run(self.params, *rows), clips, label)
         return {"content": content, "motion": motion, "cycle": cycle, "label": label}
+
+    def reconstruct(self, clips: np.ndarray, labels: Labels = None) -> Video:
+        """Codes clips and decodes them again, by a run's codec, or its encoder and decoder.
+
+        Args:
+          clips: uint8 `[N, T, H, W, 3]`.
+          labels: As for `encode`; a codec needs none.
+
+        Returns:
+          uint8 `[N, T, H, W, 3]`.
+
+        Raises:
+          ConfigError: The generator has neither, or as for `encode`.
+        """
+        if not self.generator.reconstructs:
+            return self.decode(self.encode(clips, labels), clips.shape[1])
+        check_size(self.generator, clips)
+        run = programs.reconstruct(self.generator)
+        return self._by_batch(lambda rows: (run(self.params, rows),), clips)[0]
 
     def decode(self, latents: Latents, frames: int | None = None, start: int = 0) -> Video:
         """Turns noise into video: `decode(latents(seeds, n, s), n, s)` is `sample(seeds, n, s)`.

@@ -17,12 +17,10 @@ def get_config():
     """Returns the config of real clips by codes."""
     config = base("autoregressive")
     config.data.update(frames=16, size=32, pick=1)
-    # 4x4 codes for the places of a frame, and eight for what it has as a whole.
-    config.generator.update(patch=4, widths=(64, 128), summary=8, codes=512, features=8)
     config.generator.update(window=4, width=128, heads=4, expand=4, layers=4)
     config.generator.update(temperature=0.9, top_p=0.9)
-    config.objective.update(codes_kclips=30.0, distance="mse", book_kclips=0.5, revive=0.1)
-    config.optimizer.codes_learning_rate = cosine(2e-3, 0.0)
+    config.objective.codec_kclips = 30.0
+    config.optimizer.codec_learning_rate = cosine(2e-3, 0.0)
     config.optimizer.learning_rate = cosine(2e-3, 0.0)
     config.optimizer.warmup_kclips = 0.5
     config.training.update(

@@ -15,13 +15,10 @@ def get_config():
     """Returns the config of the demo by codes."""
     config = base("autoregressive")
     config.data.update(path="toy", frames=8, size=32, pick=1)
-    # Two colours, for that is what toy clips have; real clips want dozens, or 0.
-    config.generator.update(patch=4, widths=(64, 128), summary=4, palette=2)
-    config.generator.update(codes=512, features=8)
     config.generator.update(window=4, width=128, heads=4, expand=4, layers=4)
     config.generator.update(temperature=0.8, top_p=0.8)
-    config.objective.update(codes_kclips=72.0, distance="mse", book_kclips=0.5, revive=0.1)
-    config.optimizer.codes_learning_rate = cosine(2e-3, 0.0)
+    config.objective.codec_kclips = 72.0
+    config.optimizer.codec_learning_rate = cosine(2e-3, 0.0)
     config.optimizer.learning_rate = cosine(2e-3, 0.0)
     config.optimizer.warmup_kclips = 0.5
     config.training.update(

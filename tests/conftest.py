@@ -74,24 +74,23 @@ TINY_TRANSFORMER_DISCRIMINATOR = {
     "layers": 1,
     "features": 8,
 }
-TINY_CODES_GENERATOR = {
+TINY_CODEC = {
+    "patch": 4,
+    "encoder_widths": (8,),
     "widths": (8, 8),
-    "summary": 1,
-    "codes": 12,
-    "features": 3,
+    "head": 8,
+    "levels": (4, 3),
+}
+TINY_CODES_GENERATOR = {
+    **TINY_CODEC,
     "window": 3,
     "width": 8,
     "heads": 2,
     "expand": 2,
     "layers": 2,
 }
-
 TINY_FLOW_GENERATOR = {
-    "patch": 4,
-    "encoder_widths": (8,),
-    "widths": (8, 8),
-    "head": 8,
-    "levels": (4, 3),
+    **TINY_CODEC,
     "join": 1,
     "width": 8,
     "heads": 2,

@@ -1,7 +1,8 @@
-"""The autoencoder with a codebook, the transformer over its codes, and both phases' steps."""
+"""The transformer over a codec's codes, and its steps; of the codec itself see test_flow.py."""
 
 import functools
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +13,15 @@ from conftest import TINY_CODES_GENERATOR, network
 
 from vidgen import keys, methods, sampling
 from vidgen.errors import ConfigError
-from vidgen.methods import autoregressive, common
+from vidgen.methods import autoregressive
+from vidgen.methods import codec as methods_codec
 from vidgen.models import autoregressive as priors
-from vidgen.models import protocol
-from vidgen.models import vqvae as networks
+from vidgen.models import codec, protocol
 from vidgen.runtime import checkpoint
 
 CLASSES, SIZE, BATCH = 3, 8, 4
+LEVELS = TINY_CODES_GENERATOR["levels"]
+CODES, NUMBERS = math.prod(LEVELS), len(LEVELS)
 
 
 @functools.cache
@@ -32,7 +35,8 @@ def weights():
     """Of a size at which every part matters; a transformer that begins tells all codes alike."""
     rng = np.random.default_rng(0)
     make = lambda x: jnp.asarray(0.5 * rng.normal(size=x.shape), jnp.float32)  # noqa: E731
-    return jax.tree.map(make, protocol.abstract_params(generator()))
+    with jax.ensure_compile_time_eval():  # they are kept, and may be asked for within a program
+        return jax.tree.map(make, protocol.abstract_params(generator()))
 
 
 def sampler(batch=1, chunk=4, **more):
@@ -44,15 +48,8 @@ def draws(frames=7, seed=1):
     """Codes and labels of two videos."""
     rng = np.random.default_rng(seed)
     gen = generator()
-    return rng.integers(0, gen.codes, (2, frames, gen.motion)).astype(np.int32), np.int32([0, 2])
-
-
-def test_the_nearest_code_is_that_of_all():
-    rng = np.random.default_rng(0)
-    features, book = rng.normal(size=(2, 5, 3)), rng.normal(size=(9, 3))
-    apart = ((features[:, :, None] - book[None, None]) ** 2).sum(-1)
-    found = jax.jit(networks.nearest)(np.float32(features), np.float32(book))
-    np.testing.assert_array_equal(found, apart.argmin(-1))
+    shape = 2, frames, gen.places
+    return rng.integers(0, CODES, shape).astype(np.int32), np.int32([0, 2])
 
 
 @pytest.mark.parametrize("start", [0, 5, 22])
@@ -77,23 +74,36 @@ def test_later_noise_changes_no_earlier_frame_but_later_ones():
     motion[:, 6] *= -1
     changed = one.decode({**latents, "motion": motion}, 16)
     np.testing.assert_array_equal(changed[:, :6], plain[:, :6])
-    assert all(not np.array_equal(changed[:, t], plain[:, t]) for t in (6, 8))
+    differ = [not np.array_equal(changed[:, t], plain[:, t]) for t in range(6, 16)]
+    assert differ[0] and any(differ[1:])
     assert not np.array_equal(one.sample([3], 8, labels=0), one.sample([3], 8, labels=1))
 
 
-def test_logits_depend_on_the_codes_before_alone():
+def test_logits_depend_on_the_codes_and_numbers_before_alone():
     gen = generator()
     codes, label = draws(gen.window)
     run = lambda codes, label: gen.apply({"params": weights()}, codes, label, method="logits")  # noqa: E731
     run = functools.partial(jax.jit(run), label=label)
-    plain = np.asarray(run(codes)).reshape(2, -1, gen.codes)
-    flat = codes.reshape(2, -1)
+    numbers = lambda codes: np.asarray(run(codes)).reshape(2, -1, max(LEVELS))  # noqa: E731
+    plain, digits = numbers(codes), np.asarray(codec.to_digits(jnp.asarray(codes), LEVELS))
+    flat = digits.reshape(2, -1)
+    assert flat.shape[1] == plain.shape[1] == gen.window * gen.motion
     for at in range(flat.shape[1] - 1):
         other = flat.copy()
-        other[:, at] = (other[:, at] + 1) % gen.codes
-        changed = np.asarray(run(other.reshape(codes.shape))).reshape(plain.shape)
+        other[:, at] = (other[:, at] + 1) % LEVELS[at % NUMBERS]
+        given = codec.from_digits(jnp.asarray(other.reshape(digits.shape)), LEVELS)
+        changed = numbers(np.asarray(given))
         np.testing.assert_array_equal(changed[:, : at + 1], plain[:, : at + 1])
         assert (np.abs(changed[:, at + 1 :] - plain[:, at + 1 :]).max((0, 2)) > 1e-6).all()
+
+
+def test_a_number_has_as_many_values_as_its_level():
+    params = {"params": weights()}
+    run = lambda *given: generator().apply(params, *given, method="logits")  # noqa: E731
+    chance = np.asarray(jax.nn.softmax(jax.jit(run)(*draws(2))))
+    assert chance.shape[-2:] == (NUMBERS, max(LEVELS))
+    for number, count in enumerate(LEVELS):
+        assert (chance[..., number, :count] > 0).all() and (chance[..., number, count:] == 0).all()
 
 
 def test_drawing_with_kept_keys_is_drawing_from_all_codes_anew():
@@ -107,15 +117,18 @@ def test_drawing_with_kept_keys_is_drawing_from_all_codes_anew():
     advance = jax.jit(lambda *given: gen.apply(params, *given, method="advance"))
     carry, states = advance(begin, np.zeros((2, 1)), noise, label)
     logits = jax.jit(lambda codes, label: gen.apply(params, codes, label, method="logits"))
-    pick = jax.jit(priors.sample_codes)
+    pick = jax.jit(priors.sample_values)
     uniform = np.asarray(jax.scipy.stats.norm.cdf(noise))
-    found = np.zeros((2, frames, gen.motion), np.int32)
-    for t, place in np.ndindex(frames, gen.motion):
+    uniform = uniform.reshape(2, frames, gen.places, NUMBERS)
+    digits = np.zeros(uniform.shape, np.int32)
+    for t, place, number in np.ndindex(uniform.shape[1:]):
         first = max(t - gen.window + 1, 0)
-        window = np.zeros((2, gen.window, gen.motion), np.int32)
-        window[:, : t + 1 - first] = found[:, first : t + 1]
-        predicted = np.asarray(logits(window, label))[:, t - first, place]
-        found[:, t, place] = pick(predicted, uniform[:, t, place])
+        window = np.zeros((2, gen.window, gen.places, NUMBERS), np.int32)
+        window[:, : t + 1 - first] = digits[:, first : t + 1]
+        window = codec.from_digits(jnp.asarray(window), LEVELS)
+        predicted = np.asarray(logits(window, label))[:, t - first, place, number]
+        digits[:, t, place, number] = pick(predicted, uniform[:, t, place, number])
+    found = np.asarray(codec.from_digits(jnp.asarray(digits), LEVELS))
     np.testing.assert_array_equal(states, found)
     np.testing.assert_array_equal(carry, found[:, 1 - gen.window :])
     assert len(np.unique(found)) > 5
@@ -142,7 +155,7 @@ def test_codes_are_picked_by_the_inverse_of_their_distribution(temperature, top_
     rng = np.random.default_rng(3)
     logits = 2 * rng.normal(size=(300, 9)).astype(np.float32)
     uniform = rng.uniform(size=300).astype(np.float32)
-    pick = jax.jit(priors.sample_codes, static_argnums=(2, 3, 4))
+    pick = jax.jit(priors.sample_values, static_argnums=(2, 3, 4))
     found = pick(logits, uniform, temperature, top_k, top_p)
     expected = [
         numpy_pick(np.float64(x), u, temperature, top_k, top_p)
@@ -153,7 +166,7 @@ def test_codes_are_picked_by_the_inverse_of_their_distribution(temperature, top_
 
 def test_the_ends_of_the_noise_pick_codes_that_may_come():
     logits = np.float32([[0.0, -np.inf, 3.0, -200.0]] * 2)
-    pick = jax.jit(priors.sample_codes, static_argnames="top_k")
+    pick = jax.jit(priors.sample_values, static_argnames="top_k")
     np.testing.assert_array_equal(pick(logits, np.float32([0, 1])), [2, 0])
     np.testing.assert_array_equal(pick(logits, np.float32([0.2, 1]), top_k=1), [2, 2])
 
@@ -187,135 +200,53 @@ def batch():
 
 
 @functools.cache
-def stepped(phase):
-    """Takes a step of a phase from the weights; returns the state before and after, metrics."""
+def stepped():
+    """Takes a step of the transformer from the weights; returns both states and metrics."""
     gen, tx = generator(), optax.adamw(0.1, weight_decay=0.1)
-    init = functools.partial(autoregressive.init, gen=gen, codes_tx=tx, prior_tx=tx)
+    players = methods_codec.Players(gen, tx)
+    init = functools.partial(methods_codec.init, players=players, model_tx=tx, frames=5)
     state = jax.jit(init, static_argnums=0)(0)
-    rng = np.random.default_rng(4)
-    counts = rng.uniform(0.5, 2, gen.codes).astype(np.float32)
-    counts[:2] = 0
     params = jax.tree.map(jnp.asarray, weights())
-    state = state.replace(gen=params, ema=params, counts=jnp.asarray(counts))
-    state = state.replace(sums=state.counts[:, None] * params["book"])
-    more = {"distance": "mse", "commitment": 0.25, "book_decay": 0.9, "revive": 0.1, "pick": 2}
-    steps = {
-        "codes": functools.partial(
-            autoregressive.codes_step, gen=gen, codes_tx=tx, batch_size=BATCH, **more
-        ),
-        "prior": functools.partial(
-            autoregressive.prior_step, gen=gen, prior_tx=tx, ema_decay=lambda step: 0.25
-        ),
-    }
-    return state, *jax.jit(steps[phase])(state, batch())
+    state = state.replace(gen=params, ema=jax.tree.map(lambda x: x + 1, params))
+    step = functools.partial(autoregressive.prior_step, gen=gen, tx=tx, ema_decay=lambda _: 0.25)
+    return state, *jax.jit(step)(state, batch())
 
 
-def test_gradients_go_past_the_choice_of_a_code():
-    """To the bit: at features that stand for vectors it is the decoder's at the vectors."""
-    gen, rng = generator(), np.random.default_rng(5)
-    features = np.float32(rng.normal(size=(1, 2, gen.motion, gen.features)))
-    params = {"params": weights()}
-    target = np.float32(rng.uniform(-1, 1, (1, 2, SIZE, SIZE, 3)))
-    book = np.asarray(weights()["book"])
-    vectors = book[np.argmin(((features[..., None, :] - book) ** 2).sum(-1), -1)]
-
-    def apart(vectors):
-        return jnp.mean((gen.apply(params, vectors, method="decode") - target) ** 2)
-
-    given = autoregressive.straight_through
-    through = jax.jit(jax.grad(lambda z: apart(given(z, jnp.asarray(vectors)))))(features)
-    np.testing.assert_allclose(through, jax.jit(jax.grad(apart))(vectors), rtol=1e-4, atol=1e-7)
-
-
-def test_the_losses_are_those_of_their_definitions():
+def test_the_loss_is_the_cross_entropy_of_a_window_of_each_clip():
     gen = generator()
     run = lambda method, *given: np.asarray(  # noqa: E731
         jax.jit(lambda *given: gen.apply({"params": weights()}, *given, method=method))(*given)
     )
-    state, _, metrics = stepped("codes")
+    state, _, metrics = stepped()
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key, impl="threefry2x32"), 0)
-    own = keys.per_clip(keys.named(key, "pick"), batch()["index"])
-    at = np.asarray(common.pick_frames(own, 5, 2))
-    video = np.take_along_axis(batch()["video"], at[:, :, None, None, None], 1) / np.float32(
-        127.5
-    ) - np.float32(1)
-    features = run("encode", video)
-    vectors = weights()["book"][run("quantize", features)]
-    made = run("decode", vectors)
-    mse, commit = np.mean((made - video) ** 2), np.mean((features - vectors) ** 2)
-    np.testing.assert_allclose(metrics["codes/reconstruction"], mse, rtol=1e-4)
-    np.testing.assert_allclose(metrics["gen/loss"], mse + 0.25 * commit, rtol=1e-4)
-
-    state, _, metrics = stepped("prior")
     own = keys.per_clip(keys.named(key, "window"), batch()["index"])
     first = [int(jax.random.randint(k, (), 0, 5 - gen.window + 1)) for k in own]
     assert len(set(first)) > 1
     video = np.stack([v[f : f + gen.window] for v, f in zip(batch()["video"], first, strict=True)])
-    codes = run("quantize", run("encode", video / np.float32(127.5) - np.float32(1)))
+    codes = run("encode_codes", video / np.float32(127.5) - np.float32(1))
+    assert len(np.unique(codes)) > 3
     logits = np.float64(run("logits", codes, batch()["label"]))
     chance = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    nats = -np.mean(np.log(np.take_along_axis(chance, codes[..., None], -1)))
+    digits = np.asarray(codec.to_digits(jnp.asarray(codes), LEVELS))
+    each = -np.log(np.take_along_axis(chance, digits[..., None], -1))[..., 0]
+    nats = each.sum(-1).mean()
     np.testing.assert_allclose(metrics["gen/loss"], nats, rtol=1e-4)
     np.testing.assert_allclose(metrics["gen/bits"], nats / np.log(2), rtol=1e-4)
-    bits = metrics["gen/bits"] * gen.motion / (SIZE * SIZE * 3)
+    bits = metrics["gen/bits"] * gen.places / (SIZE * SIZE * 3)
     np.testing.assert_allclose(metrics["gen/bits_per_dimension"], bits, rtol=1e-5)
 
 
-def test_the_codebook_is_a_moving_average_and_dead_codes_begin_anew():
-    rng = np.random.default_rng(6)
-    gen = generator()
-    k, f = gen.codes, gen.features
-    old = rng.uniform(1, 2, k), rng.normal(size=(k, f))
-    codes, features = rng.integers(2, k, 40), rng.normal(size=(40, f))  # 0 and 1 are not taken
-    new = (
-        np.bincount(codes, minlength=k) / 4,
-        np.stack([features[codes == n].sum(0) for n in range(k)]) / 4,
-    )
-    old[0][1] = 0.0  # has not been taken for long; 0 has been
-    offered = rng.normal(size=(k, f))
-    counts, sums = (0.75 * a + 0.25 * b for a, b in zip(old, new, strict=True))
-    dead = counts < 0.1 * counts.mean()
-    assert dead[1] and not dead[0] and dead.sum() == 1
-    expected = np.where(dead[:, None], offered, sums / np.maximum(counts, 1e-9)[:, None])
-    state, _, _ = stepped("codes")
-    state = state.replace(counts=jnp.float32(old[0]), sums=jnp.float32(old[1]))
-    given = (np.float32(x) for x in (*new, offered))
-    move = jax.jit(autoregressive.update_codebook, static_argnums=(4, 5))
-    book, kept, totals, alive = move(state, *given, 0.75, 0.1)
-    np.testing.assert_allclose(book, expected, rtol=1e-4, atol=1e-6)
-    np.testing.assert_array_equal(alive, ~dead)
-    np.testing.assert_allclose(kept[1], counts.mean(), rtol=1e-5)
-    np.testing.assert_allclose(totals[1], counts.mean() * offered[1], rtol=1e-4)
-
-
-def test_a_dead_code_comes_to_life_at_a_feature_of_the_batch():
-    gen = generator()
-    state, after, metrics = stepped("codes")
-    video = batch()["video"] / np.float32(127.5) - np.float32(1)
-    encode = jax.jit(lambda video: gen.apply({"params": weights()}, video, method="encode"))
-    features = np.asarray(encode(video))
-    apart = np.abs(np.asarray(after.gen["book"])[0] - features.reshape(-1, gen.features)).max(-1)
-    assert apart.min() < 1e-5 and (after.gen["book"][0] != state.gen["book"][0]).any()
-    assert metrics["codes/revived"] >= 1 and 0 < metrics["codes/used"] < 1
-    assert 1 <= metrics["codes/perplexity"] <= gen.codes
-
-
-def test_no_phase_moves_what_is_of_the_other():
-    same = lambda a, b: all(  # noqa: E731
-        bool((x == y).all()) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True)
-    )
-    state, after, _ = stepped("codes")
-    assert same((state.gen["prior"], state.prior_opt), (after.gen["prior"], after.prior_opt))
-    assert not any(same(state.gen[n], after.gen[n]) for n in ("encoder", "decoder", "book"))
-    assert same(after.gen, after.ema)
-    state, after, _ = stepped("prior")
-    for part in ("encoder", "decoder", "book"):
-        assert same(state.gen[part], after.gen[part]) and same(state.ema[part], after.ema[part])
-    assert same((state.counts, state.codes_opt), (after.counts, after.codes_opt))
-    moved = jax.tree.map(lambda a, b: bool((a != b).any()), state.gen["prior"], after.gen["prior"])
-    assert all(jax.tree.leaves(moved)), moved
-    halfway = jax.tree.map(lambda a, b: 0.25 * a + 0.75 * b, state.ema["prior"], after.gen["prior"])
-    for a, b in zip(*map(jax.tree.leaves, (halfway, after.ema["prior"])), strict=True):
+def test_the_second_phase_moves_the_transformer_and_its_average_alone():
+    state, after, _ = stepped()
+    same = lambda a, b: jax.tree.map(lambda x, y: bool((x == y).all()), a, b)  # noqa: E731
+    for old, new in ((state.gen, after.gen), (state.ema, after.ema)):
+        assert all(jax.tree.leaves(same(old["codec"], new["codec"])))
+    assert all(jax.tree.leaves(same(state.codec_opt, after.codec_opt)))
+    moved = same(state.gen["model"], after.gen["model"])
+    assert not any(jax.tree.leaves(moved)), moved
+    average = lambda a, b: 0.25 * a + 0.75 * b  # noqa: E731
+    halfway = jax.tree.map(average, state.ema["model"], after.gen["model"])
+    for a, b in zip(*map(jax.tree.leaves, (halfway, after.ema["model"])), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
@@ -323,14 +254,14 @@ def test_the_phases_are_kinds_of_steps_with_schedules_of_their_own():
     config = methods.base("autoregressive")
     config.data.path = "toy"
     config.generator.update(TINY_CODES_GENERATOR)
-    config.objective.codes_kclips, config.training.kclips = 0.048, 0.16
+    config.objective.codec_kclips, config.training.kclips = 0.048, 0.16
     experiment = methods.experiment(config, 2)
-    assert [experiment.kind(at) for at in (0, 2, 3, 9)] == ["codes", "codes", "prior", "prior"]
+    assert [experiment.kind(at) for at in (0, 2, 3, 9)] == ["codec", "codec", "prior", "prior"]
     config.parallel.dispatch = 2
-    with pytest.raises(ConfigError, match=r"config\.objective\.codes_kclips is 3 steps"):
+    with pytest.raises(ConfigError, match=r"config\.objective\.codec_kclips is 3 steps"):
         methods.experiment(config, 2)
-    config.parallel.dispatch, config.parallel.remat = 1, ("discriminator",)
-    with pytest.raises(ConfigError, match=r"config\.parallel\.remat names 'discriminator'"):
+    config.parallel.dispatch, config.parallel.remat = 1, ("generator",)
+    with pytest.raises(ConfigError, match=r"config\.parallel\.remat names 'generator'"):
         methods.experiment(config, 2)
     config.parallel.remat, config.generator.window = (), 40
     with pytest.raises(ConfigError, match=r"config\.generator\.window is 40"):
@@ -341,17 +272,17 @@ def test_the_phases_are_kinds_of_steps_with_schedules_of_their_own():
     "given, says",
     [
         ({"size": 18}, "multiple of 4"),
-        ({"codes": 0}, "at least 1"),
+        ({"head": 0}, "at least 1"),
         ({"heads": 3}, "divide the width"),
         ({"window": 1}, "at least 2"),
         ({"temperature": 0.0}, "above 0"),
-        ({"top_k": 13}, "codes=12"),
+        ({"top_k": 5}, "0 to 4, the most of levels"),
         ({"top_p": 1.5}, "at most 1"),
     ],
 )
 def test_wrong_arguments_are_named(given, says):
     with pytest.raises(ConfigError) as error:
-        network("generator", "codes", **{**TINY_CODES_GENERATOR, "size": 16, "patch": 2, **given})
+        network("generator", "codes", **{**TINY_CODES_GENERATOR, "size": 16, **given})
     assert says in error.value.hint
 
 

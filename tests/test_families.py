@@ -107,8 +107,7 @@ def codes():
     config = methods.base("autoregressive")
     config.data.update(path="toy:clips=64", frames=5, size=8, pick=2)
     config.generator.update(TINY_CODES_GENERATOR)
-    config.generator.update(patch=4, widths=(8,), layers=1, palette=2)
-    config.objective.codes_kclips = 0.016
+    config.objective.codec_kclips = 0.016
     config.training.update(
         kclips=0.032, batch_size=8, log_kclips=0.008, sample_kclips=0.0, save_kclips=0.016
     )

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from vidgen import keys, methods
 from vidgen.errors import ConfigError
+from vidgen.methods import codec as methods_codec
 from vidgen.methods import common, flow
 from vidgen.models import codec
 from vidgen.models.features import distance, efficientnet_weights
@@ -206,7 +207,7 @@ def test_guidance_goes_beyond_the_class():
 
 def objective(**more):
     asked = {"level": 0.0, "prefix": 0.0, "own_levels": 0.0, "unlabelled": 0.0}
-    return flow.Objective(**{**asked, **more}, ema_decay=lambda step: 0.5)
+    return flow.Objective(**{**asked, **more})
 
 
 def test_levels_are_drawn_as_asked():
@@ -254,12 +255,12 @@ def test_each_phase_trains_its_own_part():
     )
     assert [whole.kind(at) for at in range(whole.total)] == ["codec"] * 2 + ["flow"] * 2
     after, _ = jax.jit(whole.steps["codec"])(state, batch())
-    assert same(state.gen["flow"], after.gen["flow"])
+    assert same(state.gen["model"], after.gen["model"])
     assert not same(state.gen["codec"], after.gen["codec"])
     assert same(after.gen["codec"], after.ema["codec"])
     last, _ = jax.jit(whole.steps["flow"])(after, batch())
     assert same(after.gen["codec"], last.gen["codec"])
-    assert not same(after.gen["flow"], last.gen["flow"])
+    assert not same(after.gen["model"], last.gen["model"])
 
 
 def test_the_discriminator_begins_late_and_with_penalties():
@@ -293,19 +294,23 @@ def test_the_loss_is_the_squared_error_of_the_velocity_from_noise_to_latents():
     """A network that is all zero at its end misses by the whole difference."""
     gen = generator()
     params = common.init_generator(keys.root(0), gen, CHUNK)
-    state = flow.State(
+    state = methods_codec.State(
         step=jnp.zeros((), jnp.int32),
         key=jax.random.key_data(keys.root(3)),
         gen=params,
         ema=params,
         codec_opt=(),
-        flow_opt=(),
+        model_opt=(),
     )
 
     bound = functools.partial(
-        flow.flow_step, gen=gen, flow_tx=optax.sgd(0.0), objective=objective()
+        flow.flow_step,
+        gen=gen,
+        tx=optax.sgd(0.0),
+        objective=objective(),
+        ema_decay=lambda step: 0.5,
     )
-    state = state.replace(flow_opt=optax.sgd(0.0).init(params["flow"]))
+    state = state.replace(model_opt=optax.sgd(0.0).init(params["model"]))
     _, metrics = jax.jit(bound)(state, batch())
 
     key = keys.at_step(keys.root(3), jnp.zeros((), jnp.int32))

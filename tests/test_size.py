@@ -30,11 +30,11 @@ from vidgen.evaluation.evaluate import evaluate
 from vidgen.evaluation.windows import size_of
 from vidgen.metrics import toy
 from vidgen.models import layers
+from vidgen.models.codes import CodesGenerator
 from vidgen.models.heads import HeadsDiscriminator
 from vidgen.models.protocol import example_noise
 from vidgen.models.residual import ResidualGenerator
 from vidgen.models.transformer import TransformerDiscriminator
-from vidgen.models.vqvae import CodesGenerator
 from vidgen.run import artifacts
 from vidgen.training import augment
 from vidgen.video import writing
@@ -265,14 +265,15 @@ def test_each_patch_of_a_wide_frame_has_a_place():
 
 def test_a_code_shows_at_its_place_in_a_wide_frame():
     """The map is 2x8: code 7 is the upper right corner, code 8 the lower left one."""
-    gen = CodesGenerator((16, 64), **TINY_CODES_GENERATOR | {"patch": 4, "summary": 0})
+    gen = CodesGenerator((8, 32), **TINY_CODES_GENERATOR)
     params = jax.jit(lambda: gen.init(jax.random.key(0), *example_noise(gen, 1), frames=1))()
-    decode = jax.jit(lambda vectors: gen.apply(params, vectors, method="decode"))
-    plain = jnp.ones((1, 1, 16, gen.features))
-    for place, rows, columns in ((7, slice(0, 8), slice(48, 64)), (8, slice(8, 16), slice(0, 16))):
-        change = np.abs(np.asarray(decode(plain.at[0, 0, place].add(1.0)) - decode(plain)))[0, 0]
-        y, x = np.unravel_index(change.sum(-1).argmax(), (16, 64))
-        assert y in range(16)[rows] and x in range(64)[columns]
+    content = jnp.zeros((1, gen.content))
+    decode = jax.jit(lambda codes: gen.apply(params, codes, content, None, method="render"))
+    plain = jnp.zeros((1, 1, 16), jnp.int32)
+    for place, rows, columns in ((7, slice(0, 4), slice(24, 32)), (8, slice(4, 8), slice(0, 8))):
+        change = np.abs(np.asarray(decode(plain.at[0, 0, place].set(7)) - decode(plain)))[0, 0]
+        y, x = np.unravel_index(change.sum(-1).argmax(), (8, 32))
+        assert y in range(8)[rows] and x in range(32)[columns]
 
 
 def test_augmentations_reach_all_of_a_wide_frame():

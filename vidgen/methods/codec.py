@@ -15,18 +15,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key, PyTree
+from flax import struct
+from jaxtyping import Array, Float, PyTree
 
 from vidgen import config as configs
-from vidgen import models
+from vidgen import keys, models
 from vidgen.config.fields import Field, Section, constant, cosine
 from vidgen.errors import ConfigError
 from vidgen.frame_size import height_width
 from vidgen.methods import common, gan
-from vidgen.methods.common import AnyState, Batch, Metrics, Schedule
+from vidgen.methods.common import Batch, Metrics, Schedule
 from vidgen.models.features import efficientnet_weights
 from vidgen.models.features.distance import distance
 from vidgen.models.heads import HeadsDiscriminator
+from vidgen.models.protocol import example_noise
 from vidgen.training import averaging, losses, nonfinite
 
 DISCRIMINATORS = {"heads": HeadsDiscriminator}
@@ -49,6 +51,33 @@ OBJECTIVE: Section = {
 OPTIMIZER: Section = {
     "codec_learning_rate": Field(constant(1e-3), "of the codec and its discriminator", least=0),
 }
+
+
+@struct.dataclass
+class State:
+    """Everything that changes in training, as arrays.
+
+    JAX makes it of shapes and shardings, too; so no field is checked to be an array.
+
+    Attributes:
+      step: Updates made, int32 scalar.
+      key: Key of the run as raw data, uint32 `[2]`; never changes, all noise is folded from it.
+      gen: Parameters of the generator: `codec`, and `model` of its latents.
+      ema: The same with the exponential moving average of `model`; `codec` is a copy.
+      codec_opt: Optimizer state of the codec.
+      model_opt: Optimizer state of the model.
+      dis: Parameters of the discriminator of the codec; None without.
+      dis_opt: Its optimizer's state; None without.
+    """
+
+    step: PyTree
+    key: PyTree
+    gen: PyTree
+    ema: PyTree
+    codec_opt: PyTree
+    model_opt: PyTree
+    dis: PyTree = None
+    dis_opt: PyTree = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +110,42 @@ class Players:
     frozen: PyTree = None
 
 
+def init(
+    seed: common.Seed,
+    *,
+    players: Players,
+    model_tx: optax.GradientTransformation,
+    frames: int,
+) -> State:
+    """Makes the state of step 0: a pure function of the seed and the networks.
+
+    Args:
+      seed: Of the run.
+      players: Networks and optimizers of the codec's phase.
+      model_tx: Optimizer of the model of its latents.
+      frames: Frames of a clip that the discriminator sees.
+    """
+    key, gen = keys.root(seed), players.gen
+    params = gen.init(keys.named(key, "gen"), *example_noise(gen, 1), frames=1)["params"]
+    dis = None
+    if players.dis is not None:
+        video = jnp.zeros((1, frames, *height_width(players.dis.size), 3))
+        given = gan.example(players.dis, players.frozen, video), None, jnp.arange(frames)[None]
+        dis = players.dis.init(keys.named(key, "dis"), *given)["params"]
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        key=jax.random.key_data(key),
+        gen=params,
+        ema=jax.tree.map(jnp.copy, params),
+        codec_opt=players.codec_tx.init(params["codec"]),
+        model_opt=model_tx.init(params["model"]),
+        dis=dis,
+        dis_opt=None if dis is None else players.dis_tx.init(dis),
+    )
+
+
 def step(
-    state: AnyState,
+    state: State,
     batch: Batch,
     *,
     players: Players,
@@ -90,12 +153,11 @@ def step(
     judge: bool = False,
     penalize: bool = False,
     mean: Callable = averaging.mean,
-) -> tuple[AnyState, Metrics]:
+) -> tuple[State, Metrics]:
     """Updates the discriminator where it judges, then the codec.
 
     Args:
-      state: The state of a method, with `gen`, `ema`, `codec_opt`, `dis` and `dis_opt`; its buffers
-        may be donated.
+      state: The state; its buffers may be donated.
       batch: `video` uint8 `[B, T, H, W, C]`, `index` int32 `[B]`, consecutive.
       players: Networks and optimizers.
       objective: What is minimised.
@@ -190,6 +252,34 @@ def step(
     return new, {**metrics, **gen_metrics, **norms}
 
 
+def update_model(
+    state: State,
+    grads: PyTree,
+    tx: optax.GradientTransformation,
+    ema_decay: Schedule,
+) -> tuple[State, Metrics]:
+    """Updates the model of the latents and its average; the codec stays as it is.
+
+    Returns:
+      The state after the step, and norms of gradients and parameters.
+    """
+    updates, model_opt = tx.update(grads, state.model_opt, state.gen["model"])
+    model = optax.apply_updates(state.gen["model"], updates)
+    ema = common.update_average(state.ema["model"], model, ema_decay(state.step))
+    new = dataclasses.replace(
+        state,
+        step=state.step + 1,
+        gen=state.gen | {"model": model},
+        ema=state.ema | {"model": ema},
+        model_opt=model_opt,
+    )
+    return new, {
+        "gen/grad": optax.tree.norm(grads),
+        "gen/norm": optax.tree.norm(new.gen),
+        "gen/ema": optax.tree.norm(new.ema),
+    }
+
+
 # -------------------------------------------------------------------------- from a config
 
 
@@ -277,34 +367,36 @@ def phase(config: configs.Config, gen: Any) -> Phase:
     )
 
 
-def init_discriminator(key: Key[Array, ""], players: Players, frames: int) -> PyTree:
-    """Draws the parameters of the discriminator for clips of `frames`; None without one."""
-    dis = players.dis
-    if dis is None:
-        return None
-    video = jnp.zeros((1, frames, *height_width(dis.size), 3))
-    seen = gan.example(dis, players.frozen, video)
-    return dis.init(key, seen, None, jnp.arange(frames)[None])["params"]
-
-
 def experiment(
     config: configs.Config,
     generator: dict[str, Any],
     phase: Phase,
-    init: Callable,
     name: str,
-    second: Callable,
+    model_step: Callable,
 ) -> common.Experiment:
-    """Joins both phases: the codec's, and that of `name`, whose step is `second`."""
+    """Joins both phases: the codec's, and that of the model of its latents.
+
+    Args:
+      config: The run's.
+      generator: Arguments of the generator.
+      phase: The first phase.
+      name: Of the second.
+      model_step: Its step, which takes its optimizer as `tx` and the decay as `ema_decay`.
+    """
     for role in config.parallel.remat:
         common.refuse_remat(config, role, DISCRIMINATORS if role == "discriminator" else {})
-    steps = {name: second, **phase.steps}
+    total, average = common.total_steps(config), common.ema_decay(config)
+    tx = common.optimizer(config, total=max(total - phase.border, 1))
+    second = functools.partial(
+        model_step, tx=tx, ema_decay=lambda step: average(step - phase.border)
+    )
+    frames = config.data.pick or config.data.frames
     return common.Experiment(
         generator=generator,
-        init=init,
-        steps={kind: nonfinite.guarded(one) for kind, one in steps.items()},
+        init=functools.partial(init, players=phase.players, model_tx=tx, frames=frames),
+        steps={kind: nonfinite.guarded(one) for kind, one in {name: second, **phase.steps}.items()},
         kind=lambda at: phase.kind(at) if at < phase.border else name,
         optimizers={},
-        total=common.total_steps(config),
+        total=total,
         together=phase.together,
     )

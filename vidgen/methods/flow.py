@@ -1,4 +1,4 @@
-"""Rectified flow in the latents of a codec: `State`, `init`, `codec.step`, `flow_step`.
+"""Rectified flow in the latents of a codec: `codec.init`, `codec.step`, `flow_step`.
 
 A run has two phases. First a codec learns frames; then it stays, and a transformer learns the
 velocity from noise to the latents of clips.
@@ -17,8 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Key
 
 from vidgen import config as configs
 from vidgen import keys, models
@@ -27,7 +26,6 @@ from vidgen.errors import ConfigError
 from vidgen.methods import codec, common
 from vidgen.methods.common import Batch, Metrics, Schedule
 from vidgen.models.flow import FlowGenerator
-from vidgen.models.protocol import example_noise
 from vidgen.training import averaging
 
 GENERATORS = {"flow": FlowGenerator}
@@ -54,33 +52,6 @@ FIELDS = common.fields(
 )
 
 
-@struct.dataclass
-class State:
-    """Everything that changes in training, as arrays.
-
-    JAX makes it of shapes and shardings, too; so no field is checked to be an array.
-
-    Attributes:
-      step: Updates made, int32 scalar.
-      key: Key of the run as raw data, uint32 `[2]`; never changes, all noise is folded from it.
-      gen: Parameters of the generator: `codec` and `flow`.
-      ema: The same with the exponential moving average of `flow`; `codec` is a copy.
-      codec_opt: Optimizer state of the codec.
-      flow_opt: Optimizer state of the transformer.
-      dis: Parameters of the discriminator of the codec; None without.
-      dis_opt: Its optimizer's state; None without.
-    """
-
-    step: PyTree
-    key: PyTree
-    gen: PyTree
-    ema: PyTree
-    codec_opt: PyTree
-    flow_opt: PyTree
-    dis: PyTree = None
-    dis_opt: PyTree = None
-
-
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """How noise is drawn for the clips of a step.
@@ -90,57 +61,33 @@ class Objective:
       prefix: Share of clips whose first pairs of frames are known, a random number of them.
       own_levels: Share of clips whose pairs of frames have each a level of its own.
       unlabelled: Share of clips whose class is not told.
-      ema_decay: Share of the average that stays in one step, by step.
     """
 
     level: float
     prefix: float
     own_levels: float
     unlabelled: float
-    ema_decay: Schedule
-
-
-def init(
-    seed: common.Seed,
-    *,
-    players: codec.Players,
-    flow_tx: optax.GradientTransformation,
-    pick: int,
-    frames: int,
-) -> State:
-    """Makes the state of step 0: a pure function of the seed and the networks."""
-    key, gen = keys.root(seed), players.gen
-    params = gen.init(keys.named(key, "gen"), *example_noise(gen, 1), frames=1)["params"]
-    dis = codec.init_discriminator(keys.named(key, "dis"), players, pick or frames)
-    return State(
-        step=jnp.zeros((), jnp.int32),
-        key=jax.random.key_data(key),
-        gen=params,
-        ema=jax.tree.map(jnp.copy, params),
-        codec_opt=players.codec_tx.init(params["codec"]),
-        flow_opt=flow_tx.init(params["flow"]),
-        dis=dis,
-        dis_opt=None if dis is None else players.dis_tx.init(dis),
-    )
 
 
 def flow_step(
-    state: State,
+    state: codec.State,
     batch: Batch,
     *,
     gen: Any,
-    flow_tx: optax.GradientTransformation,
+    tx: optax.GradientTransformation,
     objective: Objective,
+    ema_decay: Schedule,
     mean: Callable = averaging.mean,
-) -> tuple[State, Metrics]:
+) -> tuple[codec.State, Metrics]:
     """Updates the transformer and its average; the codec stays as it is.
 
     Args:
       state: The state; its buffers may be donated.
       batch: `video` uint8 `[B, T, H, W, C]`, T even, `index` int32 `[B]`, `label` int32 `[B]`.
       gen: A `FlowGenerator`.
-      flow_tx: Optimizer of the transformer.
+      tx: Optimizer of the transformer.
       objective: How noise is drawn.
+      ema_decay: Share of the average that stays in one step, by step.
       mean: How functions of clips are averaged over the batch.
 
     Returns:
@@ -170,8 +117,8 @@ def flow_step(
         at = jnp.split(level[:, :, None, None], [2], 1)
         between = [n + t * (x - n) for n, t, x in zip(noise, at, clean, strict=True)]
 
-        def loss(flow):
-            params = {"params": state.gen | {"flow": flow}}
+        def loss(model):
+            params = {"params": state.gen | {"model": model}}
             found = gen.apply(params, *between, level, label, True, method="velocity")
             apart = jnp.concatenate(
                 [
@@ -185,27 +132,11 @@ def flow_step(
             frames = jnp.sum((apart * drawn)[:, 2:], 1) / jnp.sum(drawn[:, 2:], 1)
             return jnp.mean(total), (jnp.mean(frames), jnp.mean(apart[:, 0]))
 
-        return jax.value_and_grad(loss, has_aux=True)(state.gen["flow"]), None
+        return jax.value_and_grad(loss, has_aux=True)(state.gen["model"]), None
 
     ((total, (frames, whole)), grads), _ = mean(of_clips, batch)
-    updates, flow_opt = flow_tx.update(grads, state.flow_opt, state.gen["flow"])
-    flow = optax.apply_updates(state.gen["flow"], updates)
-    ema = common.update_average(state.ema["flow"], flow, objective.ema_decay(state.step))
-    new = dataclasses.replace(
-        state,
-        step=state.step + 1,
-        gen=state.gen | {"flow": flow},
-        ema=state.ema | {"flow": ema},
-        flow_opt=flow_opt,
-    )
-    return new, {
-        "gen/loss": total,
-        "flow/frames": frames,
-        "flow/whole": whole,
-        "gen/grad": optax.tree.norm(grads),
-        "gen/norm": optax.tree.norm(new.gen),
-        "gen/ema": optax.tree.norm(new.ema),
-    }
+    new, norms = codec.update_model(state, grads, tx, ema_decay)
+    return new, {"gen/loss": total, "flow/frames": frames, "flow/whole": whole, **norms}
 
 
 def draw_levels(
@@ -250,18 +181,6 @@ def experiment(config: configs.Config, classes: int) -> common.Experiment:
     data, asked = config.data, config.objective
     if data.frames % 2:
         raise ConfigError(f"config.data.frames is {data.frames}", "even: frames come in pairs")
-    phase = codec.phase(config, gen)
-    flow_tx = common.optimizer(config, total=max(common.total_steps(config) - phase.border, 1))
-    average = common.ema_decay(config)
-    objective = Objective(
-        level=asked.level,
-        prefix=asked.prefix,
-        own_levels=asked.own_levels,
-        unlabelled=asked.unlabelled,
-        ema_decay=lambda step: average(step - phase.border),
-    )
-    flow = functools.partial(flow_step, gen=gen, flow_tx=flow_tx, objective=objective)
-    first = functools.partial(
-        init, players=phase.players, flow_tx=flow_tx, pick=data.pick, frames=data.frames
-    )
-    return codec.experiment(config, arguments, phase, first, "flow", flow)
+    objective = Objective(asked.level, asked.prefix, asked.own_levels, asked.unlabelled)
+    step = functools.partial(flow_step, gen=gen, objective=objective)
+    return codec.experiment(config, arguments, codec.phase(config, gen), "flow", step)

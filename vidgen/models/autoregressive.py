@@ -1,4 +1,4 @@
-"""A causal transformer over discrete codes, and how codes are drawn from its predictions."""
+"""A causal transformer over a codec's codes, and how codes are drawn from its predictions."""
 
 from collections.abc import Callable
 
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Float32, Int, Int32
 
 from vidgen.models import layers
+from vidgen.models.codec import from_digits, to_digits
 
 Cache = list[  # keys and values of each block
     tuple[Float[Array, "batch key head feature"], Float[Array, "batch key head feature"]]
@@ -17,16 +18,22 @@ Cache = list[  # keys and values of each block
 class Prior(nn.Module):
     """A causal transformer over the codes of a window of frames, in raster order.
 
-    Each token predicts one code. It is the sum of learnt vectors: of the code before it, of the
-    code at its place in the frame before, of its place, of the number of its frame in the window,
-    and of the class. While the codes of a frame are drawn one by one, the keys and values of the
-    tokens before are cached; when the window moves on by a frame, they are computed anew.
+    Each token predicts one code, number by number: what the transformer knows of the place goes
+    through one more layer for each, together with vectors of the numbers before. So there may be
+    more codes than a softmax could have outputs.
+
+    A token is the sum of learnt vectors: of the numbers of the code before it, of those of the code
+    at its place in the frame before, of its place, of the number of its frame in the window, and of
+    the class. While the codes of a frame are drawn one by one, the keys and values of the tokens
+    before are cached; when the window moves on by a frame, they are computed anew.
 
     Reference: Vaswani et al., "Attention is all you need", 2017; Xiong et al., "On layer
-      normalization in the transformer architecture", 2020, for norms before the branches.
+      normalization in the transformer architecture", 2020, for norms before the branches; Lee et
+      al., "Autoregressive image generation using residual quantization", 2022, for a place's parts
+      one after another.
 
     Attributes:
-      codes: Vectors of the codebook, K.
+      levels: Values of each number of a code, N of them, as a codec's.
       places: Codes of a frame, P.
       classes: Number of classes; 0 for none.
       window: Frames of the window.
@@ -37,7 +44,7 @@ class Prior(nn.Module):
       dtype: Type of the computation; parameters and logits are float32.
     """
 
-    codes: int
+    levels: tuple[int, ...]
     places: int
     classes: int
     window: int
@@ -54,8 +61,10 @@ class Prior(nn.Module):
         scaled = lambda gain: nn.initializers.variance_scaling(  # noqa: E731
             gain, "fan_in", "truncated_normal", batch_axis=(0,)
         )
-        tables = {"last": self.codes + 1, "before": self.codes + 1, "place": self.places}
-        tables |= {"time": self.window} | ({"class": self.classes} if self.classes else {})
+        values = sum(self.levels)
+        tables = {"last": values + 1, "before": values + 1, "given": values}
+        tables |= {"place": self.places, "time": self.window}
+        tables |= {"class": self.classes} if self.classes else {}
         self.tables = {n: self.param(n, spread, (count, c)) for n, count in tables.items()}
         shapes = {
             "norm": (ones, (c,)),
@@ -70,42 +79,55 @@ class Prior(nn.Module):
             for name, (init, shape) in shapes.items()
         }
         self.norm = self.param("norm", ones, (c,))
-        self.kernel = self.param("kernel", zeros, (c, self.codes))
-        self.bias = self.param("bias", zeros, (self.codes,))
+        dense = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
+        self.known = self.param("known", dense, (c, c))
+        self.kernel = self.param("kernel", zeros, (c, values))
+        self.bias = self.param("bias", zeros, (values,))
 
     def __call__(
         self, codes: Int[Array, "batch time place"], label: Int[Array, " batch"] | None
-    ) -> Float32[Array, "batch time place {self.codes}"]:
-        """Gives the logits of every code of a window at once; int32 `[B, T, P]` to `[B, T, P, K]`.
+    ) -> Float32[Array, "batch time place number value"]:
+        """Gives the logits of every number of a window at once.
 
-        Frames that do not exist have codes -1 and must come last.
+        Args:
+          codes: int32 `[B, T, P]`; frames that do not exist have codes -1 and must come last.
+          label: Classes, int32 `[B]`, where there are classes.
+
+        Returns:
+          `[B, T, P, N, max(levels)]`; values beyond those of a number have -1e9.
         """
         x, _ = self._run_window(codes, label)
-        return self._logits(x).reshape(*codes.shape, self.codes)
+        known = self._known(x).reshape(*codes.shape, -1)
+        digits, logits = to_digits(codes, self.levels), []
+        for number in range(len(self.levels)):
+            logits.append(self._logits(known, number))
+            known = known + self._given(digits[..., number], number)
+        return jnp.stack(logits, -2)
 
     def frame_sampler(
         self,
         label: Int[Array, " batch"] | None,
         sample: Callable[
-            [Float32[Array, "batch code"], Float[Array, " batch"]], Int32[Array, " batch"]
+            [Float32[Array, "batch value"], Float[Array, " batch"]], Int32[Array, " batch"]
         ],
     ) -> Callable[
-        [Int[Array, "batch past place"], Float[Array, "batch place"]], Int32[Array, "batch place"]
+        [Int[Array, "batch past place"], Float[Array, "batch place number"]],
+        Int32[Array, "batch place"],
     ]:
         """Returns a function that draws the codes of the next frame.
 
         Args:
           label: Classes, int32 `[B]`, where there are classes.
-          sample: From logits `[B, K]` and uniform numbers `[B]` to codes int32 `[B]`.
+          sample: From logits `[B, K]` and uniform noise `[B]` to values int32 `[B]`.
 
         Returns:
           `sample_frame(past, uniform)`: from the codes of the frames before, int32
-          `[B, window - 1, P]`, -1 for frames that do not exist, and uniform numbers `[B, P]`, to
+          `[B, window - 1, P]`, -1 for frames that do not exist, and uniform noise `[B, P, N]`, to
           int32 `[B, P]`.
         """
 
         def sample_frame(
-            past: Int[Array, "batch past place"], uniform: Float[Array, "batch place"]
+            past: Int[Array, "batch past place"], uniform: Float[Array, "batch place number"]
         ) -> Int32[Array, "batch place"]:
             b, frames, places = past.shape
             count = jnp.sum(past[:, :, 0] >= 0, 1)
@@ -123,10 +145,14 @@ class Prior(nn.Module):
                 drawn = jnp.broadcast_to(jnp.arange(places)[None] <= place, (b, places))
                 mask = jnp.concatenate([exist, drawn], 1)[:, None, None]
                 x, cache = self._run_blocks(x, mask, cache, frames * places + place)
-                code = sample(self._logits(x)[:, 0], uniform)
+                known, digits = self._known(x)[:, 0], []
+                for number in range(len(self.levels)):
+                    digits.append(sample(self._logits(known, number), uniform[:, number]))
+                    known = known + self._given(digits[-1], number)
+                code = from_digits(jnp.stack(digits, -1), self.levels)
                 return (cache, code), code
 
-            each = (jnp.arange(places), before.T, uniform.T)
+            each = (jnp.arange(places), before.T, uniform.swapaxes(0, 1))
             _, codes = jax.lax.scan(one, (cache, before[:, -1]), each)
             return codes.T
 
@@ -156,11 +182,24 @@ class Prior(nn.Module):
 
         Codes are `[B, S]`, -1 for none, places `[S]`, times `[B or 1, S]`.
         """
-        rows = lambda name, at: jnp.take(self.tables[name].astype(self.dtype), at, axis=0)  # noqa: E731
-        # -1 is the last row of a table, which stands for no code.
-        x = rows("last", last) + rows("before", before)
+        table = lambda name: self.tables[name].astype(self.dtype)  # noqa: E731
+        rows = lambda name, at: jnp.take(table(name), at, axis=0)  # noqa: E731
+        x = self._values(last) @ table("last") + self._values(before) @ table("before")
         x = x + rows("place", place)[None] + rows("time", time)
         return x + rows("class", label)[:, None] if self.classes else x
+
+    def _values(
+        self, codes: Int[Array, "batch token"]
+    ) -> Float[Array, "batch token {sum(self.levels)}+1"]:
+        """Returns 1 for each value that codes have, and for the last where there is no code."""
+        own = [
+            jax.nn.one_hot(digits, count, dtype=self.dtype)
+            for digits, count in zip(
+                jnp.moveaxis(to_digits(codes, self.levels), -1, 0), self.levels, strict=True
+            )
+        ]
+        exists = (codes >= 0).astype(self.dtype)[..., None]
+        return jnp.concatenate([*(exists * x for x in own), 1 - exists], -1)
 
     def _run_blocks(
         self,
@@ -195,12 +234,24 @@ class Prior(nn.Module):
             x = x + y @ block["narrow"]
         return x, made
 
+    def _known(self, x: Float[Array, "batch token channel"]) -> Float32[Array, "batch token c"]:
+        """Maps the last tokens to what is known of their codes before any number, in float32."""
+        return _rms_norm(x.astype(jnp.float32), self.norm) @ self.known
+
+    def _given(self, digits: Int[Array, "*place"], number: int) -> Float32[Array, "*place c"]:
+        """Returns what a number that is known adds to that."""
+        return jnp.take(self.tables["given"], sum(self.levels[:number]) + digits, axis=0)
+
     def _logits(
-        self, x: Float[Array, "batch token channel"]
-    ) -> Float32[Array, "batch token {self.codes}"]:
-        """Maps the last tokens to logits, in float32."""
-        x = _rms_norm(x.astype(jnp.float32), self.norm)
-        return x @ self.kernel + self.bias[None, None]
+        self, known: Float32[Array, "*place c"], number: int
+    ) -> Float32[Array, "*place {max(self.levels)}"]:
+        """Gives the logits of the values of a number, given those before."""
+        first, count = sum(self.levels[:number]), self.levels[number]
+        own = slice(first, first + count)
+        bias = self.bias[own].reshape((1,) * (known.ndim - 1) + (-1,))
+        logits = layers.leaky_relu(known) @ self.kernel[:, own] + bias
+        beyond = [(0, 0)] * (known.ndim - 1) + [(0, max(self.levels) - count)]
+        return jnp.pad(logits, beyond, constant_values=-1e9)
 
 
 def _rms_norm(
@@ -212,20 +263,20 @@ def _rms_norm(
     return wide.astype(x.dtype) * scale.reshape(*(1,) * (x.ndim - 1), -1)
 
 
-def sample_codes(
-    logits: Float32[Array, "batch code"],
+def sample_values(
+    logits: Float32[Array, "batch value"],
     uniform: Float[Array, " batch"],
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
 ) -> Int32[Array, " batch"]:
-    """Draws codes by the inverse of the cumulative distribution, the likeliest code first.
+    """Draws values by the inverse of the cumulative distribution, the likeliest first.
 
     Args:
       logits: Float32 `[B, K]`.
       uniform: Uniform in [0, 1], `[B]`.
       temperature: Logits are divided by it.
-      top_k: Only this many of the likeliest codes may be drawn; 0: all.
+      top_k: Only this many of the likeliest may be drawn; 0: all.
       top_p: Of these, only the likeliest that together reach this probability may be drawn.
 
     Returns:
@@ -236,7 +287,7 @@ def sample_codes(
     logits, order = jax.lax.top_k(logits, top_k or logits.shape[-1])
     probability = jax.nn.softmax(logits / temperature)
     cumulative = jnp.cumsum(probability, -1)
-    # A code may be drawn while those before it do not reach top_p: the first always may.
+    # A value may be drawn while those before it do not reach top_p: the first always may.
     count = jnp.sum(cumulative - probability < top_p, -1)
     total = jnp.take_along_axis(cumulative, count[:, None] - 1, 1)
     at = jnp.sum(cumulative <= uniform[:, None] * total, -1)

@@ -7,6 +7,7 @@ Reference: van den Oord et al., "Neural discrete representation learning" (VQ-VA
 """
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -114,6 +115,18 @@ class Codec(nn.Module):
         latents = self.encode(frames)
         return self.decode(straight_through(latents, round_latents(latents, self.levels)))
 
+    def reconstruct(
+        self, video: Float[Array, "batch time height width 3"]
+    ) -> Float32[Array, "batch time height width 3"]:
+        """Codes a video in [-1, 1] and decodes it."""
+        return self(video.reshape(-1, *video.shape[2:])).reshape(video.shape)
+
+
+def of(generator: Any) -> Codec:
+    """Makes the codec of a generator that has all attributes of one, not bound to it."""
+    names = ("size", "patch", "encoder_widths", "widths", "head", "blocks", "levels", "dtype")
+    return Codec(**{name: getattr(generator, name) for name in names}, parent=None)
+
 
 def straight_through(
     latents: Float[Array, "*shape"], rounded: Float[Array, "*shape"]
@@ -152,14 +165,23 @@ def to_codes(
     latents: Float[Array, "*place number"], levels: tuple[int, ...]
 ) -> Int32[Array, "*place"]:
     """Returns the codes of latents: which of all combinations of values is nearest; int32."""
-    return jnp.sum(_digits(latents, levels) * _bases(levels, latents), -1).astype(jnp.int32)
+    return from_digits(_digits(latents, levels), levels)
+
+
+def to_digits(codes: Int[Array, "*place"], levels: tuple[int, ...]) -> Int32[Array, "*place n"]:
+    """Returns which value each number of a code has, `[...]` to `[..., len(levels)]`, from 0."""
+    codes = codes[..., None]
+    return codes // _bases(levels, codes) % _over_last(np.asarray(levels, np.int32), codes)
+
+
+def from_digits(digits: Int[Array, "*place n"], levels: tuple[int, ...]) -> Int32[Array, "*place"]:
+    """Undoes `to_digits`."""
+    return jnp.sum(digits * _bases(levels, digits), -1).astype(jnp.int32)
 
 
 def to_latents(codes: Int[Array, "*place"], levels: tuple[int, ...]) -> Float32[Array, "*place n"]:
     """Returns the latents of codes, `[...]` to `[..., len(levels)]`; undoes `to_codes`."""
-    codes = codes[..., None]
-    digits = codes // _bases(levels, codes) % _over_last(np.asarray(levels), codes)
-    return _from_digits(digits, levels)
+    return _from_digits(to_digits(codes, levels), levels)
 
 
 def _digits(

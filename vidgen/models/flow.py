@@ -13,8 +13,8 @@ from jaxtyping import Array, Float, Float32, Int
 
 from vidgen.errors import ConfigError
 from vidgen.frame_size import Size, height_width
-from vidgen.models import layers, protocol
-from vidgen.models.codec import Codec, round_latents
+from vidgen.models import codec, layers, protocol
+from vidgen.models.codec import round_latents
 from vidgen.models.velocity import Velocity
 
 SOLVERS = ("euler", "heun")
@@ -81,7 +81,7 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
 
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
-        self._codec().check()
+        codec.of(self).check()
         sizes = ("join", "width", "heads", "expand", "layers", "reach")
         for name in (*sizes, "chunk", "margin", "steps"):
             if not getattr(self, name):
@@ -91,7 +91,7 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
                 f"config.generator.heads is {self.heads}, and its width {self.width}",
                 "the heads must divide the width",
             )
-        rows, columns = self._codec().map
+        rows, columns = codec.of(self).map
         if rows % self.join or columns % self.join:
             raise ConfigError(
                 f"config.generator.join is {self.join}, and the codec's map {rows}x{columns}",
@@ -122,7 +122,7 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
     @property
     def content(self) -> int:
         """Numbers of the latent of a video: those of a frame."""
-        rows, columns = self._codec().map
+        rows, columns = codec.of(self).map
         return rows * columns * len(self.levels)
 
     @property
@@ -137,18 +137,14 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
     @property
     def tokens(self) -> int:
         """Tokens of a pair of frames."""
-        rows, columns = self._codec().map
+        rows, columns = codec.of(self).map
         return rows * columns // self.join**2
-
-    def _codec(self) -> Codec:
-        names = ("size", "patch", "encoder_widths", "widths", "head", "blocks", "levels", "dtype")
-        return Codec(**{name: getattr(self, name) for name in names}, parent=None)
 
     def setup(self):
         """Makes the codec and the network of the velocity."""
-        self.codec = self._codec().clone(parent=self)
+        self.codec = codec.of(self).clone(parent=self)
         names = ("classes", "width", "heads", "expand", "layers", "reach", "dtype")
-        self.flow = Velocity(
+        self.model = Velocity(
             tokens=self.tokens,
             features=self.join**2 * len(self.levels),
             **{name: getattr(self, name) for name in names},
@@ -158,7 +154,7 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
         self, video: Float[Array, "batch time height width 3"]
     ) -> Float32[Array, "batch time height width 3"]:
         """Codes a video in [-1, 1] and decodes it."""
-        return self.codec(video.reshape(-1, *video.shape[2:])).reshape(video.shape)
+        return self.codec.reconstruct(video)
 
     def encode_tokens(
         self, video: Float[Array, "batch time height width 3"]
@@ -186,7 +182,7 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
         Float32[Array, "batch wholes token feature"], Float32[Array, "batch pair token two"]
     ]:
         """Gives the velocity of tokens; arguments as for `Velocity`."""
-        return self.flow(whole, pairs, level, label, known)
+        return self.model(whole, pairs, level, label, known)
 
     def begin(
         self,
@@ -304,7 +300,7 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
         self, latents: Float[Array, "batch time token feature"]
     ) -> Float32[Array, "batch time height width 3"]:
         """Decodes the tokens of frames, in [-1, 1]."""
-        (rows, columns), (b, t) = self._codec().map, latents.shape[:2]
+        (rows, columns), (b, t) = codec.of(self).map, latents.shape[:2]
         x = latents.reshape(b * t, rows // self.join, columns // self.join, -1) / _SCALE
         x = round_latents(layers.depth_to_space(x, self.join), self.levels)
         return jnp.clip(self.codec.decode(x), -1, 1).reshape(b, t, *height_width(self.size), 3)
@@ -315,7 +311,7 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
         """Draws the latent of videos of their content noise."""
         noise = content.reshape(len(content), 1, self.tokens, -1)
         pairs = jnp.zeros((len(content), 0, self.tokens, 2 * noise.shape[-1]))
-        run = lambda x, level, label: self.flow(x, pairs, level, label, False)[0]  # noqa: E731
+        run = lambda x, level, label: self.model(x, pairs, level, label, False)[0]  # noqa: E731
         return self._solve(run, noise, jnp.ones((1, 1)), label)
 
     def _draw_pairs(
@@ -330,7 +326,7 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
 
         def run(x, level, label):
             pairs = jnp.concatenate([past, x], 1)
-            return self.flow(whole, pairs, level, label, True)[1][:, past.shape[1] :]
+            return self.model(whole, pairs, level, label, True)[1][:, past.shape[1] :]
 
         return self._solve(run, noise, known[None].astype(jnp.float32), label)
 

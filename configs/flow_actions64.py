@@ -1,7 +1,7 @@
 """A flow in the latents of a codec, of human actions at 64x64: four class folders, as MoCoGAN's.
 
-    pip install -e ".[features]"     # what the codec's pictures are compared by, 19 MB
-    vidgen train --config=configs/flow_actions64.py --config.data.path=FOLDER --workdir=RUN
+pip install -e ".[features]"     # what the codec's pictures are compared by, 19 MB
+vidgen train --config=configs/flow_actions64.py --config.data.path=FOLDER --workdir=RUN
 """
 
 from vidgen.config import cosine

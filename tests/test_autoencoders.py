@@ -340,7 +340,7 @@ def test_reconstructions_of_the_real_clips_are_measured_beside_them(tmp_path, mo
     assert found.subject["reconstructions"] and found.subject["clips"] == 8
     flags = [str(tmp_path), "--reconstructions", "--protocol=pixel", "--clips=8"]
     assert main.main(["evaluate", *flags, f"--against={path}"]) == 0
-    assert (tmp_path / "evaluation" / "300-reconstructions" / "report.json").is_file()
+    assert (tmp_path / "reconstructions" / "300" / "report.json").is_file()
     np.save(tmp_path / "clips.npy", made)  # clips without classes
     assert main.main(["evaluate", *flags, f"--against={tmp_path / 'clips.npy'}"]) == 2
 

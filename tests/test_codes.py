@@ -273,6 +273,7 @@ def test_the_phases_are_kinds_of_steps_with_schedules_of_their_own():
     [
         ({"size": 18}, "multiple of 4"),
         ({"head": 0}, "at least 1"),
+        ({"levels": (8,) * 11}, "below 2^31"),
         ({"heads": 3}, "divide the width"),
         ({"window": 1}, "at least 2"),
         ({"temperature": 0.0}, "above 0"),

@@ -88,7 +88,7 @@ def linear(monkeypatch):
         return state.replace(gen=state.gen - grads), {"norm": jnp.sum(grads**2)}
 
     made = types.SimpleNamespace(
-        init=init, step=step, together=1, alone=0, optimizers={"gen": 0, "dis": 0}
+        init=init, fullest=(step,), together=1, alone=0, optimizers={"gen": 0, "dis": 0}
     )
     monkeypatch.setattr(methods, "experiment", lambda config, classes: made)
 
@@ -268,6 +268,23 @@ def test_a_dry_run_prints_the_parts_and_leaves_nothing(tmp_path):
     assert float(lines["optimizers"]) == round(one.memory["optimizers"] / 2**20, 1)
     assert float(lines["temporaries"]) > 0 and float(lines["operations"]) > 0
     assert "predicted" not in out  # it is about bfloat16, and this is float32
+
+
+def test_of_two_phases_the_one_that_needs_more_counts(linear):
+    config = settings()
+    config.training.batch_size = CLIPS
+    small = linear()
+    made = methods.experiment(config, 0)  # the model of one matrix
+    (first,) = made.fullest
+
+    def more(state, batch, *, mean):
+        state, _ = first(state, batch, mean=mean)
+        wide = jnp.tile(batch["video"], (1, 1, 1, 1, 8))
+        return state, {"sum": jnp.sum(jnp.sort(wide, -1)[..., 0])}
+
+    for order in ((first, more), (more, first)):
+        made.fullest = order
+        assert estimate.estimate(config, ToySource()).total > 1.1 * small.total
 
 
 def test_a_dry_run_says_what_it_knows_before_it_compiles(monkeypatch, capsys):

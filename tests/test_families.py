@@ -5,6 +5,7 @@ import re
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import (
@@ -169,6 +170,23 @@ def trained(family, *placement):
     config = FAMILIES[family]()
     config.optimizer.name = "sgd"  # Adam makes a whole step of a difference in the last bit
     return run(config, 3, *placement)  # the third may be of another phase
+
+
+def test_a_family_computes_in_bfloat16_and_keeps_float32(family):
+    config = FAMILIES[family]()
+    config.parallel.compute = "bfloat16"
+    clips = artifacts.open_clips(config)[1]
+    experiment = methods.experiment(config, clips.labels)
+    state = jax.eval_shape(experiment.init, 0)
+    for kind, step in experiment.steps.items():
+        after, metrics = jax.eval_shape(step, state, clips.take(0, 8))
+        same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), after, state)
+        assert all(jax.tree.leaves(same)), (kind, same)
+        assert all(x.dtype == jnp.float32 for x in metrics.values())
+    gen = methods.generator({"generator": experiment.generator})
+    noise = example_noise(gen, 4)
+    made = jax.eval_shape(lambda p: gen.apply({"params": p}, *noise, frames=4), state.ema)
+    assert made.dtype == jnp.float32 and gen.dtype == "bfloat16"
 
 
 # pmap is built on the same shard_map as mesh, and each family compiles for half a minute.

@@ -11,11 +11,15 @@ from conftest import TINY_FLOW_GENERATOR, TINY_HEADS, network
 from ml_collections import ConfigDict
 
 from vidgen import keys, methods
+from vidgen.cli import main
 from vidgen.errors import ConfigError
+from vidgen.evaluation import report
 from vidgen.methods import codec as methods_codec
 from vidgen.methods import common, flow
 from vidgen.models import codec
 from vidgen.models.features import distance, efficientnet_weights
+from vidgen.run import artifacts
+from vidgen.runtime.checkpoint import Checkpoints
 from vidgen.sampling import loading
 
 SIZE, CLASSES, CHUNK, MARGIN = 8, 3, 4, 2
@@ -228,14 +232,42 @@ def test_levels_are_drawn_as_asked():
     assert abs(logit.mean() + 0.5) < 0.06 and abs(logit.std() - 1) < 0.05
 
 
-def experiment(**objective):
+def settings(**objective):
     config = methods.base("flow")
     config.data.update(path="toy:clips=64", frames=4, size=SIZE, pick=2)
     config.generator.update(TINY_FLOW_GENERATOR)
     config.discriminator.update({**TINY_HEADS, "scales": (1,)})
     config.objective.update({"codec_kclips": 0.016, **objective})
     config.training.update(kclips=0.032, batch_size=8)
-    return methods.experiment(config, CLASSES)
+    return config
+
+
+def experiment(**objective):
+    return methods.experiment(settings(**objective), CLASSES)
+
+
+def test_the_command_measures_what_a_codec_makes_of_any_clips(tmp_path, monkeypatch, capsys):
+    """More than are coded at once, of other classes than the run's."""
+    monkeypatch.setenv("VIDGEN_CACHE", str(tmp_path / "cache"))
+    config = settings()
+    store, clips = artifacts.open_clips(config)
+    meta = artifacts.meta(config, experiment().generator, store, clips)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(2, {"ema": weights()}, meta)
+    checkpoints.close()
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "clips.npy", rng.integers(0, 256, (18, 16, SIZE, SIZE, 3), np.uint8))
+    flags = ["--protocol=pixel", f"--against={tmp_path / 'clips.npy'}", "--clips=18"]
+    assert main.main(["evaluate", str(tmp_path), "--reconstructions", *flags]) == 0
+    found = report.read(tmp_path / "reconstructions" / "2")
+    assert found["subject"]["clips"] == 18
+    # What is compared by the name of the run is its samples.
+    assert main.main(["evaluate", str(tmp_path), *flags]) == 0
+    assert report.read(tmp_path)["subject"]["seeds"] == [0, 18]
+    out = tmp_path / "pairs.png"
+    data = str(tmp_path / "clips.npy")
+    assert main.main(["reconstruct", str(tmp_path), data, "--clips=3", f"--out={out}"]) == 0
+    assert out.is_file() and "PSNR" in capsys.readouterr().out
 
 
 def batch():

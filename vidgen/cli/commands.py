@@ -426,9 +426,9 @@ def evaluate(options: argparse.Namespace) -> None:
     if out is None:
         step = result.subject.get("step")
         own = pathlib.Path(options.subject).name if step is None else str(step)
-        own += "-reconstructions" if options.reconstructions else ""
-        out = (pathlib.Path(options.subject) if step is not None else pathlib.Path()) / "evaluation"
-        out /= own
+        out = pathlib.Path(options.subject) if step is not None else pathlib.Path()
+        # Apart: what is compared by the name of a run is its samples.
+        out = out / ("reconstructions" if options.reconstructions else "evaluation") / own
     written = report.write(result, pathlib.Path(out))  # first: whoever reads may stop reading
     report.show(result)
     print(written.with_suffix(".html"))

@@ -225,7 +225,7 @@ def _sample() -> Parser:
 
 def _reconstruct() -> Parser:
     made = Parser("reconstruct", "Encode clips and decode them again.")
-    made.add_argument("run_folder", metavar="RUN", help="folder of a run with an encoder")
+    made.add_argument("run_folder", metavar="RUN", help="a run with a codec or an encoder")
     made.add_argument("data", metavar="DATA", help="clips, as in config.data.path")
     made.add_argument("--clips", type=int, default=8, help="how many (default 8)")
     made.add_argument("--out", default="reconstructions.png", help="PNG to write")
@@ -237,6 +237,7 @@ def _evaluate() -> Parser:
         "evaluate",
         "Measure generated videos beside real ones.",
         usage="vidgen evaluate RUN|FOLDER|ARRAY|real --against=DATA [--protocol=NAME] [options]\n"
+        "       vidgen evaluate RUN --against=DATA --reconstructions [options]\n"
         "       vidgen evaluate RUN|FOLDER --metrics=toy|acd\n"
         "       vidgen evaluate --compare A B",
     )

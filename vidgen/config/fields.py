@@ -105,9 +105,7 @@ LOOKS: Section = {
     ),
 }
 OPTIMIZER: Section = {
-    "name": Field(
-        "adam", "optimizer", choices=("adam", "adamw", "rmsprop", "adadelta", "sgd", "muon")
-    ),
+    "name": Field("adam", "optimizer", choices=("adam", "adamw", "rmsprop", "adadelta", "sgd")),
     "learning_rate": Field(constant(2e-4), "learning rate", least=0),
     "warmup_kclips": Field(0.0, "the learning rate rises linearly from 0", least=0),
     "b1": Field(0.0, "adam, adamw; momentum of rmsprop and sgd", least=0, below=1),

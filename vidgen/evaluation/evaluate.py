@@ -50,10 +50,11 @@ class Subject(TypedDict, total=False):
       step: Of a run: the step of its checkpoint.
       seeds: Of a run: the first seed and the one after the last.
       labels: Of a run: "by seed" or "as the real clips".
-      reconstructions: Of a run: whether it decoded the real clips, encoded, instead of noise.
+      reconstructions: Of a run: whether the real clips, encoded and decoded, were measured instead
+        of samples.
       fingerprint: Of clips: changes with any of them.
       half: Of clips: 1 for half of the real ones.
-      clips: Of clips: how many windows were measured.
+      clips: Of clips and of reconstructions: how many windows were measured.
       change: How they were spoilt first.
     """
 
@@ -199,7 +200,7 @@ def evaluate(
     if reconstructions and (run is None or not run.reconstructs):
         raise ConfigError(
             f"--reconstructions: {subject} has no codec and no encoder",
-            "name a run whose generator reconstructs clips, as those of flow and vae do",
+            "name a run of flow, autoregressive or vae",
         )
     spec = _window_spec(
         rules.frames, run, against if halves else subject, size=size, stride=stride, fps=fps
@@ -407,7 +408,7 @@ def _samples_of_run(run: _Run, count: int, real: Windows, subject: Path) -> _Gen
 def _reconstructions(run: _Run, count: int, real: Windows, subject: Path) -> _Generated:
     """Takes the windows that are compared with themselves, encoded and decoded."""
     number, sampler, labels = min(count, real.count), run.sampler, None
-    if sampler.generator.encodes and sampler.classes:  # a codec does not ask for classes
+    if sampler.generator.encodes and sampler.generator.classes:  # a codec asks for none
         if sampler.classes != real.classes:
             raise ConfigError(
                 f"--reconstructions: the run's classes are {', '.join(sampler.classes)}",

@@ -1,7 +1,7 @@
 """An autoregressive transformer on a codec's codes: `codec.init`, `codec.step`, `prior_step`.
 
 A run has two phases. First a codec learns to make frames of few codes; then it stays, and a
-transformer learns to tell the codes of real clips, each from those before it.
+transformer learns to predict the codes of real clips, each from those before it.
 
 Reference: van den Oord et al., "Neural discrete representation learning" (VQ-VAE), 2017; Yan et
   al., "VideoGPT: video generation using VQ-VAE and transformers", 2021.

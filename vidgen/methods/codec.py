@@ -399,4 +399,5 @@ def experiment(
         optimizers={},
         total=total,
         together=phase.together,
+        phases=(next(iter(phase.steps)), name),
     )

@@ -246,6 +246,7 @@ class Experiment:
       optimizers: By the part of the state that each updates.
       total: Steps of the whole training.
       together: Clips that must be computed together: those whose statistics networks see.
+      phases: The fullest kind of each phase, where there are several.
     """
 
     generator: dict[str, Any]
@@ -255,11 +256,17 @@ class Experiment:
     optimizers: dict[str, optax.GradientTransformation]
     total: int
     together: int = 1
+    phases: tuple[str, ...] = ()
 
     @property
     def step(self) -> Callable:
         """The fullest of the steps."""
         return next(iter(self.steps.values()))
+
+    @property
+    def fullest(self) -> tuple[Callable, ...]:
+        """The fullest of the steps of each phase."""
+        return tuple(self.steps[kind] for kind in self.phases) or (self.step,)
 
 
 TWO_OPTIMIZERS: Section = {

@@ -235,11 +235,11 @@ class Prior(nn.Module):
         return x, made
 
     def _known(self, x: Float[Array, "batch token channel"]) -> Float32[Array, "batch token c"]:
-        """Maps the last tokens to what is known of their codes before any number, in float32."""
+        """Maps the last tokens to hidden vectors, from which their first numbers are predicted."""
         return _rms_norm(x.astype(jnp.float32), self.norm) @ self.known
 
     def _given(self, digits: Int[Array, "*place"], number: int) -> Float32[Array, "*place c"]:
-        """Returns what a number that is known adds to that."""
+        """Returns what a drawn number adds to the hidden vector that the next is predicted from."""
         return jnp.take(self.tables["given"], sum(self.levels[:number]) + digits, axis=0)
 
     def _logits(

@@ -55,9 +55,7 @@ class Codec(nn.Module):
 
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
-        for name in ("patch", "head"):
-            if not getattr(self, name):
-                raise ConfigError(f"config.generator.{name} is 0", "at least 1")
+        layers.check_sizes(self, "generator", "patch", "head")
         side, least = self._side, 2 ** len(self.widths)
         if side != least:
             raise ConfigError(

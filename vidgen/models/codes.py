@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Float32, Int, Int32
 
 from vidgen.errors import ConfigError
 from vidgen.frame_size import Size, height_width
-from vidgen.models import codec, protocol
+from vidgen.models import codec, layers, protocol
 from vidgen.models.autoregressive import Prior, append_frame, sample_values
 
 
@@ -72,13 +72,12 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
         codec.of(self).check()
-        for name in ("width", "heads", "expand", "layers"):
-            if not getattr(self, name):
-                raise ConfigError(f"config.generator.{name} is 0", "at least 1")
-        if self.width % self.heads:
+        layers.check_sizes(self, "generator", "width", "heads", "expand", "layers")
+        layers.check_heads(self.width, self.heads, "generator")
+        if codec.of(self).codes >= 2**31:
             raise ConfigError(
-                f"config.generator.heads is {self.heads}, and its width {self.width}",
-                "the heads must divide the width",
+                f"config.generator.levels is {self.levels}",
+                "a product below 2^31: codes are int32",
             )
         if self.window < 2:
             raise ConfigError(f"config.generator.window is {self.window}", "at least 2")

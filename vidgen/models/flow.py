@@ -83,14 +83,8 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
         """Raises ConfigError if the attributes do not fit each other."""
         codec.of(self).check()
         sizes = ("join", "width", "heads", "expand", "layers", "reach")
-        for name in (*sizes, "chunk", "margin", "steps"):
-            if not getattr(self, name):
-                raise ConfigError(f"config.generator.{name} is 0", "at least 1")
-        if self.width % self.heads:
-            raise ConfigError(
-                f"config.generator.heads is {self.heads}, and its width {self.width}",
-                "the heads must divide the width",
-            )
+        layers.check_sizes(self, "generator", *sizes, "chunk", "margin", "steps")
+        layers.check_heads(self.width, self.heads, "generator")
         rows, columns = codec.of(self).map
         if rows % self.join or columns % self.join:
             raise ConfigError(

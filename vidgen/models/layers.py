@@ -349,6 +349,22 @@ OUTPUTS = {
 }
 
 
+def check_sizes(module: nn.Module, role: str, *names: str) -> None:
+    """Raises ConfigError if one of the attributes is 0."""
+    for name in names:
+        if not getattr(module, name):
+            raise ConfigError(f"config.{role}.{name} is 0", "at least 1")
+
+
+def check_heads(width: int, heads: int, role: str) -> None:
+    """Raises ConfigError if the heads of attention do not divide the channels of tokens."""
+    if width % heads:
+        raise ConfigError(
+            f"config.{role}.heads is {heads}, and its width {width}",
+            "the heads must divide the width",
+        )
+
+
 def check_output(output: str) -> None:
     """Raises ConfigError if `config.generator.output` is none of `OUTPUTS`."""
     if output not in OUTPUTS:

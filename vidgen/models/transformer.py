@@ -84,7 +84,7 @@ class TransformerGenerator(protocol.GeneratorDefaults, nn.Module):
 
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
-        _at_least_one(self, "generator", "grid", "expand", "window", "head", "style", "stride")
+        layers.check_sizes(self, "generator", "grid", "expand", "window", "head", "style", "stride")
         _check_tokens(self, "generator")
         short, long = sorted(_patches(self))
         if short % self.grid or long % (short // self.grid):
@@ -261,7 +261,7 @@ class TransformerDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
                 f"config.discriminator.patch is {self.patch}",
                 "2, 4, 8, ...: the stem halves frames down to one token a patch",
             )
-        _at_least_one(self, "discriminator", "fold", "expand", "features")
+        layers.check_sizes(self, "discriminator", "fold", "expand", "features")
         _check_tokens(self, "discriminator")
         if self.front < 12:
             raise ConfigError(
@@ -316,16 +316,9 @@ class TransformerDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
         return layers.projection_logits(x, label, self.classes)
 
 
-def _at_least_one(module: nn.Module, role: str, *names: str) -> None:
-    """Raises ConfigError if one of the attributes is 0."""
-    for name in names:
-        if not getattr(module, name):
-            raise ConfigError(f"config.{role}.{name} is 0", "at least 1")
-
-
 def _check_tokens(module: TransformerGenerator | TransformerDiscriminator, role: str) -> None:
     """Raises ConfigError if patches do not divide frames, or heads the channels of tokens."""
-    _at_least_one(module, role, "patch", "width", "heads")
+    layers.check_sizes(module, role, "patch", "width", "heads")
     if any(side % module.patch for side in height_width(module.size)):
         raise ConfigError(
             f"config.{role}.patch is {module.patch}, and config.data.size is {module.size}",
@@ -333,11 +326,7 @@ def _check_tokens(module: TransformerGenerator | TransformerDiscriminator, role:
             if isinstance(module.size, int)
             else "the patch must divide both sides",
         )
-    if module.width % module.heads:
-        raise ConfigError(
-            f"config.{role}.heads is {module.heads}, and its width {module.width}",
-            "the heads must divide the width",
-        )
+    layers.check_heads(module.width, module.heads, role)
 
 
 def _patches(module: TransformerGenerator | TransformerDiscriminator) -> tuple[int, int]:

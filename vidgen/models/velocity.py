@@ -14,7 +14,7 @@ from vidgen.models import layers
 
 
 class Velocity(nn.Module):
-    """A transformer that tells where the tokens of frames go, from noise to latents.
+    """A transformer that predicts where the tokens of frames go, from noise to latents.
 
     Its tokens are those of the video's own latent, in one or two slots, and of pairs of frames, in
     a slot for each. Attention is among the tokens of a slot, then among slots, at each place by
@@ -132,7 +132,8 @@ class Velocity(nn.Module):
 class _Attention(nn.Module):
     """Attention among the tokens of the last axis but one.
 
-    Queries and keys are divided by their root mean squares, and queries scaled by a channel.
+    Queries and keys are divided by their root mean squares. A learnt vector, the same for all
+    heads, then scales the channels of queries.
 
     Reference: Henry et al., "Query-key normalization for transformers", 2020.
     """

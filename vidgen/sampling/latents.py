@@ -24,7 +24,10 @@ def check_clips(generator: Generator, clips: np.ndarray, labels: Any) -> None:
     """Raises ConfigError where `Sampler.encode` cannot take clips."""
     # A recurrent generator's codes are no noise that `decode` could begin from.
     if not generator.encodes:
-        raise ConfigError("this run's generator cannot encode clips", "config.method='vae' can")
+        raise ConfigError(
+            "this run's generator cannot encode clips",
+            "config.method='vae' can; to reconstruct them, 'flow' and 'autoregressive', too",
+        )
     check_size(generator, clips)
     if generator.classes and labels is None:
         raise ConfigError("labels are missing", "name the classes of the clips")

@@ -1,7 +1,7 @@
 """The compiled programs of sampling, each made once for a generator and a length.
 
-Their arguments have fixed shapes, so that whatever is asked for comes out of the same program:
-that is why windows, streams and batches agree to the bit.
+Those that sample have arguments of fixed shapes, so that whatever is asked for comes out of the
+same program: that is why windows, streams and batches agree to the bit.
 """
 
 import functools

@@ -34,9 +34,10 @@ State = Shaped[np.ndarray, "videos ..."]  # of a recurrent generator
 class Sampler:
     """A generator with its weights, ready to make video.
 
-    Every program runs on `batch` videos of `chunk` frames that begin at multiples of `chunk`,
-    whatever is asked for. So, with the same weights, `batch`, `chunk`, machine and versions, frame
-    t of seed s comes out with the same bits from any window, stream, or company of seeds.
+    Every program that samples runs on `batch` videos of `chunk` frames that begin at multiples of
+    `chunk`, whatever is asked for. So, with the same weights, `batch`, `chunk`, machine and
+    versions, frame t of seed s comes out with the same bits from any window, stream, or company of
+    seeds.
 
     Attributes:
       generator: The Linen module.

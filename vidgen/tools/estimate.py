@@ -9,6 +9,7 @@ docs/scaling.md reads these figures and says how far they can be trusted.
 import dataclasses
 import math
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -148,7 +149,7 @@ def sizes(step: Layout) -> Sizes:
     """Reckons what a step holds, but for what only its compiler knows."""
     state, placed = step.state, step.placed
     players = {"generator": state.gen}
-    if "dis" in step.experiment.optimizers:  # not every method has one
+    if getattr(state, "dis", None) is not None:  # not every method has one
         players["discriminator"] = state.dis
     count, batch_size = placed.mesh.size, step.config.training.batch_size
     shards, each = placed.mesh.shape[devices.FSDP], batch_size // count
@@ -167,9 +168,14 @@ def sizes(step: Layout) -> Sizes:
 
 
 def compiled(step: Layout) -> Estimate:
-    """Compiles a step and reads what it takes."""
+    """Compiles a step and reads what it takes: of several phases, that which needs the most."""
+    each = [_compiled(step, one) for one in step.experiment.fullest]
+    return max(each, key=lambda found: found.total)
+
+
+def _compiled(step: Layout, function: Callable) -> Estimate:
     placed, known = step.placed, sizes(step)
-    lowered: Any = placed.compile(step.experiment.step, step.state)
+    lowered: Any = placed.compile(function, step.state)
     program = lowered.lower(step.state, step.batch).compile()
     memory, cost = program.memory_analysis(), program.cost_analysis()
     calls, repeat = placed.dispatch, 1

@@ -2,12 +2,9 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import optax.contrib
-from jaxtyping import PyTree
 
 Schedule = optax.Schedule  # step -> value
 
@@ -64,16 +61,13 @@ def optimizer(
     """Makes an optimizer by name; `b2` may change over the training where Adam uses it.
 
     Args:
-      name: adam, adamw, rmsprop, adadelta, sgd, or muon, which is Adam for all but kernels.
+      name: adam, adamw, rmsprop, adadelta or sgd.
       learning_rate: By step.
-      b1: Decay of the first moment (adam, adamw, muon) or momentum (rmsprop, sgd).
-      b2: By step: decay of the second moment; rmsprop, adadelta and muon take its first value.
-      weight_decay: Of adamw and muon: apart from the gradient.
+      b1: Decay of the first moment (adam, adamw) or momentum (rmsprop, sgd).
+      b2: By step: decay of the second moment; rmsprop and adadelta take its first value.
+      weight_decay: Of adamw: apart from the gradient.
       l2: This times each parameter is added to its gradient before all else.
       clip: Largest norm of all gradients together, before `l2` is added; 0: no limit.
-
-    Reference: Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024; Liu
-      et al., "Muon is scalable for LLM training", 2025, for updates as large as Adam's.
     """
     chosen = _by_name(name, learning_rate, b1, b2, weight_decay)
     before = [optax.clip_by_global_norm(clip)] if clip else []
@@ -96,28 +90,5 @@ def _by_name(
         "rmsprop": lambda: optax.rmsprop(learning_rate, decay=first, momentum=momentum),
         "adadelta": lambda: optax.adadelta(learning_rate, rho=first),
         "sgd": lambda: optax.sgd(learning_rate, momentum=momentum),
-        "muon": lambda: optax.contrib.muon(
-            learning_rate,
-            adam_b1=b1,
-            adam_b2=first,
-            weight_decay=weight_decay,
-            adam_weight_decay=weight_decay,
-            consistent_rms=0.2,  # of Adam's updates, so that its learning rates do
-            muon_weight_dimension_numbers=_matrices,
-        ),
     }
     return others[name]()
-
-
-def _matrices(params: optax.Params) -> PyTree:
-    """Says which parameters are matrices, from all axes but the last to the last; None for others.
-
-    Those are the kernels of dense layers and of convolutions; tables of vectors and biases are not.
-    """
-
-    def matrix(path, x):
-        if path and getattr(path[-1], "key", "") == "kernel" and x.ndim > 1:
-            return optax.contrib.MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1)
-        return None
-
-    return jax.tree.map_with_path(matrix, params)

@@ -233,6 +233,7 @@ def test_only_what_was_measured_alike_is_compared(real, fake, tmp_path, capsys):
         (["{real}", "--against=toy:clips=7"], 3, "real clips (toy:clips=7): 7 windows"),
         (["{real}", "--against={real}", "--step=3"], 2, "is no run"),
         (["{real}", "--against={real}", "--reconstructions"], 2, "no codec"),
+        (["{real}", "--against={real}", "--steps=4"], 2, "unknown flag --steps"),
         (["{real}", "--metrics=toy", "--reconstructions"], 2, "--reconstructions"),
         (["--compare", "{real}", "{real}"], 3, "is no JSON"),
         (["--compare", "nowhere", "nowhere"], 3, "nowhere"),

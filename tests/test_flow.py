@@ -264,6 +264,12 @@ def test_the_command_measures_what_a_codec_makes_of_any_clips(tmp_path, monkeypa
     # What is compared by the name of the run is its samples.
     assert main.main(["evaluate", str(tmp_path), *flags]) == 0
     assert report.read(tmp_path)["subject"]["seeds"] == [0, 18]
+    assert main.main(["evaluate", str(tmp_path), *flags, "--steps=1", "--guidance=2.0"]) == 0
+    quick = report.read(tmp_path / "evaluation,steps=1,guidance=2.0" / "2")
+    assert quick["subject"]["options"] == {"steps": 1, "guidance": 2.0}
+    assert quick["figures"]["flow"] != report.read(tmp_path)["figures"]["flow"]
+    assert main.main(["evaluate", str(tmp_path), *flags, "--stepz=1"]) == 2
+    assert "steps" in capsys.readouterr().err
     out = tmp_path / "pairs.png"
     data = str(tmp_path / "clips.npy")
     assert main.main(["reconstruct", str(tmp_path), data, "--clips=3", f"--out={out}"]) == 0

@@ -140,7 +140,8 @@ def sample(options: argparse.Namespace) -> None:
     process.keep_programs()
     import vidgen
 
-    sampler = vidgen.load(options.run_folder, options.step, **_sampling_options(options))
+    chosen = _sampling_options(options.run_folder, options)
+    sampler = vidgen.load(options.run_folder, options.step, **chosen)
     fps = options.fps or sampler.fps
     videos = sampler.sample(
         target.seeds, options.frames, options.start, _labels(options.labels, sampler.classes)
@@ -251,14 +252,14 @@ def _labels(text: str | None, classes: tuple[str, ...]) -> Any:
     return each[0] if len(each) == 1 else each
 
 
-def _sampling_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Reads the flags that only the run's generator knows."""
+def _sampling_options(subject: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Reads the flags that only the generator of a run knows."""
     if not options.more:
         return {}
     from vidgen import sampling
     from vidgen.cli import flags
 
-    known = sampling.options_of(options.run_folder, options.step)
+    known = sampling.options_of(subject, options.step)
     values = {}
     for name, text in options.more:
         if name not in known:
@@ -384,6 +385,12 @@ def evaluate(options: argparse.Namespace) -> None:
         return
     if options.subject is None:
         raise ConfigError("there is nothing to evaluate", "vidgen evaluate --help")
+    if options.more and not (pathlib.Path(options.subject) / "checkpoints").is_dir():
+        from vidgen.cli import flags
+
+        flag = f"--{options.more[0][0]}"
+        raise ConfigError(f"unknown flag {flag}", flags.near(flag, options.known))
+    chosen = _sampling_options(options.subject, options)
     process.keep_programs()
     from vidgen.evaluation import evaluate
     from vidgen.run import logs
@@ -400,7 +407,7 @@ def evaluate(options: argparse.Namespace) -> None:
                     f"--{name} is for clips beside real ones, --metrics for clips by themselves",
                     "one of them",
                 )
-        found = evaluate.check(options.subject, options.metrics, count, options.step)
+        found = evaluate.check(options.subject, options.metrics, count, options.step, chosen)
         for name, value in found.items():
             print(f"{name:24s} {value:.3f}")
         return
@@ -419,6 +426,7 @@ def evaluate(options: argparse.Namespace) -> None:
             fps=options.fps,
             change=options.change,
             reconstructions=options.reconstructions,
+            options=chosen,
             seed=options.seed,
             progress=progress,
         )
@@ -427,8 +435,9 @@ def evaluate(options: argparse.Namespace) -> None:
         step = result.subject.get("step")
         own = pathlib.Path(options.subject).name if step is None else str(step)
         out = pathlib.Path(options.subject) if step is not None else pathlib.Path()
-        # Apart: what is compared by the name of a run is its samples.
-        out = out / ("reconstructions" if options.reconstructions else "evaluation") / own
+        # Apart: what is compared by the name of a run is its samples, drawn as it was trained.
+        kind = "reconstructions" if options.reconstructions else "evaluation"
+        out = out / ",".join([kind, *(f"{n}={v}" for n, v in chosen.items())]) / own
     written = report.write(result, pathlib.Path(out))  # first: whoever reads may stop reading
     report.show(result)
     print(written.with_suffix(".html"))

@@ -240,6 +240,7 @@ def _evaluate() -> Parser:
         "       vidgen evaluate RUN --against=DATA --reconstructions [options]\n"
         "       vidgen evaluate RUN|FOLDER --metrics=toy|acd\n"
         "       vidgen evaluate --compare A B",
+        options=True,
     )
     made.add_argument(
         "subject",

@@ -16,7 +16,7 @@ import logging
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import jax
 import numpy as np
@@ -50,6 +50,7 @@ class Subject(TypedDict, total=False):
       step: Of a run: the step of its checkpoint.
       seeds: Of a run: the first seed and the one after the last.
       labels: Of a run: "by seed" or "as the real clips".
+      options: Of a run: sampling options other than it was trained with.
       reconstructions: Of a run: whether the real clips, encoded and decoded, were measured instead
         of samples.
       fingerprint: Of clips: changes with any of them.
@@ -63,6 +64,7 @@ class Subject(TypedDict, total=False):
     step: int
     seeds: list[int]
     labels: str
+    options: Mapping[str, Any]
     reconstructions: bool
     fingerprint: str
     half: int | None
@@ -142,6 +144,7 @@ def evaluate(
     fps: float | None = None,
     change: str | None = None,
     reconstructions: bool = False,
+    options: Mapping[str, Any] | None = None,
     seed: int = 0,
     batch: int = 2,
     progress: Progress | None = None,
@@ -177,6 +180,7 @@ def evaluate(
         see what scores tell.
       reconstructions: Of a run with a codec or an encoder: the real clips that are compared with,
         encoded and decoded, are measured instead of samples.
+      options: Of a run: sampling options, as `vidgen.load` takes them.
       seed: Of the choice of windows and of all draws.
       batch: Clips that a device measures at once.
       progress: Called with (done, total, text).
@@ -196,7 +200,7 @@ def evaluate(
 
     # Both sides, opened and counted; what makes them hard to compare is said before it costs time.
     halves = subject == HALF
-    run = None if halves else _load_run(subject, step, size, rules.frames)
+    run = None if halves else _load_run(subject, step, size, rules.frames, options)
     if reconstructions and (run is None or not run.reconstructs):
         raise ConfigError(
             f"--reconstructions: {subject} has no codec and no encoder",
@@ -288,6 +292,7 @@ class _Run:
     stride: int
     fps: float | None  # resampled to
     rate: float  # frames per second of what it makes
+    options: dict[str, Any]  # other than it was trained with
 
     @property
     def reconstructs(self) -> bool:
@@ -316,7 +321,13 @@ class _Generated:
     frame_size: tuple[int, int]
 
 
-def _load_run(subject: Path, step: int | str | None, size: Size | None, frames: int) -> _Run | None:
+def _load_run(
+    subject: Path,
+    step: int | str | None,
+    size: Size | None,
+    frames: int,
+    options: Mapping[str, Any] | None,
+) -> _Run | None:
     """Loads the sampler of a run; None where the subject is something else.
 
     Raises:
@@ -324,10 +335,11 @@ def _load_run(subject: Path, step: int | str | None, size: Size | None, frames: 
     """
     folder = pathlib.Path(subject)
     if not (folder / "checkpoints").is_dir():
-        if step is not None:
-            raise ConfigError(f"--step={step}", f"{folder} is no run: it has no checkpoints")
+        for name, value in {"step": step, **(options or {})}.items():
+            if value is not None:
+                raise ConfigError(f"--{name}={value}", f"{folder} is no run: it has no checkpoints")
         return None
-    sampler = sampling.load(folder, step)
+    sampler = sampling.load(folder, step, **(options or {}))
     if size is not None and normal(size) != sampler.size:
         raise ConfigError(f"--size={size}", f"the run makes {sampler.size}")
     if sampler.limit and frames > sampler.limit:
@@ -342,7 +354,7 @@ def _load_run(subject: Path, step: int | str | None, size: Size | None, frames: 
     # `sampling.fps` says how fast samples play; without it they have the rate of the clips, of
     # which training took every n-th frame.
     rate = sampler.fps if config["sampling"]["fps"] else sampler.fps / stride
-    return _Run(sampler, stride, config["data"]["fps"] or None, rate)
+    return _Run(sampler, stride, config["data"]["fps"] or None, rate, dict(options or {}))
 
 
 def _window_spec(
@@ -389,17 +401,20 @@ def _samples_of_run(run: _Run, count: int, real: Windows, subject: Path) -> _Gen
     sampler, labels = run.sampler, None
     if sampler.classes and sampler.classes == real.classes:
         labels = real.labels(count)  # as many of each class as are real
+    about: Subject = {
+        "kind": "run",
+        "path": str(subject),
+        "step": sampler.step,
+        "seeds": [0, count],
+        "labels": "by seed" if labels is None else "as the real clips",
+    }
+    if run.options:
+        about["options"] = run.options
     return _Generated(
         clips=_samples(sampler, count, real.spec.frames, labels),
         count=count,
         available=f"{count} (sampled at step {sampler.step})",
-        subject={
-            "kind": "run",
-            "path": str(subject),
-            "step": sampler.step,
-            "seeds": [0, count],
-            "labels": "by seed" if labels is None else "as the real clips",
-        },
+        subject=about,
         fps=run.rate,
         frame_size=height_width(sampler.size),
     )
@@ -563,7 +578,11 @@ def _keep_first(clips: Iterable[np.ndarray], shown: list[np.ndarray]) -> Iterato
 
 
 def check(
-    subject: Path, metric: str, clips: int, step: int | str | None = None
+    subject: Path,
+    metric: str,
+    clips: int,
+    step: int | str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
     """Measures clips by themselves, without real ones; nothing is written.
 
@@ -572,6 +591,7 @@ def check(
       metric: A name in `CHECKS`.
       clips: How many videos; fewer where there are no more.
       step: Of a run: its checkpoint, or "best"; the newest by default.
+      options: Of a run: sampling options.
 
     Returns:
       The metric's scores by name.
@@ -586,7 +606,7 @@ def check(
     if clips < 1:
         raise ConfigError(f"--clips={clips}", "at least 1")
     frames, measure = CHECKS[metric]
-    run = _load_run(subject, step, None, frames)
+    run = _load_run(subject, step, None, frames, options)
     if run is not None:
         return measure(run.sampler.sample(range(clips), frames))
     spec = WindowSpec(frames=frames, size=size_of(subject))

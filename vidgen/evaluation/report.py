@@ -267,4 +267,5 @@ def _name(report: Report, path: Path) -> str:
     step = f" step {subject['step']}" if "step" in subject else ""
     change = f" {subject['change']}" if "change" in subject else ""
     again = " reconstructions" if subject.get("reconstructions") else ""
-    return f"{subject.get('path', path)}{step}{again}{change}"
+    chosen = "".join(f" {name}={value}" for name, value in subject.get("options", {}).items())
+    return f"{subject.get('path', path)}{step}{again}{chosen}{change}"

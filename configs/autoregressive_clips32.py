@@ -4,9 +4,8 @@
 
 Every second frame of people: `--config.data.stride=2`.
 
-Measured, four minutes of one CPU core: people who bend, jump and wave as their class says, in front
-of their walls; arms are blurred. Sprites with faces and clothes, which some change on the way;
-small sharp shapes.
+Not measured since the method stands on its codec; the earlier form made people who bend, jump and
+wave as their class says in four minutes of one CPU core.
 """
 
 from vidgen.config import cosine

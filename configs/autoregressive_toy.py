@@ -2,11 +2,11 @@
 
     vidgen train --config=configs/autoregressive_toy.py --workdir=runs/autoregressive-toy
 
-Measured with a third of the clips (`--config.objective.codec_kclips=24 --config.training.kclips=44`;
-277 s of steps on one CPU core of two, the other busy): discs and squares that glide, 18 % of which
-pass the check of `vidgen evaluate RUN --metrics=toy`; of 64 % the colour changes from frame to
-frame, for each place has its own code of it. (The earlier form, whose autoencoder mixed two colours
-of a frame as a whole, had 69 %.)
+Measured with a third of the clips (`--config.objective.codec_kclips=24` and
+`--config.training.kclips=44`; 277 s of steps on one CPU core of two, the other busy): discs and
+squares that glide, 18 % of which pass the check of `vidgen evaluate RUN --metrics=toy`; of 64 % the
+colour changes from frame to frame, for each place has its own code of it. (The earlier form, whose
+autoencoder mixed two colours of a frame as a whole, had 69 %.)
 """
 
 from vidgen.config import cosine

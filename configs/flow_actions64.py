@@ -1,7 +1,11 @@
 """A flow in the latents of a codec, of human actions at 64x64: four class folders, as MoCoGAN's.
 
-pip install -e ".[features]"     # what the codec's pictures are compared by, 19 MB
-vidgen train --config=configs/flow_actions64.py --config.data.path=FOLDER --workdir=RUN
+    pip install -e ".[features]"     # what the codec's pictures are compared by, 19 MB
+    vidgen train --config=configs/flow_actions64.py --config.data.path=FOLDER --workdir=RUN
+
+Expected: 55 minutes on one CPU core of two, the other busy (12 of them for the codec): people in
+clothes of their own who bend, jump and wave before walls that stay, better than the GAN's of
+configs/actions64.py (docs/benchmarks.md). Figures are good after a quarter of the flow.
 """
 
 from vidgen.config import cosine

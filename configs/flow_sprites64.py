@@ -1,7 +1,7 @@
 """A flow in the latents of a codec, of game sprites at 64x64 that walk, cast and slash.
 
-pip install -e ".[features]"     # what the codec's pictures are compared by, 19 MB
-vidgen train --config=configs/flow_sprites64.py --config.data.path=FOLDER --workdir=RUN
+    pip install -e ".[features]"     # what the codec's pictures are compared by, 19 MB
+    vidgen train --config=configs/flow_sprites64.py --config.data.path=FOLDER --workdir=RUN
 """
 
 from vidgen.config import cosine

@@ -326,7 +326,7 @@ def _load_run(
     step: int | str | None,
     size: Size | None,
     frames: int,
-    options: Mapping[str, Any] | None,
+    options: Mapping[str, Any] | None = None,
 ) -> _Run | None:
     """Loads the sampler of a run; None where the subject is something else.
 

@@ -5,7 +5,8 @@
 
 Expected: 55 minutes on one CPU core of two, the other busy (12 of them for the codec): people in
 clothes of their own who bend, jump and wave before walls that stay, better than the GAN's of
-configs/actions64.py (docs/benchmarks.md). Figures are good after a quarter of the flow.
+configs/actions64.py (docs/benchmarks.md). After a quarter of the flow most figures
+are whole, and those who bend are not.
 """
 
 from vidgen.config import cosine

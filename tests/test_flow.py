@@ -270,6 +270,8 @@ def test_the_command_measures_what_a_codec_makes_of_any_clips(tmp_path, monkeypa
     assert quick["figures"]["flow"] != report.read(tmp_path)["figures"]["flow"]
     assert main.main(["evaluate", str(tmp_path), *flags, "--stepz=1"]) == 2
     assert "steps" in capsys.readouterr().err
+    assert main.main(["evaluate", str(tmp_path), "--reconstructions", *flags, "--steps=1"]) == 2
+    assert "nothing is sampled" in capsys.readouterr().err
     out = tmp_path / "pairs.png"
     data = str(tmp_path / "clips.npy")
     assert main.main(["reconstruct", str(tmp_path), data, "--clips=3", f"--out={out}"]) == 0

@@ -206,6 +206,11 @@ def evaluate(
             f"--reconstructions: {subject} has no codec and no encoder",
             "name a run of flow, autoregressive or vae",
         )
+    if reconstructions and options:
+        raise ConfigError(
+            f"sampling options with --reconstructions: {', '.join(options)}",
+            "leave them out: nothing is sampled",
+        )
     spec = _window_spec(
         rules.frames, run, against if halves else subject, size=size, stride=stride, fps=fps
     )
@@ -449,7 +454,7 @@ def _reconstructions(run: _Run, count: int, real: Windows, subject: Path) -> _Ge
             "clips": number,
         },
         fps=real.fps,
-        frame_size=height_width(run.sampler.size),
+        frame_size=height_width(sampler.size),
     )
 
 

@@ -131,6 +131,18 @@ def flow():
     return config
 
 
+def one_step():
+    """Post-training, here of a flow that has learnt nothing."""
+    config = flow()
+    made = methods.base("one_step")
+    for section in ("data", "training", "sampling"):
+        made[section] = config[section]
+    made.generator.update({**TINY_FLOW_GENERATOR, "steps": 1})
+    made.discriminator = ConfigDict({"kind": "heads", **TINY_HEADS, "scales": (1,), "taps": (4,)})
+    made.objective.penalty_interval = 2
+    return made
+
+
 FAMILIES = {
     "gan": gan_with_options,
     "heads": heads,
@@ -140,6 +152,7 @@ FAMILIES = {
     "vae": vae,
     "codes": codes,
     "flow": flow,
+    "one_step": one_step,
 }
 
 

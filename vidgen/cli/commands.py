@@ -54,8 +54,10 @@ def _train(config: Any, options: argparse.Namespace, signals: Any, beat: Any) ->
     import jax
 
     import vidgen
+    from vidgen.run import warm_start
 
     _connect(config)
+    warm_start.check(config, pathlib.Path(options.workdir), options.init_from)
     try:
         vidgen.train(
             config, options.workdir, options.line, signals, beat, init_from=options.init_from

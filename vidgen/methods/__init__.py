@@ -5,6 +5,7 @@ A method's file has
 - `FIELDS`: the sections of its config, each field with default, range and comment; exactly those
   that it reads (`common.fields` joins its own with those that all trained methods share);
 - `GENERATORS` and, where it has one, `DISCRIMINATORS`: the networks that it can use, by kind;
+- `BEGINS_FROM` where a run begins with the generator of a run of another method: its name;
 - `SQUARE = True` where its frames are squares alone, so that it takes no pair in `data.size`;
 - where it is trained step by step: `experiment(config, classes) -> common.Experiment`, the last
   place that sees a config;
@@ -35,6 +36,7 @@ METHODS = {
     "vae": "vidgen.methods.vae",
     "autoregressive": "vidgen.methods.autoregressive",
     "flow": "vidgen.methods.flow",
+    "one_step": "vidgen.methods.one_step",
     "dynamic_texture": "vidgen.methods.fitted.dynamic_texture",
     "lookup": "vidgen.methods.fitted.lookup",
     "noise": "vidgen.methods.fitted.noise",

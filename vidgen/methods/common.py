@@ -68,12 +68,24 @@ class Players:
       dis: The discriminator, a Linen module.
       gen_tx: Optimizer of the generator.
       dis_tx: Optimizer of the discriminator.
+      part: The part of the generator's parameters that is trained, by name; None for all.
     """
 
     gen: Any  # each method reads attributes of its own kinds of networks
     dis: Any
     gen_tx: optax.GradientTransformation
     dis_tx: optax.GradientTransformation
+    part: str | None = None
+
+
+def trained(params: PyTree, part: str | None) -> PyTree:
+    """Returns the part of parameters that is trained, by name; all where it is None."""
+    return params if part is None else params[part]
+
+
+def with_trained(params: PyTree, part: str | None, new: PyTree) -> PyTree:
+    """Returns parameters with another part; only what is new where it is None."""
+    return new if part is None else {**params, part: new}
 
 
 class Made(NamedTuple):
@@ -190,15 +202,21 @@ def update_generator(
     stats: PyTree,
     gen_tx: optax.GradientTransformation,
     decay: Float[ArrayLike, ""],
+    part: str | None = None,
 ) -> tuple[AnyState, Metrics]:
     """Returns the state with the generator, its statistics and average updated, and norms.
 
-    Norms see what is not finite anywhere, in the average too, which no loss reads.
+    Norms see what is not finite anywhere, in the average too, which no loss reads. Of parameters of
+    which a part is trained, gradients, optimizer and average are of that part.
     """
-    updates, opt = gen_tx.update(grads, state.gen_opt, state.gen)
-    params: PyTree = optax.apply_updates(state.gen, updates)
-    params = with_stats(params, state.gen, stats)
-    ema = update_average(state.ema, params, decay)
+    held = trained(state.gen, part)
+    updates, opt = gen_tx.update(grads, state.gen_opt, held)
+    params: PyTree = optax.apply_updates(held, updates)
+    params = with_stats(params, held, stats)
+    ema = update_average(trained(state.ema, part), params, decay)
+    params, ema = (
+        with_trained(old, part, new) for old, new in ((state.gen, params), (state.ema, ema))
+    )
     return dataclasses.replace(state, gen=params, ema=ema, gen_opt=opt), {
         "gen/grad": optax.tree.norm(grads),
         "gen/norm": optax.tree.norm(params),
@@ -224,7 +242,7 @@ def init_players(
         gen=gen,
         dis=dis,
         ema=jax.tree.map(jnp.copy, gen),  # an alias could not be donated
-        gen_opt=players.gen_tx.init(gen),
+        gen_opt=players.gen_tx.init(trained(gen, players.part)),
         dis_opt=players.dis_tx.init(dis),
         vectors=vectors,
     )

@@ -235,7 +235,7 @@ def step(
         return players.dis.see(frozen, video)
 
     generate = functools.partial(
-        _generate, state.gen, key=key, gen=gen, pick=objective.pick, see=see
+        _generate, state.gen, key=key, players=players, pick=objective.pick, see=see
     )
     real_clips = lambda batch: see(  # noqa: E731
         _real_frames(batch, key, objective.pick), batch, "augment real"
@@ -289,7 +289,7 @@ def step(
 
     (value, grads), _ = mean(of_generator, batch, kept)
     decay = weight(objective.ema_decay)
-    new, norms = common.update_generator(new, grads, stats, players.gen_tx, decay)
+    new, norms = common.update_generator(new, grads, stats, players.gen_tx, decay, players.part)
     return new, {**dis_metrics, "gen/loss": value, **norms}
 
 
@@ -312,21 +312,22 @@ def _generate(
     batch: Batch,
     *,
     key: Key[Array, ""],
-    gen: Generator,
+    players: Players,
     pick: int,
     see: Callable[[Video, Batch, str], PyTree],
 ) -> Made:
     """Makes clips, and what both players see of them."""
-    frames = batch["video"].shape[1]
+    frames, gen, part = batch["video"].shape[1], players.gen, players.part
     noise = common.draw(keys.named(key, "noise"), batch["index"], gen=gen, frames=frames)
     condition = _condition(batch, key, gen, pick)
 
-    def run(params):
+    def run(trained):
+        variables = {"params": common.with_trained(params, part, trained)}
         given = (*noise, *condition)
-        video, found = gen.apply({"params": params}, *given, frames=frames, mutable="stats")
+        video, found = gen.apply(variables, *given, frames=frames, mutable="stats")
         return see(video, batch, "augment fake"), found.get("stats", {})
 
-    return Made(*jax.vjp(run, params, has_aux=True))
+    return Made(*jax.vjp(run, common.trained(params, part), has_aux=True))
 
 
 def _real_frames(batch: Batch, key: Key[Array, ""], pick: int) -> Video:
@@ -436,12 +437,25 @@ def pretrained(dis: Discriminator) -> PyTree:
     return efficientnet_weights.load() if dis.pretrained else None
 
 
-def experiment(config: configs.Config, classes: int) -> common.Experiment:
-    """Builds the training of a config; see `vidgen.methods.experiment`."""
-    arguments, gen = common.build_network("generator", GENERATORS, config, classes)
+def experiment(
+    config: configs.Config,
+    classes: int,
+    generators: models.Kinds = GENERATORS,
+    part: str | None = None,
+) -> common.Experiment:
+    """Builds the training of a config; see `vidgen.methods.experiment`.
+
+    Args:
+      config: The run's.
+      classes: Number of classes; 0 for none.
+      generators: Those that it can use, by kind.
+      part: Of the generator's parameters, what is trained; None for all.
+    """
+    arguments, gen = common.build_network("generator", generators, config, classes)
     _, dis = common.build_network("discriminator", DISCRIMINATORS, config, classes)
     common.check_fold(config, dis)
-    players, frozen = Players(gen, dis, **common.two_optimizers(config)), pretrained(dis)
+    players = Players(gen, dis, **common.two_optimizers(config), part=part)
+    frozen = pretrained(dis)
     data, asked = config.data, config.objective
     schedule = functools.partial(common.schedule, config)
     interval, each = asked.penalty_interval, asked.discriminator_steps

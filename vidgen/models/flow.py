@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Float32, Int
 from vidgen.errors import ConfigError
 from vidgen.frame_size import Size, height_width
 from vidgen.models import codec, layers, protocol
-from vidgen.models.codec import round_latents
+from vidgen.models.codec import round_latents, straight_through
 from vidgen.models.velocity import Velocity
 
 SOLVERS = ("euler", "heun")
@@ -125,8 +125,11 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
         return self.chunk * self.content
 
     def keyframes(self, frames: int) -> int:
-        """Returns how many chunks of noise a window needs: one more on each side of its own."""
-        return -(-(frames + self.chunk - 1) // self.chunk) + 2
+        """Returns how many chunks of noise a window needs: one before its own, and one after.
+
+        None comes after those of a stream.
+        """
+        return -(-(frames + self.chunk - 1) // self.chunk) + (1 if self.stream else 2)
 
     @property
     def tokens(self) -> int:
@@ -214,6 +217,8 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
         whole = carry[:, :1, :, : carry.shape[-1] // 2]
 
         def chunk(past, noise):
+            # Rounded as the latents of clips are: small faults are not handed on.
+            past = self._rounded(past)
             pairs = self._draw_pairs(whole, self._pairs(noise), past, label)
             return jnp.concatenate([past, pairs], 1)[:, -past.shape[1] :], pairs
 
@@ -228,7 +233,7 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
     ) -> Float32[Array, "batch time height width 3"]:
         """Decodes tokens of chunks to frames in [-1, 1]."""
         del content, label
-        return self._decode(self._frames(states.reshape(len(states), -1, *states.shape[3:])))
+        return self._decode(self._frames(_joined(states)))
 
     def __call__(
         self,
@@ -248,9 +253,14 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
             whole, pairs = self.encode_tokens(self.reconstruct(video))
             self.velocity(whole, pairs, jnp.zeros((1, 2)), label, known=True)
             return jnp.zeros((len(content), frames, *height_width(self.size), 3))
+        offset = start % self.chunk
+        at = offset[:, None] + (jnp.arange(frames)[None] if pick is None else pick)
+        if self.stream:
+            carry = self.begin(content, motion[:, :1], label)
+            _, made = self.advance(carry, content, motion[:, 1:], label)
+            return self._decode(self._frames(_joined(made)), at)
         whole = self._draw_whole(content, label)
         count = motion.shape[1] - 2
-        offset = start % self.chunk
 
         def chunk(number):
             noise = jax.lax.dynamic_slice_in_dim(motion, number, 3, 1)
@@ -267,10 +277,7 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
             return jax.lax.cond(needed, lambda: chunk(number), lambda: nothing)
 
         made = jax.lax.map(wanted, jnp.arange(count))  # [N, B, chunk/2, S, 2F]
-        pairs = made.swapaxes(0, 1).reshape(len(content), -1, *made.shape[3:])
-        at = offset[:, None] + (jnp.arange(frames)[None] if pick is None else pick)
-        latents = jnp.take_along_axis(self._frames(pairs), at[:, :, None, None], 1)
-        return self._decode(latents)
+        return self._decode(self._frames(_joined(made.swapaxes(0, 1))), at)
 
     # ---------------------------------------------------------------------------- parts
 
@@ -290,14 +297,23 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
         b, t, s, f = pairs.shape
         return pairs.reshape(b, t, s, 2, f // 2).swapaxes(2, 3).reshape(b, 2 * t, s, f // 2)
 
+    def _rounded(self, x: Float[Array, "*some feature"]) -> Float[Array, "*some feature"]:
+        """Rounds tokens to those of codes; gradients pass."""
+        levels = self.levels * (x.shape[-1] // len(self.levels))
+        return straight_through(x, round_latents(x / _SCALE, levels) * _SCALE)
+
     def _decode(
-        self, latents: Float[Array, "batch time token feature"]
-    ) -> Float32[Array, "batch time height width 3"]:
-        """Decodes the tokens of frames, in [-1, 1]."""
+        self,
+        latents: Float[Array, "batch time token feature"],
+        at: Int[Array, "batch picked"] | None = None,
+    ) -> Float32[Array, "batch frames height width 3"]:
+        """Decodes the tokens of frames, or of those whose numbers are `at`, in [-1, 1]."""
+        if at is not None:
+            latents = jnp.take_along_axis(latents, at[:, :, None, None], 1)
         (rows, columns), (b, t) = codec.of(self).map, latents.shape[:2]
-        x = latents.reshape(b * t, rows // self.join, columns // self.join, -1) / _SCALE
-        x = round_latents(layers.depth_to_space(x, self.join), self.levels)
-        return jnp.clip(self.codec.decode(x), -1, 1).reshape(b, t, *height_width(self.size), 3)
+        x = self._rounded(latents).reshape(b * t, rows // self.join, columns // self.join, -1)
+        x = self.codec.decode(layers.depth_to_space(x / _SCALE, self.join))
+        return jnp.clip(x, -1, 1).reshape(b, t, *height_width(self.size), 3)
 
     def _draw_whole(
         self, content: Float[Array, "batch content"], label: Int[Array, " batch"] | None
@@ -350,6 +366,13 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
             return x + by * slope
 
         return jax.lax.fori_loop(0, self.steps, step, x)
+
+
+def _joined(
+    chunks: Float[Array, "batch chunk pair token two"],
+) -> Float[Array, "batch pairs token two"]:
+    """Puts the pairs of chunks one after another."""
+    return chunks.reshape(len(chunks), -1, *chunks.shape[3:])
 
 
 _SCALE = 3**0.5  # numbers that are uniform in [-1, 1] have unit variance when multiplied by it

@@ -14,7 +14,7 @@ from vidgen import methods
 from vidgen.data.pack import Pack
 from vidgen.data.stream import Batch, Clips
 from vidgen.data.toy import ToySource
-from vidgen.errors import ConfigError
+from vidgen.errors import ConfigError, StorageError
 from vidgen.methods.common import Experiment
 from vidgen.run import artifacts, compiling, logs, warm_start
 from vidgen.runtime import devices
@@ -276,6 +276,9 @@ def initial(run: Setup, programs: Programs, record: warm_start.Record | None) ->
       run: The setup; its `meta` gets what the run begins from.
       programs: Gets the program of the first step.
       record: What the run begins from, as from `warm_start.source`; None for nothing.
+
+    Raises:
+      StorageError: A part of the generator is not there, and the method needs it.
     """
     with concurrent.futures.ThreadPoolExecutor(1) as beside:  # two programs to compile
         making = beside.submit(run.placed.init, run.experiment.init, run.config.seed)
@@ -284,6 +287,12 @@ def initial(run: Setup, programs: Programs, record: warm_start.Record | None) ->
     if record is None:
         return LoopState(0, 0, state)
     state, record, left = warm_start.apply(state, record)
+    missing = [line for line in left if line.startswith("gen/")]
+    if missing and (method := warm_start.begins_from(run.config)) is not None:
+        raise StorageError(
+            f"the run of {method} in {record['run']} has other networks: {missing[0]}",
+            "give config.generator and config.data.size the values that it was trained with",
+        )
     run.meta["init_from"] = record
     if run.first_process:
         logs.say(f"begun from step {record['step']} of {record['run']}")

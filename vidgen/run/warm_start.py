@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from vidgen import config as configs
+from vidgen import methods
 from vidgen.errors import ConfigError, StorageError
 from vidgen.runtime.checkpoint import Checkpoints, named
 
@@ -56,6 +58,43 @@ def source(
     if not pathlib.Path(asked).is_dir():
         raise StorageError(f"there is no run in {init_from}", "name the folder given as --workdir")
     return was or {"run": asked, "step": None}
+
+
+def check(config: configs.Config, workdir: pathlib.Path, init_from: str | None) -> None:
+    """Refuses to begin a run from nothing, or from any run, whose method begins from a certain one.
+
+    Args:
+      config: The run's.
+      workdir: Its folder.
+      init_from: Folder of the other run, or None.
+
+    Raises:
+      ConfigError: There is no other run, or one of another method.
+    """
+    method = begins_from(config)
+    record = recorded(workdir) if init_from is None else {"run": init_from}
+    if method is None:
+        return
+    if record is None:
+        raise ConfigError(
+            f"config.method is {config.method!r}, which begins from a run of {method!r}",
+            f"train one, then give its folder: --init_from=RUN_OF_{method.upper()}",
+        )
+    try:
+        about = json.loads((pathlib.Path(record["run"]) / "run.json").read_text())
+        was = about["config"]["method"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return  # what is there is seen when its checkpoint is read
+    if was != method:
+        raise ConfigError(
+            f"--init_from={record['run']} is a run of {was!r}",
+            f"config.method={config.method!r} begins from one of {method!r}",
+        )
+
+
+def begins_from(config: configs.Config) -> str | None:
+    """Returns the method whose runs those of a config's method begin from; None for any or none."""
+    return vars(methods.load(config.method)).get("BEGINS_FROM")
 
 
 def apply(state: Any, record: Record) -> tuple[Any, Record, list[str]]:

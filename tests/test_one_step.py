@@ -1,0 +1,127 @@
+"""Adversarial post-training of a flow, beyond what every method must do."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from test_families import flow, one_step
+from test_flow import CHUNK, CLASSES, SIZE, batch, generator, weights
+
+from vidgen import keys, methods
+from vidgen.cli import main
+from vidgen.methods import common
+from vidgen.run import artifacts
+from vidgen.runtime.checkpoint import Checkpoints
+
+STREAM = {"stream": True, "steps": 1}
+
+
+def noise(gen, frames, count=2):
+    key = keys.named(keys.root(0), "noise")
+    return common.draw(key, jnp.arange(count), gen=gen, frames=frames)
+
+
+def test_a_training_window_is_one_of_the_stream():
+    gen = generator(**STREAM)
+    content, motion, cycle, _ = noise(gen, CHUNK + 2)
+    start, label = jnp.asarray([CHUNK, 2 * CHUNK + 3]), jnp.asarray([0, 2])
+    assert motion.shape[1] == 1 + 3  # a window may touch three chunks
+    apply = functools.partial(gen.apply, {"params": weights()})
+    pick = jnp.asarray([[0, 2, 5], [1, 3, 4]])
+    window = jax.jit(lambda *noise: apply(*noise, label, pick, frames=CHUNK + 2))
+    found = window(content, motion, cycle, start)
+    carry = apply(content, motion[:, :1], label, method="begin")
+    _, states = apply(carry, content, motion[:, 1:], label, method="advance")
+    video = np.asarray(apply(states, content, label, method="render"))
+    for row, at in enumerate((0, 3)):
+        expected = video[row, at + np.asarray(pick[row])]
+        np.testing.assert_allclose(found[row], expected, atol=1e-5)
+
+
+def test_gradients_reach_the_chunk_before():
+    """What a chunk is made of is rounded; the gradient passes."""
+    gen = generator(**STREAM)
+    content, motion, _, _ = noise(gen, CHUNK)
+
+    def last(motion):
+        apply = functools.partial(gen.apply, {"params": weights()})
+        carry = apply(content, motion[:, :1], None, method="begin")
+        _, states = apply(carry, content, motion[:, 1:], None, method="advance")
+        return jnp.sum(states[:, -1] ** 2)
+
+    slopes = np.abs(jax.grad(last)(motion)).sum((0, 2))
+    # Attention of one layer reaches the last pair of the chunk before, and no further.
+    assert slopes[2] > 0 and slopes[1] > 0
+
+
+def test_tokens_of_clips_are_rounded_already():
+    """So what a chunk was made of and what it is made of in training lie on the same values."""
+    gen = generator()
+    video = jnp.asarray(batch()["video"], jnp.float32) / 127.5 - 1
+    apply = functools.partial(gen.apply, {"params": weights()})
+    _, pairs = apply(video, method="encode_tokens")
+    np.testing.assert_allclose(apply(pairs, method=lambda m, x: m._rounded(x)), pairs, atol=1e-6)
+    near = pairs + 0.05 * np.sign(np.random.default_rng(0).normal(size=pairs.shape))
+    near = jnp.asarray(np.where(np.abs(pairs) < 1.6, near, pairs))
+    np.testing.assert_allclose(apply(near, method=lambda m, x: m._rounded(x)), pairs, atol=1e-6)
+
+
+def test_the_codec_stays_and_both_players_learn():
+    config = one_step()
+    config.data.size = SIZE
+    whole = methods.experiment(config, CLASSES)
+    state = jax.jit(whole.init)(0)
+    after, metrics = jax.jit(whole.step)(state, batch())
+    assert metrics["dis/r1"] > 0 and np.isfinite(metrics["gen/loss"])
+    same = lambda a, b: all(  # noqa: E731
+        np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True)
+    )
+    for old, new in ((state.gen, after.gen), (state.ema, after.ema)):
+        assert same(old["codec"], new["codec"]) and not same(old["model"], new["model"])
+    assert not same(state.dis, after.dis)
+    shapes = lambda tree: [x.shape for x in jax.tree.leaves(tree)]  # noqa: E731
+    moments = shapes(jax.tree.leaves(state.gen_opt, is_leaf=lambda x: isinstance(x, dict))[-1])
+    assert moments == shapes(state.gen["model"])
+
+
+def test_a_run_begins_from_one_of_flow_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("VIDGEN_CACHE", str(tmp_path / "cache"))
+    config, post = flow(), one_step()
+    post.discriminator.taps = ()  # less to compile
+    store, clips = artifacts.open_clips(config)
+    experiment = methods.experiment(config, clips.labels)
+    meta = artifacts.meta(config, experiment.generator, store, clips)
+    checkpoints = Checkpoints(tmp_path / "flow" / "checkpoints")
+    start = jax.jit(experiment.init, static_argnums=0)(0)
+    checkpoints.save(3, {"ema": start.ema}, meta)
+    checkpoints.close()
+    artifacts.write_json(tmp_path / "flow" / "run.json", meta)
+    file = tmp_path / "config.py"
+    file.write_text(
+        "import sys\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from vidgen import methods\n"
+        "def get_config():\n"
+        "    config = methods.base('one_step')\n"
+        f"    config.update({post.to_json_best_effort()})\n"
+        "    return config\n".replace("true", "True").replace("false", "False")
+    )
+    flags = [f"--config={file}", "--config.training.kclips=0.008"]
+
+    def command(name, *more):
+        code = main.main(["train", *flags, f"--workdir={tmp_path / name}", *more])
+        return code, capsys.readouterr().err
+
+    code, said = command("none")
+    assert code == 2 and "begins from a run of 'flow'" in said and "--init_from=" in said
+    begin = f"--init_from={tmp_path / 'flow'}"
+    code, said = command("post", begin)
+    assert code == 0 and "begun from step 3" in said
+    code, said = command("post")  # done; it knows what it began from
+    assert code == 0
+    code, said = command("again", f"--init_from={tmp_path / 'post'}")
+    assert code == 2 and "is a run of 'one_step'" in said
+    code, said = command("other", begin, "--config.generator.width=12")
+    assert code == 5 and "has other networks: gen/model/" in said
+    assert not list((tmp_path / "other").glob("checkpoints/*"))

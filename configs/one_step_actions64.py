@@ -1,6 +1,6 @@
 """One evaluation a chunk instead of 20: what a run of configs/flow_actions64.py becomes.
 
-    vidgen train --config=configs/one_step_actions64.py --config.data.path=FOLDER \
+vidgen train --config=configs/one_step_actions64.py --config.data.path=FOLDER \
         --init_from=RUN_OF_FLOW --workdir=RUN
 """
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 from conftest import tiny_config
 
-from vidgen.evaluation import evaluate
+from vidgen.evaluation import subjects
 from vidgen.run import artifacts, train
 
 
@@ -41,5 +41,5 @@ def test_a_run_keeps_the_choice_and_is_measured_by_it(tmp_path):
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (run["stride"], run["config"]["data"]["stride"]) == (6, 0)
     train.train(config, tmp_path / "run")  # the same config and clips: the same run
-    loaded = evaluate._load_run(tmp_path / "run", None, None, 6)
+    loaded = subjects.load_run(tmp_path / "run", None, None, 6)
     assert loaded is not None and (loaded.stride, loaded.fps) == (6, None)

@@ -402,7 +402,7 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.metrics:
         count = 256 if options.clips is None else options.clips
         unread = dict.fromkeys(("against", "size", "stride", "fps", "weights", "change", "out"))
-        others = {"protocol": "quick", "seed": 0, "reconstructions": False}
+        others = {"protocol": "quick", "seed": 0, "start": 0, "reconstructions": False}
         for name, default in {**unread, **others}.items():
             if getattr(options, name) != default:
                 raise ConfigError(
@@ -423,6 +423,7 @@ def evaluate(options: argparse.Namespace) -> None:
             clips=options.clips,
             weights=options.weights,
             step=options.step,
+            start=options.start,
             size=options.size,
             stride=options.stride,
             fps=options.fps,
@@ -439,7 +440,8 @@ def evaluate(options: argparse.Namespace) -> None:
         out = pathlib.Path(options.subject) if step is not None else pathlib.Path()
         # Apart: what is compared by the name of a run is its samples, drawn as it was trained.
         kind = "reconstructions" if options.reconstructions else "evaluation"
-        out = out / ",".join([kind, *(f"{n}={v}" for n, v in chosen.items())]) / own
+        apart = ({"start": options.start} if options.start else {}) | chosen
+        out = out / ",".join([kind, *(f"{n}={v}" for n, v in apart.items())]) / own
     written = report.write(result, pathlib.Path(out))  # first: whoever reads may stop reading
     report.show(result)
     print(written.with_suffix(".html"))

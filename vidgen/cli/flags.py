@@ -255,6 +255,9 @@ def _evaluate() -> Parser:
     made.add_argument("--clips", type=int, help="how many (default: the protocol's number)")
     made.add_argument("--step", type=_step, help="of a run: checkpoint, or best (default: newest)")
     made.add_argument(
+        "--start", type=_at_least(0), default=0, help="of a run: first frame that is measured"
+    )
+    made.add_argument(
         "--size", type=_size, help="side of the frames, or height,width (default: the clips' own)"
     )
     made.add_argument(

@@ -11,65 +11,30 @@ Two results compare where their manifests agree (`protocol.differences`).
 import dataclasses
 import functools
 import hashlib
-import itertools
 import logging
 import os
-import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
 import jax
 import numpy as np
 
-from vidgen import sampling
 from vidgen.errors import ConfigError
-from vidgen.evaluation import cache
+from vidgen.evaluation import cache, subjects
 from vidgen.evaluation import protocol as protocols
 from vidgen.evaluation import scores as score_names
 from vidgen.evaluation.protocol import FEW_CLIPS, MIN_CLIPS, Manifest
 from vidgen.evaluation.scores import Scores
+from vidgen.evaluation.subjects import Generated, Subject
 from vidgen.evaluation.windows import Path, Progress, Windows, WindowSpec, size_of
-from vidgen.frame_size import Size, height_width, normal
+from vidgen.frame_size import Size, height_width
 from vidgen.metrics import degradations, features, measures, toy
-from vidgen.runtime.checkpoint import Checkpoints
 
 HALF = "real"  # as the subject: one half of the real clips, against the other
 _SHOWN = 12  # clips of a report's gallery
-_SAMPLED = 16  # clips of a run that are made at once
 _LOG = logging.getLogger("vidgen")
 
 Devices = Sequence[jax.Device] | None  # pyright: ignore[reportInvalidTypeForm]
-
-
-class Subject(TypedDict, total=False):
-    """Which generated clips were measured; JSON data.
-
-    Attributes:
-      kind: "run" or "clips".
-      path: Where they are.
-      step: Of a run: the step of its checkpoint.
-      seeds: Of a run: the first seed and the one after the last.
-      labels: Of a run: "by seed" or "as the real clips".
-      options: Of a run: sampling options other than it was trained with.
-      reconstructions: Of a run: whether the real clips, encoded and decoded, were measured instead
-        of samples.
-      fingerprint: Of clips: changes with any of them.
-      half: Of clips: 1 for half of the real ones.
-      clips: Of clips and of reconstructions: how many windows were measured.
-      change: How they were spoilt first.
-    """
-
-    kind: str
-    path: str
-    step: int
-    seeds: list[int]
-    labels: str
-    options: Mapping[str, Any]
-    reconstructions: bool
-    fingerprint: str
-    half: int | None
-    clips: int
-    change: str
 
 
 class Real(TypedDict):
@@ -139,6 +104,7 @@ def evaluate(
     clips: int | None = None,
     weights: str | None = None,
     step: int | str | None = None,
+    start: int = 0,
     size: Size | None = None,
     stride: int | None = None,
     fps: float | None = None,
@@ -172,6 +138,7 @@ def evaluate(
         taken where there are no more windows.
       weights: File of the network's weights.
       step: Of a run: its checkpoint, or "best"; the newest by default.
+      start: Of a run: the first frame of each video that is measured.
       size: Of the frames: the side of squares, or `(height, width)`; by default that of a run or
         of a pack, or the shorter side of the first clip.
       stride: Take every n-th frame; by default as the run was trained, or 1.
@@ -200,7 +167,9 @@ def evaluate(
 
     # Both sides, opened and counted; what makes them hard to compare is said before it costs time.
     halves = subject == HALF
-    run = None if halves else _load_run(subject, step, size, rules.frames, options)
+    run = None if halves else subjects.load_run(subject, step, size, start + rules.frames, options)
+    if start and (run is None or reconstructions):
+        raise ConfigError(f"--start={start}: nothing is sampled", "leave it out, or name a run")
     if reconstructions and (run is None or not run.reconstructs):
         raise ConfigError(
             f"--reconstructions: {subject} has no codec and no encoder",
@@ -211,7 +180,7 @@ def evaluate(
             f"sampling options with --reconstructions: {', '.join(options)}",
             "leave them out: nothing is sampled",
         )
-    spec = _window_spec(
+    spec = subjects.window_spec(
         rules.frames, run, against if halves else subject, size=size, stride=stride, fps=fps
     )
     open_windows = functools.partial(
@@ -222,11 +191,11 @@ def evaluate(
         path = against if halves else subject
         half = 1 if halves else None
         windows = open_windows(path, half=half, side="the generated clips")
-        generated = _windows_of_clips(windows, count, subject)
+        generated = subjects.windows_of_clips(windows, count, subject)
     elif reconstructions:
-        generated = _reconstructions(run, count, real, subject)
+        generated = subjects.reconstructions_of_run(run, count, real, subject)
     else:
-        generated = _samples_of_run(run, count, real, subject)
+        generated = subjects.samples_of_run(run, count, start, real, subject)
     manifest = protocols.make_manifest(
         protocol,
         clips=count,
@@ -286,192 +255,11 @@ def evaluate(
     )
 
 
-# --------------------------------------------------------------------------- the generated clips
-
-
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """A run that is sampled, and how its training read clips."""
-
-    sampler: sampling.Sampler
-    stride: int
-    fps: float | None  # resampled to
-    rate: float  # frames per second of what it makes
-    options: dict[str, Any]  # other than it was trained with
-
-    @property
-    def reconstructs(self) -> bool:
-        """Whether it can encode clips and decode them."""
-        return self.sampler.generator.reconstructs or self.sampler.generator.encodes
-
-
-@dataclasses.dataclass(frozen=True)
-class _Generated:
-    """The clips that are measured.
-
-    Attributes:
-      clips: Makes or reads them, once.
-      count: How many there are.
-      available: The same in words.
-      subject: For the report.
-      fps: Frames per second.
-      frame_size: Height and width before they are resized.
-    """
-
-    clips: Iterator[np.ndarray]
-    count: int
-    available: str
-    subject: Subject
-    fps: float
-    frame_size: tuple[int, int]
-
-
-def _load_run(
-    subject: Path,
-    step: int | str | None,
-    size: Size | None,
-    frames: int,
-    options: Mapping[str, Any] | None = None,
-) -> _Run | None:
-    """Loads the sampler of a run; None where the subject is something else.
-
-    Raises:
-      ConfigError: The run cannot make what is asked for.
-    """
-    folder = pathlib.Path(subject)
-    if not (folder / "checkpoints").is_dir():
-        for name, value in {"step": step, **(options or {})}.items():
-            if value is not None:
-                raise ConfigError(f"--{name}={value}", f"{folder} is no run: it has no checkpoints")
-        return None
-    sampler = sampling.load(folder, step, **(options or {}))
-    if size is not None and normal(size) != sampler.size:
-        raise ConfigError(f"--size={size}", f"the run makes {sampler.size}")
-    if sampler.limit and frames > sampler.limit:
-        raise ConfigError(
-            f"clips of {frames} frames are measured, this run's end after {sampler.limit}",
-            "choose a protocol of shorter clips, or a run that makes longer ones",
-        )
-    kept = Checkpoints(folder / ("best" if step == "best" else "checkpoints"))
-    meta = kept.meta(sampler.step)
-    config = meta["config"]
-    stride = int(config["data"]["stride"] or meta["stride"])  # 0: chosen by the clips
-    # `sampling.fps` says how fast samples play; without it they have the rate of the clips, of
-    # which training took every n-th frame.
-    rate = sampler.fps if config["sampling"]["fps"] else sampler.fps / stride
-    return _Run(sampler, stride, config["data"]["fps"] or None, rate, dict(options or {}))
-
-
-def _window_spec(
-    frames: int,
-    run: _Run | None,
-    path: Path,
-    *,
-    size: Size | None,
-    stride: int | None,
-    fps: float | None,
-) -> WindowSpec:
-    """Returns which frames are taken of both sides: as asked, as trained, or of the first clip."""
-    if run is not None and stride is None and fps is None:
-        stride, fps = run.stride, run.fps
-    if run is not None:
-        size = run.sampler.size
-    return WindowSpec(
-        frames=frames,
-        size=size_of(path) if size is None else normal(size),
-        stride=1 if stride is None else stride,
-        fps=fps,
-    )
-
-
-def _windows_of_clips(windows: Windows, count: int, subject: Path) -> _Generated:
-    number = min(count, windows.count)
-    return _Generated(
-        clips=windows.read(number),
-        count=number,
-        available=f"{windows.count} windows in {windows.clips} clips",
-        subject={
-            "kind": "clips",
-            "path": str(subject),
-            "fingerprint": windows.fingerprint,
-            "half": windows.half,
-            "clips": number,
-        },
-        fps=windows.fps,
-        frame_size=windows.recorded_size(),
-    )
-
-
-def _samples_of_run(run: _Run, count: int, real: Windows, subject: Path) -> _Generated:
-    sampler, labels = run.sampler, None
-    if sampler.classes and sampler.classes == real.classes:
-        labels = real.labels(count)  # as many of each class as are real
-    about: Subject = {
-        "kind": "run",
-        "path": str(subject),
-        "step": sampler.step,
-        "seeds": [0, count],
-        "labels": "by seed" if labels is None else "as the real clips",
-    }
-    if run.options:
-        about["options"] = run.options
-    return _Generated(
-        clips=_samples(sampler, count, real.spec.frames, labels),
-        count=count,
-        available=f"{count} (sampled at step {sampler.step})",
-        subject=about,
-        fps=run.rate,
-        frame_size=height_width(sampler.size),
-    )
-
-
-def _reconstructions(run: _Run, count: int, real: Windows, subject: Path) -> _Generated:
-    """Takes the windows that are compared with themselves, encoded and decoded."""
-    number, sampler, labels = min(count, real.count), run.sampler, None
-    if sampler.generator.encodes and sampler.generator.classes:  # a codec asks for none
-        if sampler.classes != real.classes:
-            raise ConfigError(
-                f"--reconstructions: the run's classes are {', '.join(sampler.classes)}",
-                f"clips of these; the real ones' are {', '.join(real.classes) or 'none'}",
-            )
-        labels = real.labels(number)
-
-    def clips() -> Iterator[np.ndarray]:
-        windows = real.read(number)
-        for first in range(0, number, _SAMPLED):
-            some = np.stack(list(itertools.islice(windows, _SAMPLED)))
-            yield from sampler.reconstruct(some, labels and labels[first : first + _SAMPLED])
-
-    return _Generated(
-        clips=clips(),
-        count=number,
-        available=f"{number} reconstructions (step {sampler.step})",
-        subject={
-            "kind": "run",
-            "path": str(subject),
-            "step": sampler.step,
-            "reconstructions": True,
-            "clips": number,
-        },
-        fps=real.fps,
-        frame_size=height_width(sampler.size),
-    )
-
-
-def _samples(
-    sampler: sampling.Sampler, count: int, frames: int, labels: list[int] | None
-) -> Iterator[np.ndarray]:
-    for first in range(0, count, _SAMPLED):
-        seeds = range(first, min(first + _SAMPLED, count))
-        chosen = None if labels is None else labels[first : first + _SAMPLED]
-        yield from sampler.sample(seeds, frames, 0, chosen)
-
-
 # -------------------------------------------------------------------- what is said before it runs
 
 
 def _warnings(
-    protocol: str, count: int, spec: WindowSpec, real: Real, generated: _Generated
+    protocol: str, count: int, spec: WindowSpec, real: Real, generated: Generated
 ) -> Iterator[str]:
     """Says what makes scores hard to judge."""
     counts = {"real": min(count, real["windows"]), "generated": generated.count}
@@ -611,7 +399,7 @@ def check(
     if clips < 1:
         raise ConfigError(f"--clips={clips}", "at least 1")
     frames, measure = CHECKS[metric]
-    run = _load_run(subject, step, None, frames, options)
+    run = subjects.load_run(subject, step, None, frames, options)
     if run is not None:
         return measure(run.sampler.sample(range(clips), frames))
     spec = WindowSpec(frames=frames, size=size_of(subject))

@@ -10,9 +10,10 @@ from typing import Any, NotRequired, TypedDict, cast
 
 from vidgen.errors import ConfigError, DataError
 from vidgen.evaluation import page, protocol, scores
-from vidgen.evaluation.evaluate import Real, Result, Subject
+from vidgen.evaluation.evaluate import Real, Result
 from vidgen.evaluation.protocol import Manifest
 from vidgen.evaluation.scores import Scores
+from vidgen.evaluation.subjects import Subject
 from vidgen.video import atomic
 
 FORMAT = "vidgen-report-1"  # another number is another way to read the file
@@ -267,5 +268,7 @@ def _name(report: Report, path: Path) -> str:
     step = f" step {subject['step']}" if "step" in subject else ""
     change = f" {subject['change']}" if "change" in subject else ""
     again = " reconstructions" if subject.get("reconstructions") else ""
-    chosen = "".join(f" {name}={value}" for name, value in subject.get("options", {}).items())
+    apart = {"start": subject["start"]} if "start" in subject else {}
+    apart |= subject.get("options", {})
+    chosen = "".join(f" {name}={value}" for name, value in apart.items())
     return f"{subject.get('path', path)}{step}{again}{chosen}{change}"

@@ -9,6 +9,7 @@ import pytest
 from conftest import TINY_CODES_GENERATOR, TINY_GENERATOR, network, tiny_config
 
 from vidgen import sampling
+from vidgen.cli import commands
 from vidgen.errors import ConfigError, StorageError
 from vidgen.models import protocol
 from vidgen.runtime.checkpoint import Checkpoints
@@ -58,6 +59,16 @@ def test_labels_choose_the_class():
     np.testing.assert_array_equal(by_name, sampler.sample([4, 5], 8, labels=[1, 1]))
     assert not np.array_equal(by_name, sampler.sample([4, 5], 8, labels=0))
     assert set(sampler.latents(range(8), 4)["label"]) == {0, 1}
+
+
+def test_a_class_on_the_command_line_is_its_name_or_else_its_place(capsys):
+    classes = ("1", "2", "5", "a,b")
+    assert commands._labels("1,0,5", classes) == ["1", 0, "5"]  # none is called 0
+    said = capsys.readouterr().err
+    assert "--labels=1 is the class of that name" in said and "--labels=5" in said
+    assert commands._labels("a,b", classes) == "a,b" and commands._labels(None, classes) is None
+    assert commands._labels("\u00b2", classes) == "\u00b2"  # a digit to Python, but no number
+    assert commands._labels("1", ("0", "1")) == "1" and not capsys.readouterr().err
 
 
 def test_decoded_latents_are_the_sample_and_can_be_edited():

@@ -280,6 +280,22 @@ def test_a_folder_around_an_archive_is_looked_through(tmp_path, names, wanted):
     assert found == {f"{name}.webp": label for name, label in wanted.items()}
 
 
+def test_numbers_as_class_names_lie_in_the_order_of_their_values(tmp_path):
+    """So the place of a class is its number where all of them, from 0 on, are there."""
+    clips = np.stack([noise(n) for n in range(12)])
+    for kind in (np.int64, np.str_, np.bytes_):
+        np.savez(tmp_path / "n.npz", video=clips, labels=np.arange(12).astype(kind))
+        source = list_source(tmp_path / "n.npz", PackSettings())
+        assert source.classes == tuple(map(str, range(12)))
+        assert source.labels.tolist() == [entry.ref["index"] for entry in source.entries]
+    odd = np.array(["b", "10", "-2", "2.5", "2", "a10", "a9", "\u00b2"])
+    np.savez(tmp_path / "n.npz", video=clips[:8], labels=odd)
+    ordered = ("-2", "2", "2.5", "10", "a10", "a9", "b", "\u00b2")
+    assert list_source(tmp_path / "n.npz", PackSettings()).classes == ordered
+    np.savez(tmp_path / "n.npz", video=clips[:2], labels=np.array([b"\xc3\xa9", b"\xff"]))
+    assert list_source(tmp_path / "n.npz", PackSettings()).classes == ("\\xff", "\u00e9")
+
+
 @pytest.mark.parametrize("inner", ["m.npz", "top/m.npz", "top/arrays/m.npz"])
 def test_labels_in_an_array_outlive_the_folder_around_an_archive(tmp_path, inner):
     np.savez(tmp_path / "m.npz", v=np.stack([noise(0), noise(1)]), labels=np.array(["b", "a"]))

@@ -245,13 +245,24 @@ def _check_quality(kind: str, quality: float | None) -> None:
 
 
 def _labels(text: str | None, classes: tuple[str, ...]) -> Any:
-    """Reads `square`, `1` or `square,disc,1`: class names or numbers."""
+    """Reads `square`, `1` or `square,disc,1`: class names, or their places from 0."""
     if text is None:
         return None
     if text in classes:  # which may have a comma in its name
-        return text
-    each = [int(n) if n.isdigit() and n not in classes else n for n in text.split(",")]
+        return _named(text, classes)
+    number = lambda text: text.isascii() and text.isdigit()  # noqa: E731
+    each = [
+        int(one) if number(one) and one not in classes else _named(one, classes)
+        for one in text.split(",")
+    ]
     return each[0] if len(each) == 1 else each
+
+
+def _named(text: str, classes: tuple[str, ...]) -> str:
+    """Returns the name of a class; says so where it could have been the place of another."""
+    if text in classes and text.isdecimal() and text != str(classes.index(text)):
+        print(f"vidgen: --labels={text} is the class of that name", file=sys.stderr)
+    return text
 
 
 def _sampling_options(subject: str, options: argparse.Namespace) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import math
 import os
 import zipfile
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -135,7 +135,12 @@ def _labels(
         raise Unreadable(f"its labels take {count * dtype.itemsize} bytes, more than {_LABELS}")
     with archive.open(f"{name}.npy") as file:
         values = np.lib.format.read_array(file, allow_pickle=False)  # type: ignore[arg-type]
-    return [str(value) for value in values.ravel()]
+    return [_name(value) for value in values.ravel().tolist()]
+
+
+def _name(value: Any) -> str:
+    """Returns a label as text; bytes are UTF-8, and what is not is written as escapes."""
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def read_npy(file: str | io.BytesIO, index: int | None, most: int) -> np.ndarray:

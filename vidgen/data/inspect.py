@@ -20,7 +20,7 @@ import numpy as np
 from vidgen import frame_size
 from vidgen.data.archives import printable
 from vidgen.data.limits import Limits
-from vidgen.data.listing import Entry, is_toy, list_source, toy_source
+from vidgen.data.listing import Entry, by_number, is_toy, list_source, toy_source
 from vidgen.data.pack import Pack
 from vidgen.data.settings import PackSettings
 from vidgen.data.stream import ENOUGH, choose_stride, count_windows, describe_choice
@@ -332,7 +332,7 @@ def show(report: Report, console: Any = None) -> None:
     groups: dict[str, list[ClipReport]] = {}
     for clip in report.clips:
         groups.setdefault(clip.label or "", []).append(clip)
-    for label, clips in sorted(groups.items()):
+    for label, clips in sorted(groups.items(), key=lambda group: by_number(group[0])):
         table.add_row(rich.markup.escape(label or "-"), *_row(clips))
     if len(groups) > 1:
         table.add_section()

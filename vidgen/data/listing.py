@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import stat
 import threading
 import zipfile
@@ -219,6 +220,15 @@ def _kind(root: str) -> str:
     return "zip" if zipfile.is_zipfile(root) else suffix
 
 
+def by_number(name: str) -> tuple[bool, float, str]:
+    """Returns the sorting key of a class name: numbers first, by their values, then text."""
+    number = _NUMBER.fullmatch(name) is not None
+    return not number, float(name) if number else 0.0, name
+
+
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
+
+
 def _source(root: str, listing: "_Listing", settings: PackSettings) -> Source:
     entries = sorted(listing.entries, key=lambda entry: entry.name)
     if settings.labels == "none":
@@ -233,7 +243,7 @@ def _source(root: str, listing: "_Listing", settings: PackSettings) -> Source:
         )
     classes: tuple[str, ...] = ()
     if any(entry.label for entry in entries):
-        classes = tuple(sorted({entry.label or UNLABELLED for entry in entries}))
+        classes = tuple(sorted({entry.label or UNLABELLED for entry in entries}, key=by_number))
     index = {name: n for n, name in enumerate(classes)}
     numbers = [index.get(entry.label or UNLABELLED, 0) for entry in entries]
     labels = np.array(numbers, np.int32)

@@ -40,7 +40,7 @@ class Pack:
 
     Attributes:
       path: Its folder.
-      classes: Names of the classes, sorted; empty where clips have no labels.
+      classes: Names of the classes, numbers first, by value; empty where clips have no labels.
       names: Name of each clip.
       labels: int32 `[N]`, index into `classes`; 0 where there are none.
       columns: What is known of each clip, by name, `[N]`: `label` where there are classes,
@@ -244,7 +244,8 @@ def open_store(
 
     source = list_source(path, settings)
     limits = dataclasses.asdict(settings.limits)
-    key = json_sha256([FORMAT, source.fingerprint, settings.of_frames(), limits])
+    made_of = [source.fingerprint, list(source.classes), settings.of_frames(), limits]
+    key = json_sha256([FORMAT, *made_of])
     stem = "".join(c if c.isalnum() or c in "._-" else "_" for c in pathlib.Path(source.root).stem)
     folder = cache_folder(cache) / f"{stem}-{frame_size.name(settings.size)}-{key[:16]}"
     if folder.exists():

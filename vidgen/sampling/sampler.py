@@ -80,7 +80,8 @@ class Sampler:
           frames: Length of the videos, at least 1; by default 64, or all there are where videos
             have an end.
           start: First frame, at least 0; any window of the endless video of a seed can be had.
-          labels: A class name or number for all, or one for each; by default each seed has its own.
+          labels: A class for all videos, or one for each: text is its name, an integer its place
+            among `classes`, from 0; by default each seed has its own.
 
         Returns:
           uint8 `[len(seeds), frames, H, W, 3]`.
@@ -98,7 +99,7 @@ class Sampler:
         Args:
           seed: In [0, 2^32).
           start: First frame.
-          labels: A class name or number; by default the seed's own.
+          labels: A class, as for `sample`; by default the seed's own.
 
         Yields:
           uint8 `[H, W, 3]`, the same as `sample` gives.

@@ -347,6 +347,15 @@ def test_missing_clips_and_runs_have_their_exit_codes(tmp_path):
     assert str(tmp_path / "nothing") in err and "Traceback" not in err
 
 
+@pytest.mark.parametrize("platform", ["nope", "rocm"])
+def test_a_platform_that_is_not_here_is_named(platform, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", platform)
+    for command in (["train", *TINY, f"--workdir={tmp_path / 'run'}"], ["doctor"]):
+        _, err = run(*command, expect=2)
+        assert f"JAX_PLATFORMS={platform}: JAX finds no such device" in err
+        assert "Traceback" not in err
+
+
 def test_no_contact_sheet_among_the_clips(tmp_path):
     np.save(tmp_path / "clip.npy", np.zeros((4, 8, 8, 3), np.uint8))
     _, err = run("data", "inspect", tmp_path, f"--sheet={tmp_path / 'sheet.png'}", expect=2)

@@ -4,6 +4,7 @@ Errors meant for a person are one or two lines and an exit code (README); `--deb
 come from. JAX is imported after the arguments have been read.
 """
 
+import os
 import shlex
 import sys
 
@@ -47,6 +48,13 @@ def main(arguments: list[str] | None = None) -> int:
         if error.hint:
             print(f"        {error.hint}", file=sys.stderr)
         return error.exit_code
+    except (RuntimeError, AssertionError):
+        if "--debug" in arguments or process.has_devices():
+            raise
+        asked = os.environ["JAX_PLATFORMS"]
+        print(f"vidgen: JAX_PLATFORMS={asked}: JAX finds no such device here", file=sys.stderr)
+        print("        unset it, and JAX takes what there is; cpu is everywhere", file=sys.stderr)
+        return ConfigError.exit_code
     except KeyboardInterrupt:
         if "--debug" in arguments:
             raise

@@ -61,3 +61,15 @@ def keep_programs() -> None:
     # All three are needed; by default small and quickly compiled programs are not kept.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def has_devices() -> bool:
+    """Tells whether JAX finds the devices that JAX_PLATFORMS names, where it names any."""
+    if not os.environ.get("JAX_PLATFORMS") or "jax" not in sys.modules:
+        return True
+    import jax
+
+    try:
+        return bool(jax.devices())
+    except (RuntimeError, AssertionError):  # what it raises depends on which are installed
+        return False

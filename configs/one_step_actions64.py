@@ -22,13 +22,13 @@ def get_config():
     config.objective.penalty_interval = 4
     config.objective.augmentations = ("shift", "brightness", "cutout")
     config.objective.augment_p = constant(0.6)
-    config.optimizer.learning_rate = cosine(2e-4, 0.0)
+    config.optimizer.learning_rate = cosine(3e-4, 0.0)
     config.optimizer.discriminator_rate = 4.0
     config.optimizer.warmup_kclips = 0.4
     config.training.update(
         kclips=16.0,
         batch_size=8,
-        ema_kclips=1.0,
+        ema_kclips=0.5,
         log_kclips=0.4,
         sample_kclips=1.6,
         save_kclips=1.6,

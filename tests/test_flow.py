@@ -187,7 +187,7 @@ def test_solvers_have_the_order_of_their_names(solver, power, error):
 
     def integrate(module):
         run = lambda x, level, label: jnp.broadcast_to(level[:, :1] ** power, x.shape)  # noqa: E731
-        return module._solve(run, jnp.zeros((1, 1)), jnp.ones((1, 1)), None)
+        return module._solve(run, jnp.zeros((1, 1)), jnp.ones((1, 1)), None, 5)
 
     found = gen.apply({"params": weights()}, method=integrate)
     np.testing.assert_allclose(found, 1 / (power + 1) - error, rtol=1e-6)
@@ -200,7 +200,7 @@ def test_guidance_goes_beyond_the_class():
         run = lambda x, level, label: (  # noqa: E731
             jnp.where(label == CLASSES, 1.0, 2.0)[:, None] + 0 * x
         )
-        return module._solve(run, jnp.zeros((1, 1)), jnp.ones((1, 1)), jnp.zeros(1, jnp.int32))
+        return module._solve(run, jnp.zeros((1, 1)), jnp.ones((1, 1)), jnp.zeros(1, jnp.int32), 2)
 
     found = gen.apply({"params": weights()}, method=integrate)
     np.testing.assert_allclose(found, 1 + 3 * (2 - 1), rtol=1e-6)

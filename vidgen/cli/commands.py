@@ -22,7 +22,7 @@ def train(options: argparse.Namespace) -> None:
     """Trains, or goes on with, the run in a folder; or says what that would take."""
     if options.dry_run:
         return _dry_run(options)
-    if options.workdir is None:
+    if not options.workdir:
         raise ConfigError("the following arguments are required: --workdir", "vidgen train --help")
     from vidgen.errors import Preempted
     from vidgen.run import logs
@@ -349,6 +349,9 @@ def reconstruct(options: argparse.Namespace) -> None:
     print(f"PSNR {psnr.mean():.2f} dB, mean of {len(real)} clips from step {sampler.step}")
 
 
+_SEEDS = 1_000_000  # of one command, which holds their numbers in memory
+
+
 def parse_seeds(text: str) -> list[int]:
     """Reads `7`, `0:16` (the end left out) or `1,2,5`.
 
@@ -359,7 +362,12 @@ def parse_seeds(text: str) -> list[int]:
         seeds = []
         for part in text.split(","):
             first, colon, end = part.partition(":")
-            seeds += range(int(first), int(end)) if colon else [int(first)]
+            some = range(int(first), int(end) if colon else int(first) + 1)
+            if len(some) > _SEEDS:
+                raise ConfigError(f"--seeds={text} are {len(some)} videos", f"at most {_SEEDS}")
+            seeds += some
+    except OverflowError as error:
+        raise ConfigError(f"--seeds={text}", "0 to 2^32-1") from error
     except ValueError as error:
         raise ConfigError(f"--seeds={text}", "as in 7, 0:16 or 1,2,5") from error
     if not seeds:

@@ -8,7 +8,6 @@ import ast
 import contextlib
 import difflib
 import json
-import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -28,6 +27,7 @@ _KINDS = {
     str: "text",
     tuple: "a tuple",
 }
+_LARGEST = 1e30  # of numbers with a point; float32 ends at 3e38, and products come before that
 _PAIRS = {name for name, field in flat({"data": DATA}) if field.pair}
 NETWORKS = ("generator.", "discriminator.")  # sections whose fields are those of a network's class
 
@@ -42,6 +42,8 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """Returns the leaves of a nested config by dotted name; sequences become tuples."""
     flat = {}
     for name, value in config.items():
+        if not isinstance(name, str):
+            raise ConfigError(f"config.{prefix}{name!r}: names of fields are text")
         if isinstance(value, (ConfigDict, dict)):
             flat |= flatten(value, f"{prefix}{name}.")
         else:
@@ -89,6 +91,9 @@ def check(name: str, value: Any, field: Field) -> None:
     if field.length and len(value) != field.length:
         raise ConfigError(f"config.{name} is {value}", f"{field.length} numbers, {field.range()}")
     for item in value if isinstance(value, tuple) else (value,):
+        if isinstance(value, tuple) and type(item) is not _item_type(field):
+            wanted = _KINDS[_item_type(field)]
+            raise ConfigError(f"config.{name} is {value!r}", f"it must be a tuple, each {wanted}")
         if field.choices and item not in field.choices:
             raise ConfigError(f"config.{name} is {value!r}", near(str(item), field.choices))
         if (
@@ -97,6 +102,8 @@ def check(name: str, value: Any, field: Field) -> None:
             or (field.below is not None and not item < field.below)
         ):
             raise ConfigError(f"config.{name} is {value}", f"it must be {field.range()}")
+        if field.most is None and type(item) is int and abs(item) >= 2**31:
+            raise ConfigError(f"config.{name} is {value}", "it must be below 2^31")
 
 
 def _check_contradictions(config: Config) -> None:
@@ -115,6 +122,13 @@ def _check_contradictions(config: Config) -> None:
         raise ConfigError(
             f"config.data.pick is {data.pick}", f"a window has data.frames={data.frames}"
         )
+    if "training" in config and "batch_size" in config.training:
+        count = steps(config.training.kclips, config.training.batch_size)
+        if count >= 2**31:
+            raise ConfigError(
+                f"config.training.kclips is {config.training.kclips:g}",
+                f"{count:.0e} steps are more than are counted, 2^31",
+            )
     if "parallel" in config and config.parallel.dispatch > 1:
         _check_dispatch(config)
 
@@ -162,8 +176,9 @@ def override(config: Config, name: str, text: str) -> None:
     if not isinstance(like, str):
         try:
             value = ast.literal_eval(text)
-        except (ValueError, SyntaxError) as error:
-            raise ConfigError(f"config.{name} is {text!r}", _wanted(like, pair)) from error
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+            shown = text if len(text) < 60 else f"{text[:50]}..."
+            raise ConfigError(f"config.{name} is {shown!r}", _wanted(like, pair)) from error
     if (pair or isinstance(like, tuple)) and isinstance(value, list):
         value = tuple(value)
     if isinstance(like, float) and type(value) is int:
@@ -199,8 +214,13 @@ def check_type(name: str, value: Any, like: Any, pair: bool = False) -> None:
             f"config.{name} is {value!r}, {_kind(value)}",
             _wanted(like),
         )
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"config.{name} is {value}", "it must be finite")
+    if isinstance(value, float) and not abs(value) <= _LARGEST:
+        raise ConfigError(f"config.{name} is {value}", f"it must be finite, up to {_LARGEST:g}")
+
+
+def _item_type(field: Field) -> type:
+    """Returns the type of the items of a field that holds a tuple."""
+    return type(field.default[0]) if field.default else str if field.choices else int
 
 
 def _wanted(like: Any, pair: bool = False) -> str:

@@ -46,7 +46,8 @@ class Field:
         if self.choices:
             return "one of " + ", ".join(repr(choice) for choice in self.choices)
         if self.least is not None and self.most is not None:
-            return f"{self.least:g} to {self.most:g}"
+            most = f"{self.most:g}" if self.most < 1e6 else str(self.most)
+            return f"{self.least:g} to {most}"
         if self.least is not None and self.below is not None:
             return f"in [{self.least:g}, {self.below:g})"
         return "" if self.least is None else f"at least {self.least:g}"
@@ -71,7 +72,11 @@ DATA: Section = {
     "stride": Field(1, "take every n-th frame; 0: chosen by the clips (docs/data.md)", least=0),
     "fps": Field(0.0, "resample to this rate by true time stamps; 0: as recorded", least=0),
     "size": Field(
-        64, "of frames in pixels: the side of squares, or (height, width)", least=8, pair=True
+        64,
+        "of frames in pixels: the side of squares, or (height, width)",
+        least=8,
+        most=8192,
+        pair=True,
     ),
     "crop": Field(
         "center",
@@ -92,7 +97,9 @@ DATA: Section = {
     "limits": {  # a file beyond any of these is refused, by name
         "frames": Field(100_000, "frames of a file", least=1),
         "pixels": Field(50_000_000, "pixels of a frame", least=1),
-        "bytes": Field(4_000_000_000, "bytes of a file's frames at the packed size", least=1),
+        "bytes": Field(
+            4_000_000_000, "bytes of a file's frames at the packed size", least=1, most=2**60
+        ),
         "seconds": Field(120.0, "seconds that decoding a file may take", least=0.1),
     },
 }
@@ -121,7 +128,7 @@ OPTIMIZER: Section = {
 }
 TRAINING: Section = {
     "kclips": Field(1000.0, "length of the training", least=0.001),
-    "batch_size": Field(16, "clips of a step, over all devices", least=1),
+    "batch_size": Field(16, "clips of a step, over all devices", least=1, most=2**20),
     "ema_kclips": Field(5.0, "half-life of the averaged generator", least=0),
     "ema_rampup": Field(0.1, "at most this share of the clips seen; early ones fade", least=0),
     "log_kclips": Field(1.0, "between lines of metrics.jsonl", least=0, free=True),

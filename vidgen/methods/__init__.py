@@ -64,7 +64,7 @@ def is_fitted(method: str) -> bool:
 def sections(method: str) -> dict[str, Any]:
     """Returns all fields of a method's config: the seed, the method, and its sections."""
     return {
-        "seed": Field(0, "everything random follows from it", least=0),
+        "seed": Field(0, "everything random follows from it", least=0, most=2**32 - 1),
         "method": Field(method, "a name in vidgen.methods.METHODS"),
         **load(method).FIELDS,
     }

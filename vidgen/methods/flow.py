@@ -37,7 +37,9 @@ FIELDS = common.fields(
         "discriminator": codec.DISCRIMINATOR,
         "objective": {
             **codec.OBJECTIVE,
-            "level": Field(-0.3, "mean of the logit of noise levels; below 0: more noise"),
+            "level": Field(
+                -0.3, "mean of the logit of noise levels; below 0: more noise", least=-20, most=20
+            ),
             "prefix": Field(0.25, "share of clips whose first frames are known", least=0, most=1),
             "own_levels": Field(
                 0.1, "share of clips whose frames each have a level of their own", least=0, most=1

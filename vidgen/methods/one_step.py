@@ -16,7 +16,9 @@ from vidgen.models.flow import FlowGenerator
 
 GENERATORS = {"flow": FlowGenerator}
 DISCRIMINATORS = gan.DISCRIMINATORS
-STREAM = {"stream": True, "steps": 1, "chunk": 8, "margin": 8}
+# One step of noise alone knows nothing but the mean. The latent of the video is drawn once, so it
+# can afford some steps, and with them videos differ from the start.
+STREAM = {"stream": True, "steps": 1, "whole_steps": 8, "chunk": 8, "margin": 4}
 BEGINS_FROM = "flow"
 FIELDS = {**gan.FIELDS, "generator": models.fields(GENERATORS, "flow", **STREAM)}
 

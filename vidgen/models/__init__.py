@@ -17,6 +17,7 @@ from vidgen.frame_size import normal
 
 Kinds = Mapping[str, Any]  # classes of Linen modules by name
 
+_MOST = 2**20  # of any number of a network: channels, frames, patches
 _FLAX = ("parent", "name")
 _GIVEN = ("size", "classes", "length", "clips", "dtype", "remat", *_FLAX)  # not by a section
 
@@ -68,15 +69,15 @@ def checked(role: str, kinds: Kinds, kind: str, arguments: Mapping[str, object])
         if isinstance(like, tuple):
             fits = isinstance(value, tuple) and all(_whole(v, least=1) for v in value)
             fits = fits and (value or not like)  # what may be empty is so by default
-            want = "a tuple of positive whole numbers"
+            want = f"a tuple of positive whole numbers up to {_MOST}"
         elif isinstance(like, bool | str):
             fits = type(value) is type(like)
             want = "text" if isinstance(like, str) else "True or False"
         elif _whole(like):
-            fits, want = _whole(value), "a whole number, at least 0"
+            fits, want = _whole(value), f"a whole number, 0 to {_MOST}"
         elif isinstance(like, float):
             fits = isinstance(value, (int, float)) and not isinstance(value, bool)
-            want = "a number"
+            fits, want = fits and abs(value) <= _MOST, f"a number up to {_MOST}"
         else:
             continue
         if not fits:
@@ -85,7 +86,7 @@ def checked(role: str, kinds: Kinds, kind: str, arguments: Mapping[str, object])
 
 
 def _whole(value: object, least: int = 0) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= _MOST
 
 
 def fields(kinds: Kinds, kind: str, **defaults: object) -> dict[str, Field]:

@@ -47,7 +47,9 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
       reach: Pairs of frames that attention in time sees before and after each.
       chunk: Frames that are drawn together, even.
       margin: Frames on each side that are drawn with them, even, at most a chunk.
+      stream: Draw chunks given the last frames before, instead of with those around.
       steps: When sampling, steps of the solver.
+      whole_steps: The same for the latent of the video, which is drawn once; 0: as many.
       guidance: When sampling, the velocity is that with the class and so many times, less one, the
         difference from that without.
       solver: When sampling, `euler`, or `heun` with twice the evaluations.
@@ -72,6 +74,7 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
     margin: int = 16
     stream: bool = False
     steps: int = 20
+    whole_steps: int = 0
     guidance: float = 1.0
     solver: str = "euler"
     dtype: str = "float32"
@@ -322,7 +325,8 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
         noise = content.reshape(len(content), 1, self.tokens, -1)
         pairs = jnp.zeros((len(content), 0, self.tokens, 2 * noise.shape[-1]))
         run = lambda x, level, label: self.model(x, pairs, level, label, False)[0]  # noqa: E731
-        return self._solve(run, noise, jnp.ones((1, 1)), label)
+        steps = self.whole_steps or self.steps
+        return self._solve(run, noise, jnp.ones((1, 1)), label, steps)
 
     def _draw_pairs(
         self,
@@ -338,9 +342,9 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
             pairs = jnp.concatenate([past, x], 1)
             return self.model(whole, pairs, level, label, True)[1][:, past.shape[1] :]
 
-        return self._solve(run, noise, known[None].astype(jnp.float32), label)
+        return self._solve(run, noise, known[None].astype(jnp.float32), label, self.steps)
 
-    def _solve(self, run, x, drawn, label):
+    def _solve(self, run, x, drawn, label, steps):
         """Integrates the velocity from noise, level 0, to latents, level 1.
 
         Args:
@@ -348,6 +352,7 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
           x: Noise.
           drawn: 1 for slots that are drawn, 0 for those that are known, `[1, slots]`.
           label: Classes, int32 `[B]`, where there are classes.
+          steps: From level 0 to 1.
         """
 
         def velocity(x, moment):
@@ -359,13 +364,13 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
             return without + self.guidance * (given - without)
 
         def step(number, x):
-            moment, by = number / self.steps, 1 / self.steps
+            moment, by = number / steps, 1 / steps
             slope = velocity(x, moment)
             if self.solver == "heun":
                 slope = (slope + velocity(x + by * slope, moment + by)) / 2
             return x + by * slope
 
-        return jax.lax.fori_loop(0, self.steps, step, x)
+        return jax.lax.fori_loop(0, steps, step, x)
 
 
 def _joined(

@@ -100,9 +100,7 @@ class HeadsDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
                 f"config.discriminator.unfold has {min(other)}",
                 f"of config.discriminator.scales, {self.scales}",
             )
-        for name in ("width", "tap_width", "widest", "group"):
-            if not getattr(self, name):
-                raise ConfigError(f"config.discriminator.{name} is 0", "at least 1")
+        layers.check_sizes(self, "discriminator", "width", "tap_width", "widest", "group")
 
     def see(
         self, frozen: PyTree, video: Float[Array, "batch time height width channel"]

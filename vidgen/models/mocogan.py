@@ -17,14 +17,13 @@ from jaxtyping import Array, Float, Float32, Int, Key
 
 from vidgen import keys
 from vidgen.errors import ConfigError
-from vidgen.models import protocol
+from vidgen.models import layers, protocol
 from vidgen.models.convolutions import (
     Convolution,
     TransposedConvolution,
     Whole,
     levels_of,
 )
-from vidgen.models.layers import leaky_relu
 from vidgen.models.normalization import BatchNorm
 
 
@@ -63,9 +62,7 @@ class MocoganGenerator(protocol.GeneratorDefaults, nn.Module):
         """Raises ConfigError if the attributes do not fit each other."""
         if not isinstance(self.size, int) or self.size < 8 or self.size & (self.size - 1):
             raise ConfigError(f"config.data.size is {self.size}", "8, 16, 32, 64, ... for mocogan")
-        for name in ("motion", "features"):
-            if not getattr(self, name):
-                raise ConfigError(f"config.generator.{name} is 0", "at least 1")
+        layers.check_sizes(self, "generator", "motion", "features")
 
     def keyframes(self, frames: int) -> int:
         """Returns how many keyframes of motion noise a window needs."""
@@ -223,6 +220,7 @@ class MocoganDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
 
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
+        layers.check_sizes(self, "discriminator", "features")
         if self.image not in ("patch", "whole"):
             raise ConfigError(f"config.discriminator.image is {self.image!r}", "patch or whole")
         if self.size < 16 and self.image == "patch":
@@ -269,7 +267,7 @@ class MocoganDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
             x = Convolution(width, steps, self.dtype, kernel_init=init)(x + next(noise))
             if n:
                 x = BatchNorm(running=False, dtype=self.dtype)(x, parts)
-            x = leaky_relu(x)
+            x = layers.leaky_relu(x)
         if patch:
             x = x + next(noise)
             x = Convolution(1, 1, self.dtype, kernel_init=_uniform(16 * x.shape[-1]))(x)

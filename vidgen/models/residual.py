@@ -95,8 +95,7 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
         """Raises ConfigError if the attributes do not fit each other."""
         check_levels("widths", self.widths, self.size, "up to")
         layers.check_output(self.output)
-        if not self.stride:
-            raise ConfigError("config.generator.stride is 0", "at least 1")
+        layers.check_sizes(self, "generator", "head", "content", "style", "stride")
         if self.feature_bound < 0:
             raise ConfigError(
                 f"config.generator.feature_bound is {self.feature_bound}", "at least 0; 0 for none"
@@ -344,6 +343,7 @@ class ResidualDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
 
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
+        layers.check_sizes(self, "discriminator", "neck", "features", "fold")
         trunk = 4 * 2 ** (len(self.widths) - 1)
         unit = self.patch * 2 ** (len(self.widths) - 1)
         if layers.coarsest_map(self.size, unit, twos=True) is None:

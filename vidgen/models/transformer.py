@@ -84,7 +84,8 @@ class TransformerGenerator(protocol.GeneratorDefaults, nn.Module):
 
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
-        layers.check_sizes(self, "generator", "grid", "expand", "window", "head", "style", "stride")
+        sizes = ("grid", "expand", "window", "head", "content", "style", "stride")
+        layers.check_sizes(self, "generator", *sizes)
         _check_tokens(self, "generator")
         short, long = sorted(_patches(self))
         if short % self.grid or long % (short // self.grid):

@@ -4,7 +4,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int
 
-from vidgen.errors import ConfigError
 from vidgen.frame_size import Size, height_width
 from vidgen.models import layers, protocol
 from vidgen.models.residual import ResidualGenerator, check_levels
@@ -72,9 +71,7 @@ class VariationalAutoencoder(protocol.GeneratorDefaults, nn.Module):
 
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
-        for name in ("content", "motion", "features"):
-            if not getattr(self, name):
-                raise ConfigError(f"config.generator.{name} is 0", "at least 1")
+        layers.check_sizes(self, "generator", "content", "motion", "features")
         self._generator().check()
         check_levels("encoder_widths", self.encoder_widths, self.size, "from")
 

@@ -1,0 +1,118 @@
+"""Values that nobody would mean: each is refused by name, before anything is built of it."""
+
+import dataclasses
+
+import jax
+import pytest
+from conftest import tiny_config
+
+from vidgen import config as configs
+from vidgen import methods, models
+from vidgen.config import checks
+from vidgen.config.fields import Field, flat
+from vidgen.errors import ConfigError
+
+FAR = (2**31, 10**30, -(10**30), 1e39, -1e39, float("inf"), float("nan"))
+ODD = (None, "x", b"x", (), ("a", "b", "c"), {}, {1: 2}, [[1]], 1j, True, 0.5)
+
+
+def refused(config):
+    try:
+        methods.validate(config)
+    except ConfigError:
+        return True
+    return False
+
+
+def put(config, name, value):
+    *path, last = name.split(".")
+    for part in path:
+        config = config[part]
+    with config.ignore_type():
+        config[last] = value
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_a_field_takes_nothing_that_is_far_out_of_any_range(method):
+    """Of every field of every section, those of networks among them."""
+    fields = dict(flat(methods.sections(method)))
+    for name, field in fields.items():
+        number = isinstance(field.default, (int, float)) and not isinstance(field.default, bool)
+        if not number or name == "seed":
+            continue
+        for value in FAR:
+            config = methods.base(method)
+            config.data.path = "toy"
+            if "adversarial" in config.get("objective", {}):
+                config.objective.adversarial = 0.1  # so that there is a discriminator
+            put(config, name, value)
+            if name == "data.limits.bytes" and value == 2**31:
+                continue  # 2 GB are no absurd size of a file
+            # A weight or a duration of 2^31 is odd, but a number like others.
+            large = isinstance(field.default, float) and value in (2**31, 10**30)
+            assert large or refused(config), (name, value)
+
+
+@pytest.mark.parametrize("name", ["seed", "training.kclips", "data.background", "data.size"])
+def test_a_value_of_another_kind_is_refused_without_a_traceback(name):
+    for value in ODD:
+        config = tiny_config()
+        put(config, name, value)
+        if name == "training.kclips" and value in (0.5, True):
+            continue  # True becomes 1.0 where it is set
+        assert refused(config), (name, value)
+
+
+@pytest.mark.parametrize(
+    "text", ["{[1]:2}", "(" * 5000 + ")" * 5000, "1e999", "1_", "\x00", "lambda: 0", "2**64"]
+)
+def test_text_that_is_no_literal_is_refused_and_not_shown_whole(text):
+    for name in ("seed", "training.kclips", "generator.widths", "data.size"):
+        with pytest.raises(ConfigError) as error:
+            configs.override(tiny_config(), name, text)
+        assert len(str(error.value)) < 200
+
+
+def whole_numbers(module):
+    for field in dataclasses.fields(module):
+        if type(field.default) is int and field.name not in models._GIVEN:
+            yield field.name
+
+
+NETWORKS = [
+    (method, role, kind)
+    for method in methods.METHODS
+    for role in ("generator", "discriminator")
+    for kind in methods.networks(role, method)
+]
+
+
+@pytest.mark.parametrize("method, role, kind", NETWORKS)
+def test_a_network_of_size_zero_is_refused_or_can_be_made(method, role, kind):
+    """Whatever passes the checks is drawn, by shapes alone."""
+    module = methods.networks(role, method)[kind]
+    for name in whole_numbers(module):
+        config = methods.base(method)
+        if role not in config:
+            return
+        config.data.path = "toy"
+        if config[role].kind != kind:
+            config[role] = {"kind": kind}
+            methods.complete(config)
+        if name not in config[role]:
+            continue
+        config[role][name] = 0
+        if "adversarial" in config.get("objective", {}):
+            config.objective.adversarial = 0.1  # so that there is a discriminator
+        if refused(config) or methods.is_fitted(method):
+            continue
+        jax.eval_shape(methods.experiment(config, 2).init, 0)
+
+
+def test_the_seed_is_one_that_every_generator_of_numbers_takes():
+    config = tiny_config()
+    config.seed = 2**32 - 1
+    methods.validate(config)
+    with pytest.raises(ConfigError) as error:
+        checks.check("seed", 2**32, Field(0, "", least=0, most=2**32 - 1))
+    assert "0 to 4294967295" in error.value.hint

@@ -45,6 +45,18 @@ def test_what_was_saved_comes_back(saved):
     assert saved.restore(wanted, step=2)[0] == 2
 
 
+def test_arrays_that_compress_without_end_are_no_damage(tmp_path):
+    """As `lookup` has them of clips of one colour; of more than the memory they are refused."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    flat = {"ema": {"clips": jnp.full((2000, 16, 32, 32), 7, jnp.uint8)}}
+    checkpoints.save(1, flat, {})
+    checkpoints.close()
+    size = sum(path.stat().st_size for path in files(tmp_path))
+    assert 64 * size < flat["ema"]["clips"].nbytes
+    found = Checkpoints(tmp_path / "checkpoints").restore(None)[1]
+    np.testing.assert_array_equal(found["ema"]["clips"], flat["ema"]["clips"])
+
+
 def test_one_item_can_be_had_alone(saved):
     _, items, _ = saved.restore(lambda meta: {"ema": wanted(meta)["ema"]})
     assert list(items) == ["ema"]

@@ -459,13 +459,16 @@ def _bytes(tree: Any) -> int:
 
 
 def _refuse_bomb(folder: pathlib.Path, wanted: dict[str, Any]) -> None:
-    """Refuses arrays far larger than their files: noise does not compress, zeros without end do.
+    """Refuses arrays far larger than their files that the machine's memory may not hold.
 
-    A state at step 0 has at most half of its numbers from noise, the others are zeros.
+    Learnt numbers hardly compress: a state at step 0 has at most half of them from noise, the others
+    are zeros. Clips that `lookup` has learnt by heart may compress without end, so a quarter of the
+    memory is free to whatever the digests then confirm.
     """
     claimed = _bytes(wanted)
     there = _size(folder)
-    if claimed > 64 * there + 2**20:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if claimed > max(64 * there, memory // 4):
         raise _Damaged(f"claims arrays of {claimed} bytes, in files of {there}")
 
 

@@ -61,6 +61,25 @@ def test_labels_choose_the_class():
     assert set(sampler.latents(range(8), 4)["label"]) == {0, 1}
 
 
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (lambda all: all["motion"].fill(np.nan), "motion holds what is not finite"),
+        (lambda all: all["content"].__setitem__((0, 0), np.inf), "content holds"),
+        (lambda all: all.pop("cycle"), "lack cycle"),
+        (lambda all: all.update(content=all["content"][:, 1:]), r"content is \[2, 3\]"),
+        (lambda all: all.update(motion=all["motion"][:1]), r"motion is \[1, "),
+        (lambda all: all.update(label=np.zeros(3, np.int32)), r"content is \[2, 4\]"),
+    ],
+)
+def test_latents_that_cannot_be_decoded_are_refused(change, says):
+    sampler = make()
+    latents = sampler.latents([0, 1], 8)
+    change(latents)
+    with pytest.raises(ConfigError, match=says):
+        sampler.decode(latents, 8)
+
+
 def test_a_class_on_the_command_line_is_its_name_or_else_its_place(capsys):
     classes = ("1", "2", "5", "a,b")
     assert commands._labels("1,0,5", classes) == ["1", 0, "5"]  # none is called 0

@@ -43,6 +43,24 @@ def check_size(generator: Generator, clips: np.ndarray) -> None:
         )
 
 
+def check_latents(generator: Generator, latents: Latents) -> None:
+    """Raises ConfigError where latents are none that `Sampler.decode` can take."""
+    channels = {"content": generator.content, "motion": generator.motion}
+    wanted = {**channels, "cycle": len(generator.periods), "label": None}
+    if missing := wanted.keys() - latents.keys():
+        raise ConfigError(f"latents lack {', '.join(sorted(missing))}", "start from those drawn")
+    count = len(np.atleast_1d(latents["label"]))
+    for name, last in wanted.items():
+        shape = np.shape(latents[name])
+        if shape[:1] != (count,) or (last is not None and shape[-1:] != (last,)):
+            raise ConfigError(
+                f"the latents' {name} is {list(shape)}",
+                f"[{count}, ...{'' if last is None else f', {last}'}], as those drawn",
+            )
+        if not np.isfinite(latents[name]).all():
+            raise ConfigError(f"the latents' {name} holds what is not finite", "NaN or infinite")
+
+
 def interpolate(latents: Latents, other: Latents, parts: Sequence[float] | np.ndarray) -> Latents:
     """Makes latents between two sets of latents, of any generator.
 

@@ -19,7 +19,7 @@ from vidgen.errors import ConfigError
 from vidgen.frame_size import Size, height_width
 from vidgen.models.protocol import Generator
 from vidgen.sampling import programs
-from vidgen.sampling.latents import Latents, check_clips, check_size
+from vidgen.sampling.latents import Latents, check_clips, check_latents, check_size
 from vidgen.seeds import stream
 
 FRAMES = 64  # of a video that has no end, by default
@@ -188,8 +188,9 @@ class Sampler:
           uint8 `[N, frames, H, W, 3]`.
 
         Raises:
-          ConfigError: The latents are of other frames.
+          ConfigError: The latents are of other frames or another generator, or not finite.
         """
+        check_latents(self.generator, latents)
         return self._decode(latents, self._length(frames, start), start)[0]
 
     @property

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from vidgen.errors import DataError
-from vidgen.video import reading, sequences
+from vidgen.video import decoding, reading, sequences
 
 
 def noise(count=5, height=6, width=9):
@@ -135,3 +135,18 @@ def test_a_folder_may_have_any_name(tmp_path):
 
 def test_names_are_sorted_by_their_numbers():
     assert sorted(["f10", "f2", "f1b", "f1"], key=sequences.natural) == ["f1", "f1b", "f2", "f10"]
+
+
+@pytest.mark.parametrize("kind", ["EPS", "TGA", "ICO"])
+def test_pictures_of_other_formats_are_refused_whatever_they_are_called(
+    tmp_path, kind, monkeypatch
+):
+    """Pillow would hand PostScript to Ghostscript, which runs it."""
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *given, **more: pytest.fail("it ran"))
+    Image.new("RGB", (64, 32), "red").save(tmp_path / "strip.png", format=kind)
+    with pytest.raises(decoding.Unreadable, match="no picture that Pillow knows"):
+        decoding.open_image(tmp_path / "strip.png")
+    with pytest.raises(DataError, match=r"strip\.png"):
+        reading.read_video(tmp_path, fps=10)

@@ -461,9 +461,9 @@ def _bytes(tree: Any) -> int:
 def _refuse_bomb(folder: pathlib.Path, wanted: dict[str, Any]) -> None:
     """Refuses arrays far larger than their files that the machine's memory may not hold.
 
-    Learnt numbers hardly compress: a state at step 0 has at most half of them from noise, the others
-    are zeros. Clips that `lookup` has learnt by heart may compress without end, so a quarter of the
-    memory is free to whatever the digests then confirm.
+    Learnt numbers hardly compress: a state at step 0 has at most half of them from noise, the
+    others are zeros. Clips that `lookup` has learnt by heart may compress without end, so a quarter
+    of the memory is free to whatever the digests then confirm.
     """
     claimed = _bytes(wanted)
     there = _size(folder)

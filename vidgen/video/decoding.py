@@ -31,14 +31,20 @@ _BARRED = frozenset(
         "image2",
         "imf",
         "lavfi",
+        "mlv",
         "rtp",
         "rtsp",
         "sap",
         "sdp",
         "tty",
         "vapoursynth",
+        "vobsub",
+        "webm_dash_manifest",
     ]
 )
+# Formats of Pillow that are opened, whatever a file is called: others start programs (EPS starts
+# Ghostscript) or are no pictures.
+PILLOW = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Damaged frames are an error instead of a smear: with this, 3 of 4 single flipped bits in H.264 are
 # noticed instead of 1 of 40; with `frame.is_corrupt` as well, 9 of 10.
 _STRICT = {"err_detect": "explode"}
@@ -343,7 +349,7 @@ def open_image(file: Path | BinaryIO, max_pixels: int | None = None) -> Any:
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None  # the limit here is ours, with its own message
     try:
-        image = Image.open(file)  # type: ignore[arg-type]
+        image = Image.open(file, formats=PILLOW)  # type: ignore[arg-type]
     except UnidentifiedImageError:
         raise Unreadable("is no picture that Pillow knows") from None
     finally:

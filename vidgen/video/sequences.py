@@ -4,6 +4,7 @@ info = {}
 for seconds, frame in timed_pictures("walk", fps=25.0, info=info): ...
 """
 
+import io
 import os
 import pathlib
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vidgen.video.conversion import upright
-from vidgen.video.decoding import Path, Unreadable, reason
+from vidgen.video.decoding import PILLOW, Path, Unreadable, reason
 
 PICTURES = frozenset(["avif", "bmp", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"])
 # Display matrices, as of `conversion.upright`, of the orientations that EXIF numbers.
@@ -98,9 +99,12 @@ def _pages(path: Path) -> Iterator[tuple[str, np.ndarray]]:
 def _pictures(name: str, data: bytes) -> Iterator[np.ndarray]:
     """Yields the pictures in a file as uint8 `[H, W, 1 or 4]`."""
     import imageio.v3 as iio
+    from PIL import Image
 
     imopen: Any = iio.imopen  # whose annotations are wrong
     try:
+        with Image.open(io.BytesIO(data), formats=PILLOW):
+            pass  # imageio would open any format
         with imopen(data, "r", plugin="pillow") as opened:
             for page in range(opened.properties(index=...).n_images or 1):
                 kind = opened.properties(index=page).dtype

@@ -370,7 +370,7 @@ def together(config: configs.Config, *networks: Network) -> int:
     return clips
 
 
-def two_optimizers(config: configs.Config) -> dict[str, optax.GradientTransformation]:
+def two_optimizers(config: configs.Config) -> dict[str, Any]:
     """Makes the optimizers of two players, `gen_tx` and `dis_tx`."""
     times = config.optimizer.discriminator_rate
     return {"gen_tx": optimizer(config), "dis_tx": optimizer(config, times)}

@@ -76,8 +76,8 @@ def checked(role: str, kinds: Kinds, kind: str, arguments: Mapping[str, object])
         elif _whole(like):
             fits, want = _whole(value), f"a whole number, 0 to {_MOST}"
         elif isinstance(like, float):
-            fits = isinstance(value, (int, float)) and not isinstance(value, bool)
-            fits, want = fits and abs(value) <= _MOST, f"a number up to {_MOST}"
+            fits = isinstance(value, (int, float)) and -_MOST <= value <= _MOST
+            fits, want = fits and not isinstance(value, bool), f"a number up to {_MOST}"
         else:
             continue
         if not fits:

@@ -93,7 +93,7 @@ def test_the_names_that_a_config_takes_are_those_that_there_are():
         ("optimizer.learning_rate.start", float("nan"), "finite"),
         ("objective.r1.end", -1.0, "at least 0"),
         ("objective.augment_p.start", 1.5, "0 to 1"),
-        ("training.batch_size", 0, "at least 1"),
+        ("training.batch_size", 0, "1 to 1048576"),
         ("training.batch_size", 8.5, "a whole number"),
         ("seed", True, "a whole number"),
         ("parallel.mode", "tpu", "one of"),

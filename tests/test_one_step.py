@@ -57,13 +57,14 @@ def test_gradients_reach_the_chunk_before():
 
 def test_tokens_of_clips_are_rounded_already():
     """So what a chunk was made of and what it is made of in training lie on the same values."""
-    gen = generator()
+    gen = generator(join=2, levels=(8, 3))
     video = jnp.asarray(batch()["video"], jnp.float32) / 127.5 - 1
-    apply = functools.partial(gen.apply, {"params": weights()})
+    params = common.init_generator(keys.root(0), gen, CHUNK)
+    apply = functools.partial(gen.apply, {"params": params})
     _, pairs = apply(video, method="encode_tokens")
     np.testing.assert_allclose(apply(pairs, method=lambda m, x: m._rounded(x)), pairs, atol=1e-6)
     near = pairs + 0.05 * np.sign(np.random.default_rng(0).normal(size=pairs.shape))
-    near = jnp.asarray(np.where(np.abs(pairs) < 1.6, near, pairs))
+    near = jnp.asarray(np.where(np.abs(pairs) < 1.6, near, pairs))  # 0.4 and 1.7 apart
     np.testing.assert_allclose(apply(near, method=lambda m, x: m._rounded(x)), pairs, atol=1e-6)
 
 
@@ -99,8 +100,6 @@ def test_a_run_begins_from_one_of_flow_alone(tmp_path, monkeypatch, capsys):
     artifacts.write_json(tmp_path / "flow" / "run.json", meta)
     file = tmp_path / "config.py"
     file.write_text(
-        "import sys\n"
-        f"sys.path.insert(0, {str(tmp_path)!r})\n"
         "from vidgen import methods\n"
         "def get_config():\n"
         "    config = methods.base('one_step')\n"
@@ -122,6 +121,11 @@ def test_a_run_begins_from_one_of_flow_alone(tmp_path, monkeypatch, capsys):
     assert code == 0
     code, said = command("again", f"--init_from={tmp_path / 'post'}")
     assert code == 2 and "is a run of 'one_step'" in said
+    code, said = command("other", begin, "--config.generator.levels=(5,4)")
+    assert code == 2 and "config.generator.levels is [5, 4], and of the run in" in said
+    code, said = command("other", begin, "--config.generator.stream=False")
+    assert code == 2 and "config.generator.stream is False" in said
+    (tmp_path / "flow" / "run.json").unlink()  # then the arrays tell
     code, said = command("other", begin, "--config.generator.width=12")
     assert code == 5 and "has other networks: gen/model/" in said
     assert not list((tmp_path / "other").glob("checkpoints/*"))

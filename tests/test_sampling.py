@@ -67,9 +67,13 @@ def test_labels_choose_the_class():
         (lambda all: all["motion"].fill(np.nan), "motion holds what is not finite"),
         (lambda all: all["content"].__setitem__((0, 0), np.inf), "content holds"),
         (lambda all: all.pop("cycle"), "lack cycle"),
-        (lambda all: all.update(content=all["content"][:, 1:]), r"content is \[2, 3\]"),
-        (lambda all: all.update(motion=all["motion"][:1]), r"motion is \[1, "),
-        (lambda all: all.update(label=np.zeros(3, np.int32)), r"content is \[2, 4\]"),
+        (lambda all: all.update(content=all["content"][:, 1:]), r"content is float32 \[2, 3\]"),
+        (lambda all: all.update(motion=all["motion"][:1]), r"motion is float32 \[1, "),
+        (lambda all: all.update(motion=all["motion"][:, 0]), r"motion is float32 \[2, "),
+        (lambda all: all.update(label=np.zeros(3, np.int32)), r"content is float32 \[2, 4\]"),
+        (lambda all: all.update(label=np.array([0, 2])), r"label is \[0, 2\]"),
+        (lambda all: all.update(label=np.array([0.5, 1])), r"label is \[0\.5, "),
+        (lambda all: all.update(cycle=all["cycle"].astype(str)), "cycle is <U"),
     ],
 )
 def test_latents_that_cannot_be_decoded_are_refused(change, says):

@@ -288,6 +288,8 @@ def test_numbers_as_class_names_lie_in_the_order_of_their_values(tmp_path):
         source = list_source(tmp_path / "n.npz", PackSettings())
         assert source.classes == tuple(map(str, range(12)))
         assert source.labels.tolist() == [entry.ref["index"] for entry in source.entries]
+    np.savez(tmp_path / "n.npz", video=clips[:2], labels=np.float32([0.1, 2]))
+    assert list_source(tmp_path / "n.npz", PackSettings()).classes == ("0.1", "2.0")
     odd = np.array(["b", "10", "-2", "2.5", "2", "a10", "a9", "\u00b2"])
     np.savez(tmp_path / "n.npz", video=clips[:8], labels=odd)
     ordered = ("-2", "2", "2.5", "10", "a10", "a9", "b", "\u00b2")

@@ -363,8 +363,8 @@ def parse_seeds(text: str) -> list[int]:
         for part in text.split(","):
             first, colon, end = part.partition(":")
             some = range(int(first), int(end) if colon else int(first) + 1)
-            if len(some) > _SEEDS:
-                raise ConfigError(f"--seeds={text} are {len(some)} videos", f"at most {_SEEDS}")
+            if (count := len(seeds) + len(some)) > _SEEDS:
+                raise ConfigError(f"--seeds={text} are {count} videos", f"at most {_SEEDS}")
             seeds += some
     except OverflowError as error:
         raise ConfigError(f"--seeds={text}", "0 to 2^32-1") from error

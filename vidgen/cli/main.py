@@ -48,11 +48,14 @@ def main(arguments: list[str] | None = None) -> int:
         if error.hint:
             print(f"        {error.hint}", file=sys.stderr)
         return error.exit_code
-    except (RuntimeError, AssertionError):
+    except (RuntimeError, AssertionError) as error:
         if "--debug" in arguments or process.has_devices():
             raise
         asked = os.environ["JAX_PLATFORMS"]
-        print(f"vidgen: JAX_PLATFORMS={asked}: JAX finds no such device here", file=sys.stderr)
+        said = f" ({str(error).splitlines()[0]})" if str(error) else ""
+        print(
+            f"vidgen: JAX_PLATFORMS={asked}: JAX finds no such device here{said}", file=sys.stderr
+        )
         print("        unset it, and JAX takes what there is; cpu is everywhere", file=sys.stderr)
         return ConfigError.exit_code
     except KeyboardInterrupt:

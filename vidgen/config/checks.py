@@ -8,6 +8,7 @@ import ast
 import contextlib
 import difflib
 import json
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -91,7 +92,7 @@ def check(name: str, value: Any, field: Field) -> None:
     if field.length and len(value) != field.length:
         raise ConfigError(f"config.{name} is {value}", f"{field.length} numbers, {field.range()}")
     for item in value if isinstance(value, tuple) else (value,):
-        if isinstance(value, tuple) and type(item) is not _item_type(field):
+        if isinstance(field.default, tuple) and type(item) is not _item_type(field):
             wanted = _KINDS[_item_type(field)]
             raise ConfigError(f"config.{name} is {value!r}", f"it must be a tuple, each {wanted}")
         if field.choices and item not in field.choices:
@@ -122,13 +123,10 @@ def _check_contradictions(config: Config) -> None:
         raise ConfigError(
             f"config.data.pick is {data.pick}", f"a window has data.frames={data.frames}"
         )
-    if "training" in config and "batch_size" in config.training:
-        count = steps(config.training.kclips, config.training.batch_size)
-        if count >= 2**31:
-            raise ConfigError(
-                f"config.training.kclips is {config.training.kclips:g}",
-                f"{count:.0e} steps are more than are counted, 2^31",
-            )
+    for name, value in flatten(config).items():
+        batch = config.training.get("batch_size", 1) if "training" in config else 1
+        if name.endswith("kclips") and steps(value, batch) >= 2**31:
+            raise ConfigError(f"config.{name} is {value:g}", "of more steps than are counted, 2^31")
     if "parallel" in config and config.parallel.dispatch > 1:
         _check_dispatch(config)
 
@@ -181,7 +179,7 @@ def override(config: Config, name: str, text: str) -> None:
             raise ConfigError(f"config.{name} is {shown!r}", _wanted(like, pair)) from error
     if (pair or isinstance(like, tuple)) and isinstance(value, list):
         value = tuple(value)
-    if isinstance(like, float) and type(value) is int:
+    if isinstance(like, float) and type(value) is int and abs(value) <= _LARGEST:
         value = float(value)
     check_type(name, value, like, pair)
     if pair:
@@ -208,7 +206,7 @@ def check_type(name: str, value: Any, like: Any, pair: bool = False) -> None:
             raise ConfigError(f"config.{name} is {value!r}", _wanted(like, pair))
         return
     if isinstance(like, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) <= _LARGEST else math.inf if value > 0 else -math.inf
     if type(value) is not type(like):
         raise ConfigError(
             f"config.{name} is {value!r}, {_kind(value)}",

@@ -135,7 +135,7 @@ def _labels(
         raise Unreadable(f"its labels take {count * dtype.itemsize} bytes, more than {_LABELS}")
     with archive.open(f"{name}.npy") as file:
         values = np.lib.format.read_array(file, allow_pickle=False)  # type: ignore[arg-type]
-    return [_name(value) for value in values.ravel().tolist()]
+    return [_name(value) for value in values.ravel()]
 
 
 def _name(value: Any) -> str:

@@ -244,8 +244,10 @@ def open_store(
 
     source = list_source(path, settings)
     limits = dataclasses.asdict(settings.limits)
-    made_of = [source.fingerprint, list(source.classes), settings.of_frames(), limits]
-    key = json_sha256([FORMAT, *made_of])
+    made_of = [FORMAT, source.fingerprint, settings.of_frames(), limits]
+    if list(source.classes) != sorted(source.classes):  # packs of before have that order
+        made_of.append(list(source.classes))
+    key = json_sha256(made_of)
     stem = "".join(c if c.isalnum() or c in "._-" else "_" for c in pathlib.Path(source.root).stem)
     folder = cache_folder(cache) / f"{stem}-{frame_size.name(settings.size)}-{key[:16]}"
     if folder.exists():

@@ -167,7 +167,7 @@ def evaluate(
 
     # Both sides, opened and counted; what makes them hard to compare is said before it costs time.
     halves = subject == HALF
-    run = None if halves else subjects.load_run(subject, step, size, start + rules.frames, options)
+    run = None if halves else subjects.load_run(subject, step, size, rules.frames, options, start)
     if start and (run is None or reconstructions):
         raise ConfigError(f"--start={start}: nothing is sampled", "leave it out, or name a run")
     if reconstructions and (run is None or not run.reconstructs):

@@ -97,6 +97,7 @@ def load_run(
     size: Size | None,
     frames: int,
     options: Mapping[str, Any] | None = None,
+    start: int = 0,
 ) -> Run | None:
     """Loads the sampler of a run; None where the subject is something else.
 
@@ -112,10 +113,13 @@ def load_run(
     sampler = sampling.load(folder, step, **(options or {}))
     if size is not None and normal(size) != sampler.size:
         raise ConfigError(f"--size={size}", f"the run makes {sampler.size}")
-    if sampler.limit and frames > sampler.limit:
+    if not 0 <= start < 2**30:
+        raise ConfigError(f"--start={start}", "a frame of the videos, from 0 to 2^30")
+    if sampler.limit and start + frames > sampler.limit:
         raise ConfigError(
-            f"{frames} frames are measured, this run's videos end after {sampler.limit}",
-            "choose a protocol of shorter clips, or a run that makes longer ones",
+            f"frames {start} to {start + frames} are measured, this run's videos end after "
+            f"{sampler.limit}",
+            "choose an earlier start, a protocol of shorter clips, or a run that makes longer ones",
         )
     kept = Checkpoints(folder / ("best" if step == "best" else "checkpoints"))
     meta = kept.meta(sampler.step)

@@ -499,7 +499,7 @@ def experiment(
         ),
         steps={n: nonfinite.guarded(functools.partial(bound, **how)) for n, how in kinds.items()},
         kind=kind,
-        optimizers={"gen": players.gen_tx, "dis": players.dis_tx},
+        optimizers={"dis": players.dis_tx} | ({} if part else {"gen": players.gen_tx}),
         total=common.total_steps(config),
         together=common.together(config, gen, dis),
     )

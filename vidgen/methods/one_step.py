@@ -11,6 +11,7 @@ Reference: Lin et al., "Diffusion adversarial post-training for one-step video g
 
 from vidgen import config as configs
 from vidgen import models
+from vidgen.errors import ConfigError
 from vidgen.methods import common, gan
 from vidgen.models.flow import FlowGenerator
 
@@ -25,4 +26,10 @@ FIELDS = {**gan.FIELDS, "generator": models.fields(GENERATORS, "flow", **STREAM)
 
 def experiment(config: configs.Config, classes: int) -> common.Experiment:
     """Builds the training of a config; see `vidgen.methods.experiment`."""
+    asked = config.generator
+    if not asked.stream or asked.steps != 1:
+        raise ConfigError(
+            f"config.generator.stream is {asked.stream} and config.generator.steps {asked.steps}",
+            "True and 1: start the config from vidgen.methods.base('one_step')",
+        )
     return gan.experiment(config, classes, GENERATORS, part="model")

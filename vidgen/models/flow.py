@@ -80,7 +80,7 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
     dtype: str = "float32"
     context = 1
     reconstructs = True
-    sampling_options = ("stream", "steps", "guidance", "solver")
+    sampling_options = ("stream", "steps", "whole_steps", "guidance", "solver")
 
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""

@@ -60,36 +60,47 @@ def source(
     return was or {"run": asked, "step": None}
 
 
+# What may differ between a flow and what is made of it: how it is sampled.
+_FREE = ("stream", "steps", "whole_steps", "chunk", "margin", "guidance", "solver")
+
+
 def check(config: configs.Config, workdir: pathlib.Path, init_from: str | None) -> None:
-    """Refuses to begin a run from nothing, or from any run, whose method begins from a certain one.
+    """Checks what a run begins from whose method begins from a run of another one.
 
     Args:
       config: The run's.
-      workdir: Its folder.
+      workdir: Its folder; one that has begun is not checked.
       init_from: Folder of the other run, or None.
 
     Raises:
-      ConfigError: There is no other run, or one of another method.
+      ConfigError: There is no other run, or one of another method or with other networks.
     """
     method = begins_from(config)
-    record = recorded(workdir) if init_from is None else {"run": init_from}
-    if method is None:
+    if method is None or recorded(workdir) is not None or any(workdir.glob("checkpoints/*")):
         return
-    if record is None:
+    if init_from is None:
         raise ConfigError(
             f"config.method is {config.method!r}, which begins from a run of {method!r}",
             f"train one, then give its folder: --init_from=RUN_OF_{method.upper()}",
         )
     try:
-        about = json.loads((pathlib.Path(record["run"]) / "run.json").read_text())
-        was = about["config"]["method"]
+        was = json.loads((pathlib.Path(init_from) / "run.json").read_text())["config"]
+        made, size = was["generator"], was["data"]["size"]
     except (OSError, ValueError, TypeError, KeyError):
         return  # what is there is seen when its checkpoint is read
-    if was != method:
+    if was["method"] != method:
         raise ConfigError(
-            f"--init_from={record['run']} is a run of {was!r}",
+            f"--init_from={init_from} is a run of {was['method']!r}",
             f"config.method={config.method!r} begins from one of {method!r}",
         )
+    now = {**configs.to_json(config.generator), "data.size": configs.to_json(config.data)["size"]}
+    for name, value in {**made, "data.size": size}.items():
+        if name not in _FREE and now.get(name) != value:
+            field = name if "." in name else f"generator.{name}"
+            raise ConfigError(
+                f"config.{field} is {now.get(name)}, and of the run in {init_from} {value}",
+                f"its networks are what is trained: --config.{field}={value}",
+            )
 
 
 def begins_from(config: configs.Config) -> str | None:

@@ -458,17 +458,19 @@ def _bytes(tree: Any) -> int:
     return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
 
 
+_UNSUSPECTED = 1 << 31  # bytes
+
+
 def _refuse_bomb(folder: pathlib.Path, wanted: dict[str, Any]) -> None:
-    """Refuses arrays far larger than their files that the machine's memory may not hold.
+    """Refuses arrays far larger than their files, and than most machines can spare.
 
     Learnt numbers hardly compress: a state at step 0 has at most half of them from noise, the
-    others are zeros. Clips that `lookup` has learnt by heart may compress without end, so a quarter
-    of the memory is free to whatever the digests then confirm.
+    others are zeros. Clips that `lookup` has learnt by heart may compress without end, so some
+    memory is free to whatever the digests then confirm.
     """
     claimed = _bytes(wanted)
     there = _size(folder)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if claimed > max(64 * there, memory // 4):
+    if claimed > max(64 * there, _UNSUSPECTED):
         raise _Damaged(f"claims arrays of {claimed} bytes, in files of {there}")
 
 

@@ -50,15 +50,25 @@ def check_latents(generator: Generator, latents: Latents) -> None:
     if missing := wanted.keys() - latents.keys():
         raise ConfigError(f"latents lack {', '.join(sorted(missing))}", "start from those drawn")
     count = len(np.atleast_1d(latents["label"]))
+    axes = {"content": 2, "motion": 3, "cycle": 2, "label": 1}
     for name, last in wanted.items():
-        shape = np.shape(latents[name])
-        if shape[:1] != (count,) or (last is not None and shape[-1:] != (last,)):
+        x = np.asarray(latents[name])
+        fits = x.ndim == axes[name] and len(x) == count and last in (None, x.shape[-1])
+        if not fits or x.dtype.kind not in "fiu":
             raise ConfigError(
-                f"the latents' {name} is {list(shape)}",
-                f"[{count}, ...{'' if last is None else f', {last}'}], as those drawn",
+                f"the latents' {name} is {x.dtype} {list(x.shape)}",
+                f"numbers, {axes[name]} axes, the first of {count}"
+                + ("" if last is None else f", the last of {last}"),
             )
-        if not np.isfinite(latents[name]).all():
+    for name, x in latents.items():
+        if np.asarray(x).dtype.kind == "f" and not np.isfinite(x).all():
             raise ConfigError(f"the latents' {name} holds what is not finite", "NaN or infinite")
+    label = np.asarray(latents["label"])
+    if label.dtype.kind == "f" or label.min() < 0 or label.max() >= max(generator.classes, 1):
+        raise ConfigError(
+            f"the latents' label is {label.tolist()}",
+            f"whole numbers from 0 to {max(generator.classes, 1) - 1}",
+        )
 
 
 def interpolate(latents: Latents, other: Latents, parts: Sequence[float] | np.ndarray) -> Latents:

@@ -2,6 +2,9 @@
 
 vidgen train --config=configs/one_step_actions64.py --config.data.path=FOLDER \
         --init_from=RUN_OF_FLOW --workdir=RUN
+
+Not tried to its end. With rates of 3e-4 and 1.2e-3 (heads) people moved as their class says after
+800 clips, and had collapsed after 2,400 (docs/benchmarks.md); these rates are lower.
 """
 
 from ml_collections import ConfigDict
@@ -22,8 +25,8 @@ def get_config():
     config.objective.penalty_interval = 4
     config.objective.augmentations = ("shift", "brightness", "cutout")
     config.objective.augment_p = constant(0.6)
-    config.optimizer.learning_rate = cosine(3e-4, 0.0)
-    config.optimizer.discriminator_rate = 4.0
+    config.optimizer.learning_rate = cosine(5e-5, 0.0)
+    config.optimizer.discriminator_rate = 20.0
     config.optimizer.warmup_kclips = 0.4
     config.training.update(
         kclips=16.0,

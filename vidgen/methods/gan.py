@@ -327,7 +327,12 @@ def _generate(
         video, found = gen.apply(variables, *given, frames=frames, mutable="stats")
         return see(video, batch, "augment fake"), found.get("stats", {})
 
-    return Made(*jax.vjp(run, common.trained(params, part), has_aux=True))
+    held = common.trained(params, part)
+    if gen.recurrent:
+        # Parameters come from outside of the shard_map of a mesh, and the backward pass of a scan
+        # would make zeros for them there, which JAX refuses; a sum is of the inside.
+        held = jax.tree.map(lambda x: x + 0, held)
+    return Made(*jax.vjp(run, held, has_aux=True))
 
 
 def _real_frames(batch: Batch, key: Key[Array, ""], pick: int) -> Video:

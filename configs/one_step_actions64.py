@@ -1,7 +1,7 @@
 """One evaluation a chunk instead of 20: what a run of configs/flow_actions64.py becomes.
 
-vidgen train --config=configs/one_step_actions64.py --config.data.path=FOLDER \
-        --init_from=RUN_OF_FLOW --workdir=RUN
+    vidgen train --config=configs/one_step_actions64.py --config.data.path=FOLDER --workdir=RUN
+                 --init_from=RUN_OF_FLOW
 
 Not tried to its end. With rates of 3e-4 and 1.2e-3 (heads) people moved as their class says after
 800 clips, and had collapsed after 2,400 (docs/benchmarks.md); these rates are lower.

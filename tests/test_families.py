@@ -27,7 +27,7 @@ from vidgen.config import checks
 from vidgen.config.fields import FITTED, TRAINED, flat
 from vidgen.errors import ConfigError
 from vidgen.models.protocol import example_noise
-from vidgen.run import artifacts, setup, train
+from vidgen.run import artifacts, setup, train, warm_start
 from vidgen.runtime import devices
 from vidgen.runtime.checkpoint import Checkpoints
 
@@ -178,6 +178,17 @@ def run(config, steps, mode="jit", count=1, **more):
     return state, seen
 
 
+def begin(config, folder):
+    """Makes the run that a training has to begin from, as it is at its start; None for none."""
+    if warm_start.begins_from(config) is None:
+        return None
+    start = jax.jit(methods.experiment(config, 2).init, static_argnums=0)(config.seed)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints.save(1, {"ema": start.ema}, {})
+    checkpoints.close()
+    return folder
+
+
 @functools.cache
 def trained(family, *placement):
     config = FAMILIES[family]()
@@ -216,7 +227,7 @@ def test_two_devices_compute_what_one_does(family, mode):
 def test_a_run_that_was_stopped_goes_on_with_the_same_bits(family, tmp_path, monkeypatch):
     keep_programs(monkeypatch)
     config = FAMILIES[family]()
-    train.train(config, tmp_path / "whole")
+    train.train(config, tmp_path / "whole", init_from=begin(config, tmp_path / "before"))
     config.training.kclips = 0.016
     state = run(config, 2)[0]
     first = Checkpoints(tmp_path / "whole" / "checkpoints", 3)
@@ -240,7 +251,7 @@ def test_a_run_is_sampled_by_its_path(family, tmp_path, monkeypatch):
     keep_programs(monkeypatch)
     config = FAMILIES[family]()
     config.training.kclips = 0.008
-    train.train(config, tmp_path)
+    train.train(config, tmp_path, init_from=begin(config, tmp_path / "before"))
     sampler = sampling.load(tmp_path)
     frames = sampler.limit or 23
     video = sampler.sample([0, 1], frames - 3, 3)
@@ -280,7 +291,7 @@ def test_frames_that_are_no_squares(name, tmp_path, monkeypatch):
     keep_programs(monkeypatch)
     size = (8, 16)
     config = of_size(name, size)
-    train.train(config, tmp_path)
+    train.train(config, tmp_path, init_from=begin(config, tmp_path / "before"))
     sampler = sampling.load(tmp_path)
     assert sampler.size == size
     frames = sampler.limit or 23

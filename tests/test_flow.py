@@ -168,6 +168,10 @@ def test_a_stream_goes_on_from_the_frames_before():
     np.testing.assert_array_equal(
         one.sample([6], CHUNK, CHUNK + 1)[0], video[1][CHUNK + 1 :][:CHUNK]
     )
+    late = one.latents([5], CHUNK, CHUNK)
+    del late["carry"]
+    with pytest.raises(ConfigError, match="latents lack carry"):
+        one.decode(late, CHUNK, CHUNK)
     # Frames after a change of noise know of it, those before do not.
     latents = one.latents([5, 6], 3 * CHUNK)
     motion = latents["motion"].copy()

@@ -39,6 +39,31 @@ def test_a_training_window_is_one_of_the_stream():
         np.testing.assert_allclose(found[row], expected, atol=1e-5)
 
 
+def test_the_latent_of_the_video_has_steps_of_its_own():
+    content, motion, _, _ = noise(generator(**STREAM), CHUNK)
+
+    def whole(**more):
+        gen = generator(stream=True, **more)
+        carry = gen.apply({"params": weights()}, content, motion[:, :1], None, method="begin")
+        return np.asarray(carry[:, 0])
+
+    np.testing.assert_array_equal(whole(steps=1, whole_steps=3), whole(steps=3))
+    assert np.abs(whole(steps=1) - whole(steps=3)).max() > 0.01
+
+
+def test_small_faults_are_not_handed_on():
+    """A chunk is drawn given frames that are rounded as those of clips are."""
+    gen = generator(**STREAM)
+    content, motion, _, _ = noise(gen, CHUNK)
+    apply = functools.partial(gen.apply, {"params": weights()})
+    carry = apply(content, motion[:, :1], None, method="begin")
+    past = apply(carry[:, 1:], method=lambda m, x: m._rounded(x))
+    good = jnp.concatenate([carry[:, :1], past], 1)
+    _, states = apply(good, content, motion[:, 1:], None, method="advance")
+    _, same = apply(good.at[:, 1:].add(0.01), content, motion[:, 1:], None, method="advance")
+    np.testing.assert_allclose(same, states, atol=1e-6)
+
+
 def test_gradients_reach_the_chunk_before():
     """What a chunk is made of is rounded; the gradient passes."""
     gen = generator(**STREAM)

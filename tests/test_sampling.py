@@ -9,7 +9,7 @@ import pytest
 from conftest import TINY_CODES_GENERATOR, TINY_GENERATOR, network, tiny_config
 
 from vidgen import sampling
-from vidgen.cli import commands
+from vidgen.cli import sampling_flags
 from vidgen.errors import ConfigError, StorageError
 from vidgen.models import protocol
 from vidgen.runtime.checkpoint import Checkpoints
@@ -86,12 +86,13 @@ def test_latents_that_cannot_be_decoded_are_refused(change, says):
 
 def test_a_class_on_the_command_line_is_its_name_or_else_its_place(capsys):
     classes = ("1", "2", "5", "a,b")
-    assert commands._labels("1,0,5", classes) == ["1", 0, "5"]  # none is called 0
+    assert sampling_flags.labels("1,0,5", classes) == ["1", 0, "5"]  # none is called 0
     said = capsys.readouterr().err
     assert "--labels=1 is the class of that name" in said and "--labels=5" in said
-    assert commands._labels("a,b", classes) == "a,b" and commands._labels(None, classes) is None
-    assert commands._labels("\u00b2", classes) == "\u00b2"  # a digit to Python, but no number
-    assert commands._labels("1", ("0", "1")) == "1" and not capsys.readouterr().err
+    assert sampling_flags.labels("a,b", classes) == "a,b"
+    assert sampling_flags.labels(None, classes) is None
+    assert sampling_flags.labels("\u00b2", classes) == "\u00b2"  # a digit to Python, but no number
+    assert sampling_flags.labels("1", ("0", "1")) == "1" and not capsys.readouterr().err
 
 
 def test_decoded_latents_are_the_sample_and_can_be_edited():

@@ -142,7 +142,7 @@ def test_the_command_ends_with_2_within_2_seconds(name):
 
 
 def test_the_command_refuses_before_devices_start():
-    # How long that takes is the machine's matter here; the battery below holds it to 2 s.
+    # How long that takes is the machine's matter here; the battery above holds it to 2 s.
     check_command("--config.training.batchsize=4", says="training.batch_size", seconds=60.0)
 
 

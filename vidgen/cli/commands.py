@@ -4,17 +4,14 @@ JAX is imported by those that need it, after the arguments have been read.
 """
 
 import argparse
-import ast
-import dataclasses
 import logging
 import os
 import pathlib
 import sys
-import textwrap
 from typing import Any
 
 from vidgen import __version__
-from vidgen.cli import process
+from vidgen.cli import process, sampling_flags
 from vidgen.errors import ConfigError, StorageError
 
 
@@ -54,10 +51,8 @@ def _train(config: Any, options: argparse.Namespace, signals: Any, beat: Any) ->
     import jax
 
     import vidgen
-    from vidgen.run import warm_start
 
     _connect(config)
-    warm_start.check(config, pathlib.Path(options.workdir), options.init_from)
     try:
         vidgen.train(
             config, options.workdir, options.line, signals, beat, init_from=options.init_from
@@ -138,19 +133,22 @@ def sample(options: argparse.Namespace) -> None:
     from vidgen.run import logs
     from vidgen.video import atomic, writing
 
-    target = _target(options)
+    target = sampling_flags.target(options)
     process.keep_programs()
     import vidgen
 
-    chosen = _sampling_options(options.run_folder, options)
+    chosen = sampling_flags.options_of(options.run_folder, options)
     sampler = vidgen.load(options.run_folder, options.step, **chosen)
     fps = options.fps or sampler.fps
     videos = sampler.sample(
-        target.seeds, options.frames, options.start, _labels(options.labels, sampler.classes)
+        target.seeds,
+        options.frames,
+        options.start,
+        sampling_flags.labels(options.labels, sampler.classes),
     )
     frames = videos.shape[1]
     kind = target.kind or ("mp4" if frames > 1 else "png")
-    _check_quality(kind, options.quality)
+    sampling_flags.check_quality(kind, options.quality)
 
     def write(path, video):
         try:
@@ -178,141 +176,6 @@ def sample(options: argparse.Namespace) -> None:
             write(folder / f"seed-{seed:06d}{writing.FORMATS[kind]}", video)
     count = "1 video" if len(videos) == 1 else f"{len(videos)} videos"
     logs.say(f"{count} of {frames} frames from step {sampler.step}")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Target:
-    """What `sample` is to make, and where.
-
-    Attributes:
-      path: The file or folder.
-      is_file: Whether it is a file.
-      kind: A name in `vidgen.video.writing.FORMATS`; None where the videos' length decides.
-      seeds: One for each video.
-    """
-
-    path: pathlib.Path
-    is_file: bool
-    kind: str | None
-    seeds: list[int]
-
-
-def _target(options: argparse.Namespace) -> _Target:
-    """Reads what `sample` can check before anything is loaded."""
-    from vidgen.video import encoding, writing
-
-    path, kind = pathlib.Path(options.out), options.format
-    suffix = path.suffix.lower()
-    kinds = {end: name for name, end in writing.FORMATS.items() if end}
-    is_file = suffix in kinds
-    if is_file and kind not in (None, kinds[suffix]):
-        raise ConfigError(
-            f"--out={options.out} is of format {kinds[suffix]}, and --format={kind}",
-            "leave one of them out",
-        )
-    if suffix in _NOT_WRITTEN:
-        raise ConfigError(
-            f"--out={options.out}: {suffix} cannot be written", f"one of {', '.join(kinds)}"
-        )
-    kind = kinds[suffix] if is_file else kind
-    alone = is_file and kind not in ("npz", "png")
-    text = options.seeds or ("0" if alone else "0:16")
-    seeds = parse_seeds(text)
-    if alone and len(seeds) > 1:
-        raise ConfigError(
-            f"--out={options.out} is one video, and --seeds={text} are {len(seeds)}",
-            f"one seed, a folder (--out=NAME --format={kind}), an .npz, or a .png grid",
-        )
-    fps = options.fps
-    if fps is not None and not encoding.SLOWEST <= fps <= encoding.FASTEST:
-        raise ConfigError(f"--fps={fps:g}", f"{encoding.SLOWEST} to {encoding.FASTEST:g}")
-    if kind is not None:
-        _check_quality(kind, options.quality)
-    return _Target(path, is_file, kind, seeds)
-
-
-_NOT_WRITTEN = (".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ogv", ".jpg", ".jpeg", ".bmp")
-
-
-def _check_quality(kind: str, quality: float | None) -> None:
-    from vidgen.video import encoding, writing
-
-    try:
-        encoding.check_quality(writing.FORMATS[kind], quality)
-    except ConfigError as error:
-        said = str(error).replace(f"quality={quality}", f"--quality={quality:g}", 1)
-        raise ConfigError(said, error.hint) from error
-
-
-def _labels(text: str | None, classes: tuple[str, ...]) -> Any:
-    """Reads `square`, `1` or `square,disc,1`: class names, or their places from 0."""
-    if text is None:
-        return None
-    if text in classes:  # which may have a comma in its name
-        return _named(text, classes)
-    number = lambda text: text.isascii() and text.isdigit()  # noqa: E731
-    each = [
-        int(one) if number(one) and one not in classes else _named(one, classes)
-        for one in text.split(",")
-    ]
-    return each[0] if len(each) == 1 else each
-
-
-def _named(text: str, classes: tuple[str, ...]) -> str:
-    """Returns the name of a class; says so where it could have been the place of another."""
-    if text in classes and text.isdecimal() and text != str(classes.index(text)):
-        print(f"vidgen: --labels={text} is the class of that name", file=sys.stderr)
-    return text
-
-
-def _sampling_options(subject: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Reads the flags that only the generator of a run knows."""
-    if not options.more:
-        return {}
-    from vidgen import sampling
-    from vidgen.cli import flags
-
-    known = sampling.options_of(subject, options.step)
-    values = {}
-    for name, text in options.more:
-        if name not in known:
-            # Its options are named where nothing is near, too: they are of this run alone.
-            have = ", ".join(f"--{n}" for n in known) or "none"
-            raise ConfigError(
-                f"unknown flag --{name}; sampling options of this run: {have}",
-                flags.near(f"--{name}", [*options.known, *(f"--{n}" for n in known)]),
-            )
-        try:
-            values[name] = text if isinstance(known[name], str) else ast.literal_eval(text)
-        except (ValueError, SyntaxError) as error:
-            kind = type(known[name]).__name__
-            raise ConfigError(
-                f"--{name}={text}", f"it must be of type {kind}, such as {known[name]!r}"
-            ) from error
-    return values
-
-
-def options_text(run_folder: str) -> str:
-    """Returns the sampling options of a run as text for its help.
-
-    Raises:
-      StorageError: There is no such run.
-    """
-    from vidgen import methods, models
-    from vidgen.runtime.checkpoint import Checkpoints
-
-    if not pathlib.Path(run_folder).is_dir():
-        raise StorageError(f"there is no run in {run_folder}", "name the folder given as --workdir")
-    meta = Checkpoints(pathlib.Path(run_folder) / "checkpoints").restore(lambda meta: {})[2]
-    generator = methods.generator(meta)
-    if not generator.sampling_options:
-        return f"\nthe run in {run_folder} has no sampling options"
-    comments = models.attributes(type(generator))
-    lines = [f"\nsampling options of the run in {run_folder}:"]
-    for name in generator.sampling_options:
-        text = f"{comments.get(name, '').rstrip('.')} (default {getattr(generator, name)!r})"
-        lines += textwrap.wrap(f"  {f'--{name}':20s}  {text}", 80, subsequent_indent=" " * 24)
-    return "\n".join(lines)
 
 
 def reconstruct(options: argparse.Namespace) -> None:
@@ -347,32 +210,6 @@ def reconstruct(options: argparse.Namespace) -> None:
     error = np.diff(pairs.astype(np.float64), axis=1).reshape(len(real), -1)
     psnr = 10 * np.log10(255**2 / np.maximum(np.mean(error**2, 1), 1e-9))
     print(f"PSNR {psnr.mean():.2f} dB, mean of {len(real)} clips from step {sampler.step}")
-
-
-_SEEDS = 1_000_000  # of one command, which holds their numbers in memory
-
-
-def parse_seeds(text: str) -> list[int]:
-    """Reads `7`, `0:16` (the end left out) or `1,2,5`.
-
-    Raises:
-      ConfigError: It is none of these, or empty.
-    """
-    try:
-        seeds = []
-        for part in text.split(","):
-            first, colon, end = part.partition(":")
-            some = range(int(first), int(end) if colon else int(first) + 1)
-            if (count := len(seeds) + len(some)) > _SEEDS:
-                raise ConfigError(f"--seeds={text} are {count} videos", f"at most {_SEEDS}")
-            seeds += some
-    except OverflowError as error:
-        raise ConfigError(f"--seeds={text}", "0 to 2^32-1") from error
-    except ValueError as error:
-        raise ConfigError(f"--seeds={text}", "as in 7, 0:16 or 1,2,5") from error
-    if not seeds:
-        raise ConfigError(f"--seeds={text} names none", "as in 7, 0:16 or 1,2,5")
-    return seeds
 
 
 def verify(options: argparse.Namespace) -> int:
@@ -411,7 +248,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
         flag = f"--{options.more[0][0]}"
         raise ConfigError(f"unknown flag {flag}", flags.near(flag, options.known))
-    chosen = _sampling_options(options.subject, options)
+    chosen = sampling_flags.options_of(options.subject, options)
     process.keep_programs()
     from vidgen.evaluation import evaluate
     from vidgen.run import logs

@@ -9,7 +9,7 @@ import shlex
 import sys
 
 from vidgen import __version__
-from vidgen.cli import commands, flags, process
+from vidgen.cli import commands, flags, process, sampling_flags
 from vidgen.errors import ConfigError, VidgenError
 
 COMMANDS = {
@@ -85,7 +85,7 @@ def _run(arguments: list[str], launched: list[str], line: str) -> int:
     if options.help:
         print(parser.format_help(), end="")
         if parser.options and options.words:
-            print(commands.options_text(options.words))
+            print(sampling_flags.options_text(options.words))
         return 0
     options.known, options.line, options.launched = parser.known(), line, launched
     return COMMANDS[name](options) or 0

@@ -34,6 +34,7 @@ from vidgen.video.containers import starts_like_video
 from vidgen.video.decoding import Unreadable, reason
 from vidgen.video.sequences import natural
 
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 UNLABELLED = "(none)"  # the class of a clip without a label where other clips have one
 
 
@@ -224,9 +225,6 @@ def by_number(name: str) -> tuple[bool, float, str]:
     """Returns the sorting key of a class name: numbers first, by their values, then text."""
     number = _NUMBER.fullmatch(name) is not None
     return not number, float(name) if number else 0.0, name
-
-
-_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 
 
 def _source(root: str, listing: "_Listing", settings: PackSettings) -> Source:

@@ -504,7 +504,8 @@ def experiment(
         ),
         steps={n: nonfinite.guarded(functools.partial(bound, **how)) for n, how in kinds.items()},
         kind=kind,
-        optimizers={"dis": players.dis_tx} | ({} if part else {"gen": players.gen_tx}),
+        # Those of whole parts of the state.
+        optimizers=({} if part else {"gen": players.gen_tx}) | {"dis": players.dis_tx},
         total=common.total_steps(config),
         together=common.together(config, gen, dis),
     )

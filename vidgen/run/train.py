@@ -65,6 +65,7 @@ def train(
     """
     methods.validate(config)
     workdir = pathlib.Path(workdir)
+    warm_start.check(config, workdir, init_from)
     with atomic.storage(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     if methods.is_fitted(config.method):

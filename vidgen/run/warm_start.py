@@ -17,6 +17,8 @@ from vidgen import methods
 from vidgen.errors import ConfigError, StorageError
 from vidgen.runtime.checkpoint import Checkpoints, named
 
+# What may differ between a flow and what is made of it: how it is sampled.
+_FREE = ("stream", "steps", "whole_steps", "chunk", "margin", "guidance", "solver")
 Record = dict[str, Any]  # {"run": folder, "step": its checkpoint}
 
 
@@ -60,11 +62,9 @@ def source(
     return was or {"run": asked, "step": None}
 
 
-# What may differ between a flow and what is made of it: how it is sampled.
-_FREE = ("stream", "steps", "whole_steps", "chunk", "margin", "guidance", "solver")
-
-
-def check(config: configs.Config, workdir: pathlib.Path, init_from: str | None) -> None:
+def check(
+    config: configs.Config, workdir: pathlib.Path, init_from: str | pathlib.Path | None
+) -> None:
     """Checks what a run begins from whose method begins from a run of another one.
 
     Args:

@@ -28,6 +28,7 @@ from vidgen.errors import ConfigError, StorageError
 Abstract = Callable[[dict[str, Any]], dict[str, Any]]  # meta -> shapes of the items to restore
 log = logging.getLogger("vidgen")
 _LISTING = "files.json"
+_UNSUSPECTED = 1 << 31  # bytes that arrays may have however small their files are
 _UNDER_WAY = ".orbax-checkpoint-tmp"  # what Orbax calls a step until it is committed
 
 
@@ -456,9 +457,6 @@ def _bytes(tree: Any) -> int:
     """Returns the bytes of all arrays of a tree."""
     leaves = jax.tree.leaves(tree)
     return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
-
-
-_UNSUSPECTED = 1 << 31  # bytes
 
 
 def _refuse_bomb(folder: pathlib.Path, wanted: dict[str, Any]) -> None:

@@ -191,6 +191,8 @@ class Sampler:
           ConfigError: The latents are of other frames or another generator, or not finite.
         """
         check_latents(self.generator, latents)
+        if self.generator.recurrent and start >= self.chunk and "carry" not in latents:
+            raise ConfigError("latents lack carry", f"draw them with start={start}")
         return self._decode(latents, self._length(frames, start), start)[0]
 
     @property

@@ -136,7 +136,7 @@ def one_step():
     config = flow()
     made = methods.base("one_step")
     for section in ("data", "training", "sampling"):
-        made[section] = config[section]
+        made[section].update(config[section].to_dict())
     made.generator.update({**TINY_FLOW_GENERATOR, "steps": 1})
     made.discriminator = ConfigDict({"kind": "heads", **TINY_HEADS, "scales": (1,), "taps": (4,)})
     made.objective.penalty_interval = 2
@@ -269,9 +269,8 @@ def of_size(name, size):
     if name in WIDE:
         config = WIDE[name]()
         config.training.kclips = 0.008
-        config.objective.discriminator_steps = 1  # the only step updates the generator, too
-        if config.method != "gan":
-            del config.objective.discriminator_steps
+        if "discriminator_steps" in config.objective:
+            config.objective.discriminator_steps = 1  # the only step updates the generator, too
     else:
         config = methods.base(name)
         config.data.update(path="toy:clips=64", frames=6)

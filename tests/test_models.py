@@ -523,7 +523,7 @@ def test_order_of_frames_and_label_matter(discriminator, judged):
         ("discriminator", "heads", {"tap_scale": 3}, "multiple of it"),
         ("discriminator", "heads", {"tap_scale": 0}, "at least 1"),
         ("discriminator", "residual", {"front": 8}, "at least 12"),
-        ("discriminator", "residual", {"blocks": -1}, "at least 0"),
+        ("discriminator", "residual", {"blocks": -1}, "a whole number, 0 to"),
     ],
 )
 def test_wrong_arguments_are_named(role, kind, arguments, says):

@@ -137,9 +137,9 @@ def one_step():
     made = methods.base("one_step")
     for section in ("data", "training", "sampling"):
         made[section].update(config[section].to_dict())
-    made.generator.update({**TINY_FLOW_GENERATOR, "steps": 1})
+    made.generator.update({**TINY_FLOW_GENERATOR, "steps": 1, "chunk": 2, "margin": 2})
     made.discriminator = ConfigDict({"kind": "heads", **TINY_HEADS, "scales": (1,), "taps": (4,)})
-    made.objective.penalty_interval = 2
+    made.objective.update(penalty_interval=2, distil_kclips=0.008)
     return made
 
 

@@ -5,11 +5,14 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from test_families import flow, one_step
 from test_flow import CHUNK, CLASSES, SIZE, batch, generator, weights
 
 from vidgen import keys, methods
 from vidgen.cli import main
+from vidgen.config import constant
+from vidgen.errors import ConfigError
 from vidgen.methods import common
 from vidgen.run import artifacts
 from vidgen.runtime.checkpoint import Checkpoints
@@ -104,11 +107,60 @@ def test_the_codec_stays_and_both_players_learn():
         np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True)
     )
     for old, new in ((state.gen, after.gen), (state.ema, after.ema)):
-        assert same(old["codec"], new["codec"]) and not same(old["model"], new["model"])
+        assert same(old["codec"], new["codec"]) and same(old["flow"], old["model"])
+        assert same(old["flow"], new["flow"]) and not same(old["model"], new["model"])
     assert not same(state.dis, after.dis)
     shapes = lambda tree: [x.shape for x in jax.tree.leaves(tree)]  # noqa: E731
     moments = shapes(jax.tree.leaves(state.gen_opt, is_leaf=lambda x: isinstance(x, dict))[-1])
     assert moments == shapes(state.gen["model"])
+
+
+def test_a_flow_that_goes_straight_is_distilled_already():
+    """Its jumps end where its steps do; of another network they come nearer to it."""
+    config = one_step()
+    config.data.size = SIZE
+    config.optimizer.distil_learning_rate = constant(0.01)
+    experiment = methods.experiment(config, CLASSES)
+    start, step = jax.jit(experiment.init)(0), jax.jit(experiment.steps["distil"])
+    _, metrics = step(start, batch())  # velocities of a network as it is made are zero
+    assert metrics["gen/loss"] == 0 and not metrics["skipped"]
+    rng = np.random.default_rng(0)
+    changed = jax.tree.map(
+        lambda x: x + 0.1 * rng.normal(size=x.shape).astype(x.dtype), start.gen["flow"]
+    )
+    state = start.replace(gen={**start.gen, "flow": changed})
+    gen = methods.generator({"generator": experiment.generator}, kept=False)
+    content, motion, _, _ = noise(gen, CHUNK)
+    features = gen.content // gen.tokens
+    carry = jnp.zeros((2, 1 + gen.margin // 2, gen.tokens, 2 * features))
+    label = jnp.asarray([0, 1])
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def chunk(model, steps):
+        params = {"params": {"codec": start.gen["codec"], "model": model}}
+        given = carry, content, motion[:, :1], label
+        return gen.clone(steps=steps).apply(params, *given, method="advance")[1]
+
+    goal = chunk(changed, config.objective.distil_levels)
+    apart = lambda model: float(jnp.mean((chunk(model, 1) - goal) ** 2))  # noqa: E731
+    before, jumped = apart(start.gen["model"]), apart(changed)
+    for _ in range(300):
+        state, metrics = step(state, batch())
+    assert apart(state.ema["model"]) < 0.3 * before, (apart(state.ema["model"]), before, jumped)
+    assert state.step == 300 and metrics["distil/first"] > 0
+    for name in ("codec", "flow"):
+        jax.tree.map(np.testing.assert_array_equal, state.ema[name], start.ema[name])
+
+
+def test_windows_must_have_a_margin_and_a_chunk():
+    config = one_step()
+    config.data.frames = 2
+    with pytest.raises(ConfigError, match=r"config\.data\.frames is 2") as error:
+        methods.validate(config)
+    assert "at least 4" in error.value.hint
+    config.objective.distil_kclips = 0.0
+    config.data.pick = 0
+    methods.validate(config)  # the other phase takes any
 
 
 def test_a_run_begins_from_one_of_flow_alone(tmp_path, monkeypatch, capsys):
@@ -152,5 +204,5 @@ def test_a_run_begins_from_one_of_flow_alone(tmp_path, monkeypatch, capsys):
     assert code == 2 and "config.generator.stream is False" in said
     (tmp_path / "flow" / "run.json").unlink()  # then the arrays tell
     code, said = command("other", begin, "--config.generator.width=12")
-    assert code == 5 and "has other networks: gen/model/" in said
+    assert code == 5 and "has other networks: gen/" in said
     assert not list((tmp_path / "other").glob("checkpoints/*"))

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from vidgen.errors import DataError
-from vidgen.video import conversion, decoding, reading, writing
+from vidgen.video import conversion, decoding, packets, reading, writing
 
 SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
 
@@ -166,6 +166,98 @@ def test_seeking_gives_the_frames_of_a_full_decode(tmp_path):
     assert len(part) == 25 and (part == full[75:100]).all()
 
 
+def numbered(path, codec, gop, count=150, options=None, format=None):
+    """Writes frames of which each shows its number in bits, at 25 a second."""
+    with av.open(str(path), "w", format=format) as container:
+        stream = container.add_stream(codec, rate=25, options=options or {})
+        stream.width, stream.height, stream.pix_fmt = 128, 64, "yuv420p"
+        stream.bit_rate = 2_000_000
+        stream.codec_context.gop_size, stream.codec_context.max_b_frames = gop, 2
+        for n in range(count):
+            bits = np.repeat([255 * (n >> b & 1) for b in range(8)], 16)
+            bits = np.broadcast_to(bits[None, :, None], (64, 128, 3)).astype(np.uint8)
+            frame = av.VideoFrame.from_ndarray(bits, format="rgb24")
+            frame.pts = n
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def numbers(video):
+    """Returns the numbers that frames show."""
+    bits = video[:, 32, 8::16, 0] > 128
+    return (bits @ 2 ** np.arange(8)).tolist()
+
+
+H265 = {"x265-params": "log-level=error:keyint=25"}
+
+
+@pytest.mark.parametrize(
+    "name, codec, gop, options",
+    [
+        ("a.ts", "libx264", 50, {}),
+        ("open.m2ts", "libx264", 25, {"x264-params": "open-gop=1:bframes=3"}),
+        ("a.mpg", "mpeg2video", 15, {}),
+        ("a.vob", "mpeg2video", 15, {}),
+        ("a.m2v", "mpeg2video", 15, {}),
+        ("a.h264", "libx264", 50, {}),
+        ("a.hevc", "libx265", 25, H265),
+        ("a.avi", "mpeg4", 25, {}),
+        ("a.mkv", "libx264", 25, {}),
+        ("a.webm", "libvpx", 50, {}),
+        ("a.flv", "libx264", 50, {}),
+    ],
+)
+def test_seconds_are_those_of_the_whole_file_in_any_container(tmp_path, name, codec, gop, options):
+    formats = {".m2ts": "mpegts", ".m2v": "mpeg2video"}
+    path = tmp_path / name
+    numbered(path, codec, gop, options=options, format=formats.get(path.suffix))
+    assert numbers(reading.read_video(path)) == list(range(150))
+    for n in range(9):
+        start = 0.3 + 0.61 * n
+        wanted = [k for k in range(150) if start - 1e-6 <= k / 25 < start + 0.4]
+        assert numbers(reading.read_video(path, start=start, end=start + 0.4)) == wanted
+    with open(path, "rb") as file:  # as data of a worker comes
+        timed = decoding.timed_frames(file, start=3.0, end=3.4)
+        assert [round(25 * seconds) for seconds, _ in timed] == list(range(75, 85))
+
+
+@pytest.mark.parametrize(
+    "codec, gop, options, first",
+    [
+        ("libx264", 25, {"x264-params": "open-gop=1:bframes=3"}, 25),
+        ("libx265", 25, H265, 25),
+        ("mpeg2video", 15, {}, 15),
+    ],
+)
+def test_a_recording_may_begin_between_key_frames(tmp_path, codec, gop, options, first):
+    """What leans on frames of before it is left out; the rest is whole."""
+    numbered(tmp_path / "a.ts", codec, gop, 100, options)
+    whole = (tmp_path / "a.ts").read_bytes()
+    count = len(whole) // 188
+    (tmp_path / "cut.ts").write_bytes(whole[188 * (count // 10) :])
+    info = {}
+    timed = decoding.timed_frames(tmp_path / "cut.ts", info=info)
+    convert = conversion.converter(info=info)
+    found = numbers(np.stack([convert(frame) for _, frame in timed]))
+    assert 0 < found[0] <= first and found == list(range(found[0], 100))
+    assert info["dropped"] > 0
+
+
+def test_damage_is_refused_unless_it_is_cut_out(tmp_path):
+    numbered(tmp_path / "a.ts", "libx265", 25, 150, H265)
+    data = bytearray((tmp_path / "a.ts").read_bytes())
+    middle = 188 * (len(data) // 188 // 2)
+    data[middle : middle + 4 * 188] = b"\x47" + bytes(4 * 188 - 1)
+    (tmp_path / "a.ts").write_bytes(data)
+    with pytest.raises(DataError, match=r"after \d+ good frames \((.*) s\)") as error:
+        reading.read_video(tmp_path / "a.ts")
+    until = float(re.search(r"\((.*) s\)", str(error.value))[1])
+    before = numbers(reading.read_video(tmp_path / "a.ts", end=until))
+    assert before == list(range(len(before))) and len(before) > 40
+    after = numbers(reading.read_video(tmp_path / "a.ts", start=5.0))
+    assert after == list(range(125, 150))
+
+
 def test_titles_that_are_no_utf8_do_no_harm(tmp_path):
     with av.open(str(tmp_path / "a.avi"), "w") as container:
         container.metadata["title"] = "Kuche@@@@"
@@ -193,7 +285,7 @@ def test_resample_takes_the_nearest_frame():
 def test_shuffled_and_missing_times_are_put_in_order():
     stamps = [0.04, 0.08, 0.16, 0.12, 0.2, 0.28, 0.24, None]
     fakes = [types.SimpleNamespace(time=stamp, number=n) for n, stamp in enumerate(stamps)]
-    ordered = list(decoding._in_order(fakes, 25.0))
+    ordered = list(packets.in_order(fakes, 25.0))
     assert [frame.number for _, frame in ordered] == list(range(8))
     assert [t for t, _ in ordered] == pytest.approx([0.04 * n for n in range(1, 8)] + [0.28])
 

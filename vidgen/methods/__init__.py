@@ -5,7 +5,8 @@ A method's file has
 - `FIELDS`: the sections of its config, each field with default, range and comment; exactly those
   that it reads (`common.fields` joins its own with those that all trained methods share);
 - `GENERATORS` and, where it has one, `DISCRIMINATORS`: the networks that it can use, by kind;
-- `BEGINS_FROM` where a run begins with the generator of a run of another method: its name;
+- `BEGINS_FROM` where a run begins with the generator of a run of another method: its name; and
+  perhaps `begin(params)`, which makes its own parameters of the other's;
 - `SQUARE = True` where its frames are squares alone, so that it takes no pair in `data.size`;
 - where it is trained step by step: `experiment(config, classes) -> common.Experiment`, the last
   place that sees a config;

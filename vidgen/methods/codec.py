@@ -319,11 +319,7 @@ def phase(config: configs.Config, gen: Any) -> Phase:
     """
     asked, data = config.objective, config.data
     border = common.steps(config, asked.codec_kclips)
-    if border % config.parallel.dispatch:
-        raise ConfigError(
-            f"config.objective.codec_kclips is {border} steps",
-            f"set it to a multiple of config.parallel.dispatch={config.parallel.dispatch}",
-        )
+    common.check_border(config, "codec_kclips", border)
     judged = common.steps(config, asked.adversarial_kclips) if asked.adversarial_kclips else 0
     if asked.adversarial and judged >= border:
         raise ConfigError(

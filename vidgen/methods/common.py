@@ -381,6 +381,7 @@ def optimizer(
     times: float | None = None,
     rate: str = "learning_rate",
     total: int | None = None,
+    before: tuple[Schedule, int] | None = None,
 ) -> optax.GradientTransformation:
     """Makes an optimizer.
 
@@ -389,11 +390,14 @@ def optimizer(
       times: The learning rate is multiplied by it.
       rate: Field of the learning rate.
       total: Updates that schedules go over; None: the whole training.
+      before: Another learning rate, and how many updates it is for, after which schedules begin.
     """
     asked = config.optimizer
     warmup = steps(config, asked.warmup_kclips) if asked.warmup_kclips else 0
     over = functools.partial(schedule, config, total=total)
     along = optimizers.warmup(over(asked[rate]), warmup)
+    if before is not None:
+        along = optax.join_schedules([before[0], along], [before[1]])
     return optimizers.optimizer(
         asked.name,
         learning_rate=along if times is None else optimizers.times(times, along),
@@ -403,6 +407,15 @@ def optimizer(
         l2=asked.l2,
         clip=asked.clip,
     )
+
+
+def check_border(config: configs.Config, name: str, border: int) -> None:
+    """Raises ConfigError if a phase, `config.objective`'s field `name`, ends within a dispatch."""
+    if border % config.parallel.dispatch:
+        raise ConfigError(
+            f"config.objective.{name} is {border} steps",
+            f"set it to a multiple of config.parallel.dispatch={config.parallel.dispatch}",
+        )
 
 
 def ema_decay(config: configs.Config) -> Schedule:

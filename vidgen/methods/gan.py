@@ -447,6 +447,7 @@ def experiment(
     classes: int,
     generators: models.Kinds = GENERATORS,
     part: str | None = None,
+    optimizers: dict[str, Any] | None = None,
 ) -> common.Experiment:
     """Builds the training of a config; see `vidgen.methods.experiment`.
 
@@ -455,11 +456,13 @@ def experiment(
       classes: Number of classes; 0 for none.
       generators: Those that it can use, by kind.
       part: Of the generator's parameters, what is trained; None for all.
+      optimizers: As from `common.two_optimizers`, which makes them where there are none.
     """
     arguments, gen = common.build_network("generator", generators, config, classes)
     _, dis = common.build_network("discriminator", DISCRIMINATORS, config, classes)
     common.check_fold(config, dis)
-    players = Players(gen, dis, **common.two_optimizers(config), part=part)
+    optimizers = optimizers or common.two_optimizers(config)
+    players = Players(gen, dis, **optimizers, part=part)
     frozen = pretrained(dis)
     data, asked = config.data, config.objective
     schedule = functools.partial(common.schedule, config)

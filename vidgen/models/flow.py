@@ -49,7 +49,9 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
       margin: Frames on each side that are drawn with them, even, at most a chunk.
       stream: Draw chunks given the last frames before, instead of with those around.
       steps: When sampling, steps of the solver.
-      whole_steps: The same for the latent of the video, which is drawn once; 0: as many.
+      whole_steps: The same for what is drawn once a video: its latent, and the frames before the
+        first of a stream; 0: as many.
+      kept: Draw that by a network of its own, the flow that the other was made of (`one_step`).
       guidance: When sampling, the velocity is that with the class and so many times, less one, the
         difference from that without.
       solver: When sampling, `euler`, or `heun` with twice the evaluations.
@@ -75,6 +77,7 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
     stream: bool = False
     steps: int = 20
     whole_steps: int = 0
+    kept: bool = False
     guidance: float = 1.0
     solver: str = "euler"
     dtype: str = "float32"
@@ -144,11 +147,11 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
         """Makes the codec and the network of the velocity."""
         self.codec = codec.of(self).clone(parent=self)
         names = ("classes", "width", "heads", "expand", "layers", "reach", "dtype")
-        self.model = Velocity(
-            tokens=self.tokens,
-            features=self.join**2 * len(self.levels),
-            **{name: getattr(self, name) for name in names},
-        )
+        arguments = {name: getattr(self, name) for name in names}
+        arguments |= {"tokens": self.tokens, "features": self.join**2 * len(self.levels)}
+        self.model = Velocity(**arguments)
+        if self.kept:
+            self.flow = Velocity(**arguments)
 
     def reconstruct(
         self, video: Float[Array, "batch time height width 3"]
@@ -178,11 +181,12 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
         level: Float[Array, "batch slot"],
         label: Int[Array, " batch"] | None,
         known: bool,
+        kept: bool = False,
     ) -> tuple[
         Float32[Array, "batch wholes token feature"], Float32[Array, "batch pair token two"]
     ]:
-        """Gives the velocity of tokens; arguments as for `Velocity`."""
-        return self.model(whole, pairs, level, label, known)
+        """Gives the velocity of tokens, arguments as for `Velocity`; of the kept flow if asked."""
+        return (self.flow if kept else self.model)(whole, pairs, level, label, known)
 
     def begin(
         self,
@@ -193,7 +197,8 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
         """Draws the margin before frame 0, and the latent of the video, which stands first."""
         whole = self._draw_whole(content, label)
         noise = self._pairs(motion[:, -1])[:, self._spare :]
-        past = self._draw_pairs(whole, noise, jnp.zeros_like(noise[:, :0]), label)
+        none, steps = jnp.zeros_like(noise[:, :0]), self.whole_steps or self.steps
+        past = self._draw_pairs(whole, noise, none, label, steps, self.kept)
         return jnp.concatenate([jnp.concatenate([whole, whole], -1), past], 1)
 
     def advance(
@@ -222,7 +227,7 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
         def chunk(past, noise):
             # Rounded as the latents of clips are: small faults are not handed on.
             past = self._rounded(past)
-            pairs = self._draw_pairs(whole, self._pairs(noise), past, label)
+            pairs = self._draw_pairs(whole, self._pairs(noise), past, label, self.steps)
             return jnp.concatenate([past, pairs], 1)[:, -past.shape[1] :], pairs
 
         past, states = jax.lax.scan(chunk, carry[:, 1:], motion.swapaxes(0, 1))
@@ -254,7 +259,8 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
         if self.is_initializing():  # parameters alone
             video = jnp.zeros((1, 2, *height_width(self.size), 3))
             whole, pairs = self.encode_tokens(self.reconstruct(video))
-            self.velocity(whole, pairs, jnp.zeros((1, 2)), label, known=True)
+            for kept in (False, True) if self.kept else (False,):
+                self.velocity(whole, pairs, jnp.zeros((1, 2)), label, True, kept)
             return jnp.zeros((len(content), frames, *height_width(self.size), 3))
         offset = start % self.chunk
         at = offset[:, None] + (jnp.arange(frames)[None] if pick is None else pick)
@@ -270,7 +276,7 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
             before, within, after = (self._pairs(noise[:, n]) for n in range(3))
             around = [before[:, self._spare :], within, after[:, : self.margin // 2]]
             none = jnp.zeros_like(within[:, :0])
-            made = self._draw_pairs(whole, jnp.concatenate(around, 1), none, label)
+            made = self._draw_pairs(whole, jnp.concatenate(around, 1), none, label, self.steps)
             return made[:, self.margin // 2 :][:, : self.chunk // 2]
 
         def wanted(number):
@@ -324,7 +330,7 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
         """Draws the latent of videos of their content noise."""
         noise = content.reshape(len(content), 1, self.tokens, -1)
         pairs = jnp.zeros((len(content), 0, self.tokens, 2 * noise.shape[-1]))
-        run = lambda x, level, label: self.model(x, pairs, level, label, False)[0]  # noqa: E731
+        run = lambda x, *given: self.velocity(x, pairs, *given, False, self.kept)[0]  # noqa: E731
         steps = self.whole_steps or self.steps
         return self._solve(run, noise, jnp.ones((1, 1)), label, steps)
 
@@ -334,15 +340,17 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
         noise: Float[Array, "batch pair token two"],
         past: Float[Array, "batch past token two"],
         label: Int[Array, " batch"] | None,
+        steps: int,
+        kept: bool = False,
     ) -> Float32[Array, "batch pair token two"]:
         """Draws pairs of frames of noise, given the latent of the video and the pairs before."""
         known = jnp.arange(1 + past.shape[1] + noise.shape[1]) > past.shape[1]
 
         def run(x, level, label):
             pairs = jnp.concatenate([past, x], 1)
-            return self.model(whole, pairs, level, label, True)[1][:, past.shape[1] :]
+            return self.velocity(whole, pairs, level, label, True, kept)[1][:, past.shape[1] :]
 
-        return self._solve(run, noise, known[None].astype(jnp.float32), label, self.steps)
+        return self._solve(run, noise, known[None].astype(jnp.float32), label, steps)
 
     def _solve(self, run, x, drawn, label, steps):
         """Integrates the velocity from noise, level 0, to latents, level 1.

@@ -286,7 +286,7 @@ def initial(run: Setup, programs: Programs, record: warm_start.Record | None) ->
         state = making.result()
     if record is None:
         return LoopState(0, 0, state)
-    state, record, left = warm_start.apply(state, record)
+    state, record, left = warm_start.apply(state, record, run.config.method)
     missing = [line for line in left if line.startswith("gen/")]
     if missing and (method := warm_start.begins_from(run.config)) is not None:
         raise StorageError(

@@ -18,7 +18,7 @@ from vidgen.errors import ConfigError, StorageError
 from vidgen.runtime.checkpoint import Checkpoints, named
 
 # What may differ between a flow and what is made of it: how it is sampled.
-_FREE = ("stream", "steps", "whole_steps", "chunk", "margin", "guidance", "solver")
+_FREE = ("stream", "steps", "whole_steps", "kept", "chunk", "margin", "guidance", "solver")
 Record = dict[str, Any]  # {"run": folder, "step": its checkpoint}
 
 
@@ -108,12 +108,13 @@ def begins_from(config: configs.Config) -> str | None:
     return vars(methods.load(config.method)).get("BEGINS_FROM")
 
 
-def apply(state: Any, record: Record) -> tuple[Any, Record, list[str]]:
+def apply(state: Any, record: Record, method: str | None = None) -> tuple[Any, Record, list[str]]:
     """Puts the weights of another run into a state, each where the state has its array.
 
     Args:
       state: That of step 0.
       record: As from `source`.
+      method: The run's, which may make its parameters of the other's (`begin`).
 
     Returns:
       `(state, record, left)`: the record with the step that was taken, and a line for each array
@@ -124,7 +125,8 @@ def apply(state: Any, record: Record) -> tuple[Any, Record, list[str]]:
     """
     checkpoints = Checkpoints(pathlib.Path(record["run"]) / "checkpoints")
     step, items, _ = checkpoints.restore(None, record["step"])
-    average = items["ema"]
+    begin = vars(methods.load(method)).get("begin") if method else None
+    average = begin(items["ema"]) if begin else items["ema"]
     given = {**items.get("train", {}), "gen": average, "ema": average}
     changes, left, taken = {}, [], 0
     for part, tree in vars(state).items():

@@ -12,13 +12,14 @@ of them.
 """
 
 import functools
-import heapq
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from vidgen.video import packets
 
 Path = str | os.PathLike[str]
 
@@ -48,9 +49,7 @@ PILLOW = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Damaged frames are an error instead of a smear: with this, 3 of 4 single flipped bits in H.264 are
 # noticed instead of 1 of 40; with `frame.is_corrupt` as well, 9 of 10.
 _STRICT = {"err_detect": "explode"}
-_REORDER = 4  # frames held back to put presentation times in order
 _TICK = 6e-4  # half a millisecond, to which Matroska and WebM round times, and a little
-_BACK = 0.3  # seconds that a time may lie behind another; 8 frames, if that is longer
 
 
 class Unreadable(Exception):
@@ -88,7 +87,8 @@ def timed_frames(
       max_pixels: A frame of more pixels is refused before it is decoded.
       info: Filled with the fields of `VideoInfo`, and `matrix`, `interlaced`, `alpha`, from the
         header and the first frame; of GIF and WebP also with `until`, seconds at which the last
-        frame that was given ends.
+        frame that was given ends; at the end with `dropped`, frames at the beginning of the file
+        that lean on others which it lacks.
 
     Yields:
       Seconds from the start of the file and a PyAV or Pillow frame for `converter`, to be converted
@@ -98,53 +98,82 @@ def timed_frames(
       Unreadable: The file has no video stream, or is damaged.
       OSError: What FFmpeg or the system says.
     """
-    import av
-    import av.error
-
     info = {} if info is None else info
     if _is_for_pillow(file):
         yield from _pillow_frames(file, start, end, max_pixels, info)
         return
-    with _open(file) as container:
-        stream = _pick(container)
-        context = stream.codec_context
-        # Set here, because options given to av.open do not reach the decoder.
-        context.options = _STRICT | ({"max_pixels": str(max_pixels)} if max_pixels else {})
-        stream.thread_type = "NONE" if threads == 1 else "AUTO"
-        context.thread_count = threads
-        if max_pixels is not None and context.width * context.height > max_pixels:
-            raise Unreadable(_too_large(context.width, context.height, max_pixels))
-        origin = (container.start_time or 0) / 1e6
-        info.update(_header(container, stream))
-        if start > 0:  # a keyframe at or before `start`; a second more for open groups of pictures
-            seconds = max(0.0, start - 1.0) + origin
-            container.seek(int(seconds * 1e6), backward=True)
-        seen, size, seconds = 0, (0, 0), 0.0
-        try:
-            for stamp, frame in _in_order(container.decode(stream), info["fps"]):
-                before, seconds = seconds, stamp - origin
-                if end is not None and seconds >= end:
-                    break
-                if seen == 0:
-                    info.update(_first(frame, info))
-                    size = frame.width, frame.height
-                if (frame.width, frame.height) != size:
-                    raise Unreadable("changes its frame size half way" + _good(seen, before))
-                seen += 1
-                if seconds >= start - 1e-6:
-                    if frame.is_corrupt:
-                        raise Unreadable("is damaged" + _good(seen - 1, before))
-                    if info["codec"] == "gif" and frame.duration:
-                        info["until"] = _until(seconds + frame.duration * frame.time_base, end)
-                    yield seconds, frame
-        except _Backwards as error:
-            raise Unreadable(f"{error}" + _good(seen, seconds)) from None
-        except (av.error.FFmpegError, MemoryError) as error:
-            raise Unreadable(reason(error) + _good(seen, seconds)) from error
+    # Seconds in the middle: by the index of a file, and where that leads nowhere or to frames that
+    # lean on others before them, from the beginning.
+    for seek in (True, False) if start > 0 else (False,):
+        with _open(file) as container:
+            try:
+                yield from _stream_frames(container, start, end, threads, max_pixels, info, seek)
+                return
+            except packets.Untrusted:
+                if not isinstance(file, str | os.PathLike):
+                    file.seek(0)
 
 
-class _Backwards(Exception):
-    """Presentation times jump back: the file is several, one after another."""
+def _stream_frames(
+    container: Any,
+    start: float,
+    end: float | None,
+    threads: int,
+    max_pixels: int | None,
+    info: dict[str, Any],
+    seek: bool,
+) -> Iterator[tuple[float, Any]]:
+    """Yields `(seconds, frame)` of an open file; arguments as for `timed_frames`.
+
+    Raises:
+      packets.Untrusted: It was to seek, and decoding from the beginning may find other frames.
+    """
+    import av.error
+
+    stream = _pick(container)
+    context = stream.codec_context
+    # Set here, because options given to av.open do not reach the decoder.
+    context.options = _STRICT | ({"max_pixels": str(max_pixels)} if max_pixels else {})
+    stream.thread_type = "NONE" if threads == 1 else "AUTO"
+    context.thread_count = threads
+    if max_pixels is not None and context.width * context.height > max_pixels:
+        raise Unreadable(_too_large(context.width, context.height, max_pixels))
+    info.update(_header(container, stream))
+    origin = packets.begin(container, stream, start if seek else None)
+    reader = packets.Reader(container, stream, start, origin)
+    seen, size, seconds, given = 0, (0, 0), 0.0, 0
+    try:
+        for stamp, frame in packets.in_order(reader.frames(), info["fps"], strict=seek):
+            if origin is None:
+                origin = reader.origin = stamp
+            before, seconds = seconds, stamp - origin
+            if seek and not seen and seconds > start + _TICK:
+                raise packets.Untrusted
+            if end is not None and seconds >= end:
+                break
+            if seen == 0:
+                info.update(_first(frame, info))
+                size = frame.width, frame.height
+            if (frame.width, frame.height) != size:
+                raise Unreadable("changes its frame size half way" + _good(seen, before))
+            seen += 1
+            if seconds >= start - 1e-6:
+                if frame.is_corrupt:
+                    raise Unreadable("is damaged" + _good(seen - 1, before))
+                if info["codec"] == "gif" and frame.duration:
+                    info["until"] = _until(seconds + frame.duration * frame.time_base, end)
+                given, info["dropped"] = given + 1, reader.dropped
+                yield seconds, frame
+        if seek and not given:
+            raise packets.Untrusted
+    except packets.Backwards as error:
+        raise Unreadable(f"{error}" + _good(seen, seconds)) from None
+    except (Unreadable, av.error.FFmpegError, MemoryError) as error:
+        if seek and not given:
+            raise packets.Untrusted from None
+        if isinstance(error, Unreadable):
+            raise
+        raise Unreadable(reason(error) + _good(seen, seconds)) from error
 
 
 def _good(frames: int, last: float) -> str:
@@ -234,50 +263,6 @@ def _first(frame: Any, info: dict[str, Any]) -> dict[str, Any]:
         "interlaced": bool(frame.interlaced_frame),
         "alpha": any(c.is_alpha for c in frame.format.components),
     }
-
-
-def _in_order(frames: Iterable[Any], fps: float) -> Iterator[tuple[float, Any]]:
-    """Yields `(seconds, frame)` with times that never go back.
-
-    Decoders give frames in order of presentation, but some containers (MPEG-4 in AVI) stamp them
-    in the order of coding: the stamps are right as a set. So the smallest of the next few belongs
-    to the next frame. A frame without a stamp follows the last by one frame time. What was decoded
-    before an error comes before it.
-
-    Raises:
-      _Backwards: A stamp is further behind than any order of coding puts it.
-    """
-    import av.error
-
-    held: list[Any] = []
-    stamps: list[float] = []
-    step = 1 / fps if fps else 0.04
-    newest, last, highest = -step, -math.inf, -math.inf
-    most = max(_BACK, 2 * _REORDER * step)
-    failed: Exception | None = None
-
-    def pop() -> tuple[float, Any]:
-        nonlocal last
-        last = max(last, heapq.heappop(stamps))
-        return last, held.pop(0)
-
-    try:
-        for frame in frames:
-            seconds = frame.time
-            newest = newest + step if seconds is None else float(seconds)
-            if newest < highest - most:
-                raise _Backwards(f"its times jump back by {highest - newest:.2f} s")
-            highest = max(highest, newest)
-            heapq.heappush(stamps, newest)
-            held.append(frame)
-            if len(held) > _REORDER:
-                yield pop()
-    except (_Backwards, av.error.FFmpegError, MemoryError) as error:
-        failed = error
-    while held:
-        yield pop()
-    if failed is not None:
-        raise failed
 
 
 def _until(seconds: float, end: float | None) -> float:

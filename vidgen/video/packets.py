@@ -1,0 +1,163 @@
+"""Frames of a stream in order of presentation, from any second on, whatever the container.
+
+Where a container has an index of its key frames, reading may begin at one. Where it has none
+(MPEG transport and program streams, bare codec streams), FFmpeg guesses by bytes, and lands behind
+what was asked for, or between two key frames: then frames are missing, or lean on others that were
+not decoded. Such files are read from their beginning.
+"""
+
+import heapq
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+# Formats of FFmpeg whose seeks lead to a key frame at or before the time that was asked for.
+_INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv")
+# Those that know when packets are decoded, not when frames are shown: their first frame seems late
+# by as many frames as the decoder holds back.
+_DECODED = ("avi", "mpegvideo", "h264", "hevc", "m4v", "vc1", "obu", "ivf")
+_REORDER = 4  # frames held back to put presentation times in order
+_BACK = 0.3  # seconds that a time may lie behind another; 8 frames, if that is longer
+
+
+class Backwards(Exception):
+    """Presentation times jump back: the file is several, one after another."""
+
+
+class Untrusted(Exception):
+    """What follows a seek may not be what follows from the beginning."""
+
+
+def begin(container: Any, stream: Any, start: float | None) -> float | None:
+    """Goes to where reading begins, and returns the time of the file's start in its own seconds.
+
+    Args:
+      container: Open, of PyAV, as it was opened.
+      stream: Its video.
+      start: Seconds from the start of the file, before which reading begins; None: from the
+        beginning.
+
+    Returns:
+      Seconds; None: the time of the first frame, which is not known yet.
+
+    Raises:
+      Untrusted: There is no index to seek by.
+    """
+    name, stated = container.format.name, container.start_time
+    origin = None if name in _DECODED or stated is None else stated / 1e6
+    if start is None:
+        return origin
+    if name not in _INDEXED:
+        raise Untrusted
+    if origin is None:
+        first = next(container.decode(stream), None)
+        if first is None or first.time is None:
+            raise Untrusted
+        origin = float(first.time)
+    # A key frame at or before `start`; a second more for open groups of pictures.
+    container.seek(int((max(0.0, start - 1.0) + origin) * 1e6), backward=True)
+    return origin
+
+
+class Reader:
+    """Decodes a stream packet by packet, without what leans on packets that are not there.
+
+    A recording that was cut out of a longer one may begin between two key frames, or with one that
+    is followed by frames of before it. Neither is damage. Nor does damage matter that lies before
+    the wanted seconds.
+
+    Attributes:
+      origin: Time of the file's start in its own seconds; None: not known yet.
+      dropped: Frames at the beginning that lean on others which are not there.
+    """
+
+    def __init__(self, container: Any, stream: Any, start: float, origin: float | None):
+        self.origin, self.dropped = origin, 0
+        self._container, self._stream, self._start = container, stream, start
+        self._key: int | None = None  # time of the first key frame
+        self._last = -math.inf  # of the latest packet whose time is known
+
+    def frames(self) -> Iterator[Any]:
+        """Yields frames as they are decoded."""
+        import av.error
+
+        keys, early = False, 0
+        for packet in self._container.demux(self._stream):
+            if packet.pts is not None:
+                self._last = float(packet.pts * packet.time_base)
+            if packet.is_keyframe and not keys:
+                keys, self._key, self.dropped = True, packet.pts, early
+            try:
+                decoded = packet.decode()
+            except av.error.InvalidDataError:
+                if self._leads(packet):
+                    self.dropped += 1
+                elif keys and (
+                    self.origin is None or self._last - self.origin >= self._start - 1e-6
+                ):
+                    raise
+                decoded = []
+            early += 1 - len(decoded)
+            for frame in decoded:
+                if frame.is_corrupt and (not keys or self._leads(frame)):
+                    self.dropped += keys
+                else:
+                    yield frame
+
+    def _leads(self, what: Any) -> bool:
+        """Tells whether a packet or frame is shown before the first key frame."""
+        return None not in (what.pts, self._key) and what.pts < self._key
+
+
+def in_order(
+    frames: Iterable[Any], fps: float, strict: bool = False
+) -> Iterator[tuple[float, Any]]:
+    """Yields `(seconds, frame)` with times that never go back.
+
+    Decoders give frames in order of presentation, but some containers (MPEG-4 in AVI) stamp them
+    in the order of coding: the stamps are right as a set. So the smallest of the next few belongs
+    to the next frame. A frame without a stamp follows the last by one frame time. What was decoded
+    before an error comes before it.
+
+    Args:
+      frames: Of PyAV.
+      fps: Of the stream; 0 where that is not known.
+      strict: Whether each frame must have a stamp.
+
+    Raises:
+      Untrusted: A frame has no stamp, and `strict`.
+      Backwards: A stamp is further behind than any order of coding puts it.
+    """
+    import av.error
+
+    held: list[Any] = []
+    stamps: list[float] = []
+    step = 1 / fps if fps else 0.04
+    newest, last, highest = -step, -math.inf, -math.inf
+    most = max(_BACK, 2 * _REORDER * step)
+    failed: Exception | None = None
+
+    def pop() -> tuple[float, Any]:
+        nonlocal last
+        last = max(last, heapq.heappop(stamps))
+        return last, held.pop(0)
+
+    try:
+        for frame in frames:
+            seconds = frame.time
+            if seconds is None and strict:
+                raise Untrusted
+            newest = newest + step if seconds is None else float(seconds)
+            if newest < highest - most:
+                raise Backwards(f"its times jump back by {highest - newest:.2f} s")
+            highest = max(highest, newest)
+            heapq.heappush(stamps, newest)
+            held.append(frame)
+            if len(held) > _REORDER:
+                yield pop()
+    except (Backwards, av.error.FFmpegError, MemoryError) as error:
+        failed = error
+    while held:
+        yield pop()
+    if failed is not None:
+        raise failed

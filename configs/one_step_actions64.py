@@ -25,16 +25,18 @@ def get_config():
     config.objective.penalty_interval = 4
     config.objective.augmentations = ("shift", "brightness", "cutout")
     config.objective.augment_p = constant(0.6)
-    config.optimizer.learning_rate = cosine(5e-5, 0.0)
-    config.optimizer.discriminator_rate = 20.0
-    config.optimizer.warmup_kclips = 0.4
+    config.objective.distil_kclips = 8.0
+    config.optimizer.distil_learning_rate = cosine(5e-4, 5e-5)
+    config.optimizer.learning_rate = cosine(1e-4, 0.0)
+    config.optimizer.discriminator_rate = 10.0
+    config.optimizer.warmup_kclips = 0.8
     config.training.update(
-        kclips=16.0,
+        kclips=13.0,
         batch_size=8,
         ema_kclips=0.5,
         log_kclips=0.4,
-        sample_kclips=1.6,
-        save_kclips=1.6,
+        sample_kclips=0.8,
+        save_kclips=0.8,
         watch_kclips=0.0,
     )
     config.sampling.update(frames=16, clips=16)

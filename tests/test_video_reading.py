@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vidgen.data import workers
 from vidgen.errors import DataError
 from vidgen.video import conversion, decoding, packets, reading, writing
 
@@ -270,6 +271,37 @@ def test_titles_that_are_no_utf8_do_no_harm(tmp_path):
     assert b"@@@@" in data
     (tmp_path / "a.avi").write_bytes(data.replace(b"@@@@", b"\xfc\xff\xe9@"))
     assert reading.read_video(tmp_path / "a.avi").shape == (1, 32, 32, 3)
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png"])
+@pytest.mark.parametrize("durations", [(100, 100, 2000), (500, 500, 500)])
+def test_the_last_frame_lasts_as_long_as_the_file_says(tmp_path, name, durations):
+    grey = [np.full((16, 16, 3), 80 * n, np.uint8) for n in range(3)]
+    first, *others = map(Image.fromarray, grey)
+    first.save(tmp_path / name, save_all=True, append_images=others, duration=list(durations))
+    shown = reading.read_video(tmp_path / name, fps=10)[:, 8, 8, 0].astype(int)
+    wanted = np.repeat([0, 80, 160], np.array(durations) // 100)
+    assert len(shown) == len(wanted) and np.abs(shown - wanted).max() < 4
+    part = reading.read_video(tmp_path / name, fps=10, end=0.8)  # no longer than is wanted
+    assert len(part) == 8
+
+
+def test_the_last_frame_of_a_slow_video_lasts_too(tmp_path):
+    grey = [np.full((16, 16, 3), 50 * n, np.uint8) for n in range(5)]
+    encode(tmp_path / "a.mp4", grey, "libx264", "yuv420p", rate=1)
+    shown = reading.read_video(tmp_path / "a.mp4", fps=10)[:, 8, 8, 0]
+    assert len(shown) == 50
+    assert abs(int(shown[-1]) - 200) < 4 and len(reading.read_video(tmp_path / "a.mp4")) == 5
+    assert len(reading.read_video(tmp_path / "a.mp4", fps=1)) == 5
+
+
+def test_clocks_and_gaps_are_no_rates():
+    times = np.arange(40) / 25
+    assert workers.frame_rate(times, 0.0) == pytest.approx(25)
+    assert workers.frame_rate(np.append(-60000.0, times), 0.0) == pytest.approx(25)
+    assert workers.frame_rate(np.repeat(times, 3), 0.0) == pytest.approx(119 / times[-1])
+    assert workers.frame_rate(np.zeros(1), 12.0) == workers.frame_rate(np.zeros(3), 12.0) == 12
+    assert workers.frame_rate(np.zeros(1), 1000.0) == 0
 
 
 def test_resample_takes_the_nearest_frame():

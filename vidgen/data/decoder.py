@@ -92,7 +92,7 @@ def _converted(
         info=info,
     )
     count = total = 0
-    for seconds, frame in resample(timed, request["fps"]):
+    for seconds, frame in resample(timed, request["fps"], info):
         array = convert(frame)
         count, total = count + 1, total + array.nbytes
         if count > limits.frames:

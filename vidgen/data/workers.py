@@ -35,6 +35,10 @@ from vidgen.video.decoding import Unreadable
 RATE = 25.0  # frames per second of pictures and arrays, which carry no times
 
 
+_CLOCK = 1000  # ticks per second of the clock of some containers
+_GAP = 50  # medians of the steps between frames: a longer one is a gap
+
+
 def request(
     ref: dict[str, Any],
     limits: Limits,
@@ -76,9 +80,16 @@ def request(
 
 
 def frame_rate(times: np.ndarray, declared: float) -> float:
-    """Returns the mean frames per second of presentation times, or what the header declares."""
-    span = times[-1] - times[0]
-    return float((len(times) - 1) / span) if span > 0 else declared
+    """Returns the mean frames per second of presentation times, or what the header declares.
+
+    A few steps far beyond the others are gaps (a first time stamp of another clock), and no rate;
+    neither is the clock of a container that declares it for one frame. Not known: 0.
+    """
+    steps = np.diff(times)
+    if not np.any(steps > 0):
+        return declared if declared < _CLOCK else 0.0
+    steps = steps[steps <= _GAP * np.median(steps[steps > 0])]
+    return float(len(steps) / steps.sum())
 
 
 Result = TypeVar("Result")

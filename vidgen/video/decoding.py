@@ -49,6 +49,7 @@ PILLOW = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Damaged frames are an error instead of a smear: with this, 3 of 4 single flipped bits in H.264 are
 # noticed instead of 1 of 40; with `frame.is_corrupt` as well, 9 of 10.
 _STRICT = {"err_detect": "explode"}
+_MERGED = ("gif", "webp", "apng")  # whose writers store equal frames in a row as one
 _TICK = 6e-4  # half a millisecond, to which Matroska and WebM round times, and a little
 
 
@@ -86,9 +87,9 @@ def timed_frames(
       threads: Threads of the decoder.
       max_pixels: A frame of more pixels is refused before it is decoded.
       info: Filled with the fields of `VideoInfo`, and `matrix`, `interlaced`, `alpha`, from the
-        header and the first frame; of GIF and WebP also with `until`, seconds at which the last
-        frame that was given ends; at the end with `dropped`, frames at the beginning of the file
-        that lean on others which it lacks.
+        header and the first frame; where the file says so, with `until`, seconds at which the
+        frame that was given last ends; at the end with `dropped`, frames at the beginning of the
+        file that lean on others which it lacks.
 
     Yields:
       Seconds from the start of the file and a PyAV or Pillow frame for `converter`, to be converted
@@ -160,7 +161,7 @@ def _stream_frames(
             if seconds >= start - 1e-6:
                 if frame.is_corrupt:
                     raise Unreadable("is damaged" + _good(seen - 1, before))
-                if info["codec"] == "gif" and frame.duration:
+                if frame.duration and frame.time_base:
                     info["until"] = _until(seconds + frame.duration * frame.time_base, end)
                 given, info["dropped"] = given + 1, reader.dropped
                 yield seconds, frame
@@ -317,7 +318,7 @@ def _pillow_frames(
                 return
             if seconds >= start - 1e-6:
                 frame: Image.Image = image.copy()
-                if image.format == "WEBP" and stated:
+                if stated:
                     info["until"] = _until(seconds + stated, end)
                 yield seconds, frame
             seconds += length
@@ -364,9 +365,9 @@ def resample(
     Args:
       timed: `(seconds, frame)` with times that never go back.
       fps: Target frames per second.
-      info: What `timed_frames` fills; None takes each frame as there at its time alone, as training
-        does (another rule would change its clips). Given, a frame of GIF or WebP, whose writers
-        store equal frames in a row as one, lasts up to the next, and times may be rounded to
+      info: What `timed_frames` fills; None takes each frame as there at its time alone. Given, the
+        last frame lasts as long as the file says, a frame of GIF, WebP or APNG, whose writers store
+        equal frames in a row as one, lasts up to the next, and times may be rounded to
         milliseconds: a video comes back whole at the rate at which it was written.
 
     Yields:
@@ -383,7 +384,7 @@ def resample(
         if origin is None or before is None:
             origin = seconds
         else:
-            if info and "until" in info:
+            if info and "until" in info and info["codec"] in _MERGED:
                 before = max(before, seconds - 1 / fps)  # it is there until then
             while origin + number / fps <= (before + seconds) / 2 + 1e-9:  # the earlier of equals
                 yield origin + number / fps, previous

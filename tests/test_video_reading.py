@@ -129,11 +129,101 @@ def test_transparency_lies_over_the_background(tmp_path, suffix):
     assert (video[1, 8:, :8] == (0, 0, 255)).all()
 
 
+@pytest.mark.parametrize("codec, name", [("libvpx-vp9", "a.webm"), ("libvpx", "b.webm")])
+def test_transparency_of_webm_lies_over_the_background(tmp_path, codec, name):
+    """It lies in data beside the frames, which FFmpeg's own decoders drop."""
+    picture = np.full((64, 64, 4), (0, 200, 50, 255), np.uint8)
+    picture[:, :32, 3] = 0
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream(codec, rate=25, options={"auto-alt-ref": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuva420p"
+        stream.bit_rate, stream.metadata["alpha_mode"] = 1_000_000, "1"
+        for _ in range(50):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgba")))
+        container.mux(stream.encode())
+    for seconds, count in ({}, 50), ({"start": 1.2, "end": 1.6}, 10):
+        video = reading.read_video(tmp_path / name, background=(255, 0, 255), **seconds)
+        assert len(video) == count
+        assert np.abs(video[:, :, 4:28].astype(int) - (255, 0, 255)).max() <= 2
+        assert np.abs(video[:, :, 36:60].astype(int) - (0, 200, 50)).max() <= 4
+
+
+def pq(light):
+    """Codes light in cd/m2, as SMPTE ST 2084 has it."""
+    y = (np.maximum(light, 0) / 10000) ** 0.1593017578125
+    return ((0.8359375 + 18.8515625 * y) / (1 + 18.6875 * y)) ** 78.84375
+
+
+def hlg(light):
+    """Codes light in cd/m2 of a display of 1000, as ARIB STD-B67 has it."""
+    luma = np.maximum(light @ [0.2627, 0.678, 0.0593], 1e-12) / 1000
+    scene = np.maximum(light, 0) / 1000 * luma[..., None] ** (1 / 1.2 - 1)
+    bright = 0.17883277 * np.log(np.maximum(12 * scene - 0.28466892, 1e-9)) + 0.55991073
+    return np.where(scene <= 1 / 12, np.sqrt(3 * scene), bright)
+
+
+@pytest.mark.parametrize("transfer, coded", [("smpte2084", pq), ("arib-std-b67", hlg)])
+def test_high_dynamic_range_becomes_what_a_display_shows(tmp_path, transfer, coded):
+    levels = np.array([0, 30, 64, 128, 191, 255])
+    patches = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 3)
+    # Steps of 10 bits of PQ are steps of light, in which a dark channel beside bright ones drowns.
+    exact = patches.min(-1) >= patches.max(-1) / 2
+    linear = np.where(
+        patches <= 0.04045 * 255, patches / 255 / 12.92, ((patches / 255 + 0.055) / 1.055) ** 2.4
+    )
+    to_2020 = [[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]]
+    shown = coded(203 * linear @ np.transpose(to_2020))
+    luma = shown @ [0.2627, 0.678, 0.0593]
+    blue, red = (shown[:, 2] - luma) / 1.8814, (shown[:, 0] - luma) / 1.4746
+    planes = np.stack([876 * luma + 64, 896 * blue + 512, 896 * red + 512]).round()
+    planes = planes.clip(0, 1023).astype(np.uint16).reshape(3, 12, 18).repeat(16, 1).repeat(16, 2)
+    options = {
+        "x265-params": "log-level=error:lossless=1:colorprim=bt2020:colormatrix=bt2020nc:"
+        f"range=limited:transfer={transfer}"
+    }
+    frame = av.VideoFrame(18 * 16, 12 * 16, "yuv444p10le")
+    frame.pts = 0
+    for plane, values in zip(frame.planes, planes, strict=True):
+        row = np.zeros((12 * 16, plane.line_size // 2), np.uint16)
+        row[:, : 18 * 16] = values
+        plane.update(row.tobytes())
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("libx265", rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, "yuv444p10le"
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    video = reading.read_video(tmp_path / "a.mkv")
+    found = video[0, 8::16, 8::16].reshape(-1, 3).astype(int)
+    assert np.abs(found - patches)[exact].max() <= 2 and exact.sum() > 30
+    assert np.abs(found - patches).max() <= 20
+
+
+def test_what_is_brighter_than_white_is_white():
+    codes = np.round(65280 * pq(np.array([203.0, 1000.0, 10000.0])[:, None].repeat(3, 1)))
+    assert (conversion.standard_range(codes[None].astype(np.uint16), 16) == 255).all()
+
+
 def test_grey_becomes_rgb_exactly(tmp_path):
     grey = np.arange(240, dtype=np.uint8).reshape(12, 20)
     encode(tmp_path / "a.mkv", [grey], pix_fmt="gray", format="gray")
     video = reading.read_video(tmp_path / "a.mkv")
     assert (video == grey[None, :, :, None]).all()
+
+
+@pytest.mark.parametrize("pix_fmt, black, white", [("gray", 16, 235), ("gray10le", 64, 940)])
+def test_grey_of_limited_range_is_expanded(tmp_path, pix_fmt, black, white):
+    kind = np.uint8 if pix_fmt == "gray" else np.uint16
+    levels = np.linspace(black, white, 64).round().astype(kind)
+    frame = av.VideoFrame(64, 64, pix_fmt)
+    frame.planes[0].update(np.tile(levels, 64).tobytes())
+    for limits, wanted in (1, np.linspace(0, 255, 64)), (2, np.linspace(16, 235, 64)):
+        with av.open(str(tmp_path / "a.mkv"), "w") as container:
+            stream = container.add_stream("ffv1", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 64, 64, pix_fmt
+            stream.codec_context.color_range = frame.color_range = limits
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        assert np.abs(reading.read_video(tmp_path / "a.mkv")[0, 8, :, 1] - wanted).max() < 1.2
 
 
 @pytest.mark.parametrize("pix_fmt", ["yuv420p10le", "yuv422p", "yuvj420p", "yuv444p12le"])

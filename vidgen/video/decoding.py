@@ -132,16 +132,17 @@ def _stream_frames(
     import av.error
 
     stream = _pick(container)
-    context = stream.codec_context
+    context = packets.decoder(stream)
     # Set here, because options given to av.open do not reach the decoder.
     context.options = _STRICT | ({"max_pixels": str(max_pixels)} if max_pixels else {})
-    stream.thread_type = "NONE" if threads == 1 else "AUTO"
+    context.thread_type = "NONE" if threads == 1 else "AUTO"
     context.thread_count = threads
-    if max_pixels is not None and context.width * context.height > max_pixels:
-        raise Unreadable(_too_large(context.width, context.height, max_pixels))
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if max_pixels is not None and width * height > max_pixels:
+        raise Unreadable(_too_large(width, height, max_pixels))
     info.update(_header(container, stream))
     origin = packets.begin(container, stream, start if seek else None)
-    reader = packets.Reader(container, stream, start, origin)
+    reader = packets.Reader(container, stream, context, start, origin)
     seen, size, seconds, given = 0, (0, 0), 0.0, 0
     try:
         for stamp, frame in packets.in_order(reader.frames(), info["fps"], strict=seek):

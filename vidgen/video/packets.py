@@ -59,6 +59,24 @@ def begin(container: Any, stream: Any, start: float | None) -> float | None:
     return origin
 
 
+def decoder(stream: Any) -> Any:
+    """Returns the context that a stream is decoded in.
+
+    FFmpeg's own decoders of VP8 and VP9 drop their transparency; those of libvpx do not.
+    """
+    import av
+    import av.error
+
+    own = stream.codec_context
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(own.name)
+    transparent = any(k.lower() == "alpha_mode" and v == "1" for k, v in stream.metadata.items())
+    if name not in av.codecs_available or not transparent:
+        return own
+    context = av.CodecContext.create(name, "r")
+    context.extradata = own.extradata
+    return context
+
+
 class Reader:
     """Decodes a stream packet by packet, without what leans on packets that are not there.
 
@@ -71,9 +89,12 @@ class Reader:
       dropped: Frames at the beginning that lean on others which are not there.
     """
 
-    def __init__(self, container: Any, stream: Any, start: float, origin: float | None):
+    def __init__(
+        self, container: Any, stream: Any, context: Any, start: float, origin: float | None
+    ):
         self.origin, self.dropped = origin, 0
-        self._container, self._stream, self._start = container, stream, start
+        self._container, self._stream, self._context = container, stream, context
+        self._start = start
         self._key: int | None = None  # time of the first key frame
         self._last = -math.inf  # of the latest packet whose time is known
 
@@ -88,7 +109,7 @@ class Reader:
             if packet.is_keyframe and not keys:
                 keys, self._key, self.dropped = True, packet.pts, early
             try:
-                decoded = packet.decode()
+                decoded = self._context.decode(packet)
             except av.error.InvalidDataError:
                 if self._leads(packet):
                     self.dropped += 1

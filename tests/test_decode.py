@@ -23,6 +23,7 @@ from vidgen.data.arrays import array_clips, strip_shape
 from vidgen.data.limits import Limits
 from vidgen.data.workers import Worker, each, request
 from vidgen.errors import DataError
+from vidgen.video import decoding as video_decoding
 from vidgen.video import reading, writing
 from vidgen.video.containers import missing, starts_like_video
 from vidgen.video.decoding import Unreadable
@@ -248,6 +249,79 @@ def test_whole_files_are_not_taken_for_truncated(shared):
             assert missing(file, path.stat().st_size) == "", path.name
             file.seek(0)
             assert starts_like_video(file.read(16)), path.name
+
+
+def grey(count=8):
+    return np.stack([np.full((32, 32, 3), 30 * n, np.uint8) for n in range(count)])
+
+
+@pytest.mark.parametrize("suffix", ["gif", "mp4", "mkv", "avi"])
+@pytest.mark.parametrize("behind", [b"\0" * 40, b"abcdefghijklmnopqrst" * 5], ids=["zeros", "text"])
+def test_bytes_behind_the_end_do_no_harm(worker, tmp_path, suffix, behind):
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "avi":
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("mpeg4", rate=10)
+            stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+            for one in grey():
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(one, format="rgb24")))
+            container.mux(stream.encode())
+    else:
+        writing.write_video(path, grey(), 10)
+    whole = path.read_bytes()
+    path.write_bytes(whole + behind)
+    assert len(decode(worker, path, size=32)[0]) == 8
+    path.write_bytes(whole[:-40])
+    with pytest.raises(Unreadable, match="cut off"):
+        decode(worker, path, size=32)
+    if suffix == "avi":  # written to a pipe, whose length was not known
+        path.write_bytes(whole[:4] + b"\xff\xff\xff\xff" + whole[8:])
+        assert len(decode(worker, path, size=32)[0]) == 8
+
+
+def test_a_gif_is_followed_to_its_trailer(tmp_path):
+    """Through colours of its own for each frame, comments, and codes in which the byte is."""
+    rng = np.random.default_rng(0)
+    frames = [Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)) for _ in range(3)]
+    frames[0].save(
+        tmp_path / "a.gif",
+        save_all=True,
+        append_images=frames[1:],
+        duration=50,
+        comment=b"a;b" * 99,
+    )
+    data = (tmp_path / "a.gif").read_bytes()
+    assert data.count(b";") > 9 and missing(io.BytesIO(data), len(data)) == ""
+    for length in (12, 200, len(data) // 2, len(data) - 1):
+        assert "cut off" in missing(io.BytesIO(data[:length]), length)
+
+
+def test_a_still_picture_in_front_is_no_video(tmp_path):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream(codec, rate=10) for codec in ("mjpeg", "mpeg4", "mpeg4")]
+        for stream in streams:
+            stream.width, stream.height = 32, 32
+            stream.pix_fmt = "yuvj420p" if stream is streams[0] else "yuv420p"
+        for stream, count in zip(streams, (1, 8, 8), strict=True):
+            for one in grey(count):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(one, format="rgb24")))
+            container.mux(stream.encode())
+    info = {}
+    assert len(list(video_decoding.timed_frames(path, info=info))) == 8
+    assert info["codec"] == "mpeg4" and info["tracks"] == 3
+
+
+def test_an_animation_behind_a_still_picture(tmp_path):
+    first, *others = map(Image.fromarray, grey())
+    first.save(tmp_path / "a.avif", save_all=True, append_images=others, duration=100)
+    data = bytearray((tmp_path / "a.avif").read_bytes())
+    assert data[8:12] == b"avis"
+    data[8:12] = b"avif"  # what a file is called whose still picture is meant to be shown first
+    (tmp_path / "a.avif").write_bytes(data)
+    assert len(reading.read_video(tmp_path / "a.avif")) == 8
+    with open(tmp_path / "a.avif", "rb") as file:
+        assert len(list(video_decoding.timed_frames(file))) == 8
 
 
 def test_sound_without_pictures_is_refused(worker, shared):

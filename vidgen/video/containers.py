@@ -38,16 +38,39 @@ def missing(file: BinaryIO, size: int) -> str:
     file.seek(0)
     head = file.read(64)
     if head[:4] == b"RIFF":
-        return _shortfall(int.from_bytes(head[4:8], "little") + 8, size)
+        length = int.from_bytes(head[4:8], "little")  # written to a pipe: not known
+        return "" if length in (0, 0xFFFFFFFF) else _shortfall(length + 8, size)
     if head[:4] == b"\x1aE\xdf\xa3":
         return _shortfall(_matroska_end(head), size)
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide"):
         return _boxes(file, size)
-    if head[:4] == b"GIF8":
-        file.seek(max(0, size - 64))
-        if b";" not in file.read()[-16:]:  # the trailer; some writers pad behind it
-            return "is cut off: a GIF ends with a trailer, and this one does not"
+    if head[:4] == b"GIF8" and not _has_trailer(file):
+        return "is cut off: a GIF ends with a trailer, and this one does not"
     return ""
+
+
+def _has_trailer(file: BinaryIO) -> bool:
+    """Walks the blocks of a GIF up to its trailer; what lies behind that does not matter."""
+    file.seek(10)
+    skip = _colours(file.read(3)[:1])
+    file.seek(13 + skip)
+    while True:
+        kind = file.read(1)
+        if kind == b"!":
+            file.read(1)
+        elif kind == b",":
+            file.seek(_colours(file.read(9)[8:]) + 1, 1)  # colours, and the size of the first code
+        else:
+            return kind == b";"
+        while length := file.read(1):  # sub-blocks, the last of which is empty
+            if length == b"\0":
+                break
+            file.seek(length[0], 1)
+
+
+def _colours(flags: bytes) -> int:
+    """Returns the bytes of a colour table, as a byte of flags has it."""
+    return 3 << ((flags[0] & 7) + 1) if flags and flags[0] & 0x80 else 0
 
 
 def _shortfall(declared: int, size: int) -> str:
@@ -75,6 +98,13 @@ def _vint(data: bytes, at: int) -> tuple[int, int]:
     return value & ((1 << (7 * width)) - 1), at + width
 
 
+# Boxes of the top level, of MP4 (ISO/IEC 14496-12) and of QuickTime.
+_BOXES = frozenset(
+    b"ftyp pdin moov moof mfra mdat free skip meta meco styp sidx ssix prft emsg imda uuid udta "
+    b"wide pnot PICT junk".split()
+)
+
+
 def _boxes(file: BinaryIO, size: int) -> str:
     """Walks the top-level boxes of an MP4 or MOV file to the end of the last one."""
     at, seen = 0, set()
@@ -86,7 +116,7 @@ def _boxes(file: BinaryIO, size: int) -> str:
             length = int.from_bytes(head[8:16], "big")
         if length == 0:  # to the end of the file
             length = size - at
-        if length < 8 or not kind.strip().isalnum():
+        if length < 8 or kind not in _BOXES:
             break  # no box: trailing bytes, which players ignore
         seen.add(kind)
         at += length

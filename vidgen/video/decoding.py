@@ -12,6 +12,7 @@ of them.
 """
 
 import functools
+import io
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -207,18 +208,27 @@ def _formats() -> str:
 
 def _pick(container: Any) -> Any:
     """Returns the first stream that is a moving picture, not a cover."""
-    import av.stream
-
+    moving = _moving(container)
+    # A still picture in front may lack the flag of a cover.
+    for stream in [s for s in moving if s.frames != 1] or moving:
+        return stream
     streams = container.streams.video
-    cover = av.stream.Disposition.attached_pic
-    for stream in streams:
-        if not stream.disposition & cover and stream.codec_context is not None:
-            return stream
-    if streams and all(s.disposition & cover for s in streams):
+    if streams and not any(_is_moving(s) for s in streams):
         raise Unreadable("holds no video, only sound and a cover picture")
     if streams:
         raise Unreadable("its video is coded in a way that this FFmpeg cannot decode")
     raise Unreadable("holds no video stream" + (", only sound" if container.streams.audio else ""))
+
+
+def _moving(container: Any) -> list[Any]:
+    """Returns the streams of pictures that can be decoded and are no covers."""
+    return [s for s in container.streams.video if _is_moving(s) and s.codec_context is not None]
+
+
+def _is_moving(stream: Any) -> bool:
+    import av.stream
+
+    return not stream.disposition & av.stream.Disposition.attached_pic
 
 
 def _header(container: Any, stream: Any) -> dict[str, Any]:
@@ -238,6 +248,7 @@ def _header(container: Any, stream: Any) -> dict[str, Any]:
         # Beyond 1:4 it is damage or a prank, not the anamorphic video of a broadcaster.
         "pixel_aspect": float(aspect) if aspect and 0.25 <= aspect <= 4 else 1.0,
         "audio": bool(container.streams.audio),
+        "tracks": len(_moving(container)),
     }
 
 
@@ -282,6 +293,22 @@ def _is_for_pillow(file: Path | BinaryIO) -> bool:
     return webp or (head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis"))
 
 
+def _sequence(file: Path | BinaryIO) -> Path | BinaryIO:
+    """Returns a file of which Pillow takes the animation: of AVIF that begins with a still, too."""
+    if isinstance(file, str | os.PathLike):
+        with open(file, "rb") as opened:
+            found = _sequence(opened)
+            return file if found is opened else found
+    head = file.read(256)
+    file.seek(0)
+    brands = head[16 : int.from_bytes(head[:4], "big")]
+    if head[4:12] != b"ftypavif" or b"avis" not in [brands[n : n + 4] for n in range(0, 64, 4)]:
+        return file
+    data = bytearray(file.read())  # as Pillow would
+    data[8:12] = b"avis"
+    return io.BytesIO(data)
+
+
 def _pillow_frames(
     file: Path | BinaryIO,
     start: float,
@@ -291,7 +318,7 @@ def _pillow_frames(
 ) -> Iterator[tuple[float, Any]]:
     from PIL import Image
 
-    image = open_image(file, max_pixels)
+    image = open_image(_sequence(file), max_pixels)
     with image:
         count = getattr(image, "n_frames", 1)
         seconds = 0.0

@@ -449,7 +449,7 @@ def test_a_rewritten_array_is_read_again(worker, tmp_path):
 
 def test_the_clips_of_an_array_in_an_archive_are_read_once(tmp_path, monkeypatch):
     inner = io.BytesIO()
-    np.savez(inner, v=np.arange(2 * 3 * 64, dtype=np.uint8).reshape(2, 3, 8, 8))
+    np.savez(inner, v=np.arange(2 * 5 * 64).astype(np.uint8).reshape(2, 5, 8, 8))
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("m.npz", inner.getvalue())
     opened = []
@@ -460,7 +460,7 @@ def test_the_clips_of_an_array_in_an_archive_are_read_once(tmp_path, monkeypatch
         ref |= {"member": "m.npz", "key": "v", "index": index}
         _, timed = decoding.decode(request(ref, Limits()))
         (first, *_) = timed
-        assert first[1][0, 1, 0] == index * 192 % 256 + 1
+        assert first[1][0, 1, 0] == index * 320 % 256 + 1
     assert len(opened) == 1
 
 
@@ -500,10 +500,41 @@ def test_strip_shape(size, wanted):
 
 @pytest.mark.parametrize(
     ("shape", "count"),
-    [((5, 8, 8), None), ((5, 8, 8, 3), None), ((5, 8, 8, 9), 5), ((2, 5, 8, 8, 1), 2)],
+    [
+        ((5, 8, 8), None),
+        ((5, 8, 8, 3), None),
+        ((5, 3, 8, 8), None),
+        ((5, 8, 8, 9), 5),
+        ((20, 300, 8, 8), 20),
+        ((2, 5, 8, 8, 1), 2),
+        ((20, 10000, 8, 8, 1), 20),
+        ((2, 5, 3, 8, 8), 2),
+        ((2, 3, 5, 8, 8), 2),
+    ],
 )
 def test_array_clips(shape, count):
     assert array_clips(shape, np.dtype(np.uint8)) == count
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+@pytest.mark.parametrize(
+    ("axes", "many"), [("tchw", False), ("ntchw", True), ("ncthw", True), ("nthwc", True)]
+)
+def test_channels_may_stand_before_places(worker, tmp_path, suffix, axes, many):
+    rng = np.random.default_rng(0)
+    clips = rng.integers(0, 256, (2, 5, 16, 16, 3), np.uint8)  # nthwc
+    array = np.transpose(clips if many else clips[1], ["nthwc"[not many :].index(a) for a in axes])
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "npy":
+        np.save(path, np.ascontiguousarray(array))
+    else:
+        np.savez(path, video=array)
+    ref = {**place(path, "array"), "key": "video" if suffix == "npz" else None}
+    found = []
+    worker.decode(
+        request({**ref, "index": 1 if many else None}, worker.limits, size=16), found.append
+    )
+    np.testing.assert_array_equal(np.concatenate(found), clips[1])
 
 
 @pytest.mark.parametrize(
@@ -513,6 +544,11 @@ def test_array_clips(shape, count):
         ((0, 8, 8), "u1", "shape"),
         ((-5, 8, 8), "u1", "shape"),
         ((5, 8, 8), "f4", "float32"),
+        ((3, 5, 8, 8), "u1", r"shape \[3, 5, 8, 8\]: are there channels, or is it of grey clips"),
+        ((9, 4, 8, 8), "u1", "are there channels"),
+        ((20, 10000, 8, 8), "u1", "10000 clips of 20 frames, it seems"),
+        ((2, 5, 8, 8, 8), "u1", "no axis of 1, 3 or 4 channels"),
+        ((2, 2, 5, 8, 8, 3), "u1", "clips are"),
     ],
 )
 def test_array_clips_refuses(shape, dtype, said):

@@ -12,6 +12,11 @@ import numpy as np
 from vidgen.video.decoding import Unreadable
 
 _HEADER = 10_000  # bytes of an .npy header, as NumPy bounds them, but before they are read
+_CHANNELS = (1, 3, 4)
+_MANY = 512  # frames that few clips of an array have, and clips that many arrays have
+_TAKEN = (
+    "clips are [T, H, W], [T, H, W, C] or [T, C, H, W], or [N, ...] of them, or [N, C, T, H, W]"
+)
 _LABELS = 1 << 26  # bytes of the labels in an .npz: 64 characters each for 260,000 clips
 
 
@@ -39,24 +44,48 @@ def npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def array_clips(shape: tuple[int, ...], dtype: np.dtype) -> int | None:
-    """Returns how many clips an array holds: None for a single `[T, H, W]` or `[T, H, W, C]`.
+    """Returns how many clips an array holds; None for one, without an axis of clips.
 
-    A fourth axis of 1, 3 or 4 is taken for channels; otherwise `[N, T, H, W]` are grey clips.
+    An axis of 1, 3 or 4 is taken for channels, where it is the last or follows the frames, or in
+    five axes the clips; of four axes without one the first are clips.
 
     Raises:
-      Unreadable: The shape or the type is not one of those of docs/data.md.
+      Unreadable: The shape or the type is not one of those of docs/data.md, or may mean two things.
     """
     if dtype != np.uint8:
         raise Unreadable(f"holds {dtype}; clips are uint8, 0 to 255")
-    channels = len(shape) >= 4 and shape[-1] in (1, 3, 4)
-    if all(axis > 0 for axis in shape):
-        if len(shape) == 3 or (len(shape) == 4 and channels):
-            return None
-        if len(shape) == 4 or (len(shape) == 5 and channels):
-            return shape[0]
-    raise Unreadable(
-        f"has shape {list(shape)}; clips are [T, H, W, C] or [T, H, W], or [N, ...] of them"
-    )
+    if not 3 <= len(shape) <= 5 or any(axis <= 0 for axis in shape):
+        raise Unreadable(f"has shape {list(shape)}; {_TAKEN}")
+    channels = _channels(shape)
+    if len(shape) == 5 and channels is None:
+        raise Unreadable(f"has shape {list(shape)}, with no axis of 1, 3 or 4 channels; {_TAKEN}")
+    if len(shape) == 4 and channels is None:
+        first, second = shape[:2]
+        if first in (3, 4) or second == 4:
+            raise Unreadable(
+                f"has shape {list(shape)}: are there channels, or is it of grey clips? "
+                "[T, H, W, C] or [N, T, H, W, 1] says which"
+            )
+        if second >= _MANY and second > 8 * first:
+            raise Unreadable(
+                f"has shape {list(shape)}: {second} clips of {first} frames, it seems, but the "
+                "clips come first (numpy.swapaxes(0, 1)); [N, T, H, W, 1] is taken as it is"
+            )
+    return shape[0] if len(shape) - (channels is not None) == 4 else None
+
+
+def channels_last(clip: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns a clip as `[T, H, W, C]`, a view, given the shape of the array that it was in."""
+    channels = _channels(shape)
+    return clip[..., None] if channels is None else np.moveaxis(clip, channels, -1)
+
+
+def _channels(shape: tuple[int, ...]) -> int | None:
+    """Returns the axis of channels, counted from the end; None without."""
+    if len(shape) == 4 and shape[1] == 4 and shape[3] not in _CHANNELS:
+        return None  # few clips have four frames, and few arrays transparency
+    axes = {4: (-1, -3), 5: (-1, -3, -4)}.get(len(shape), ())
+    return next((axis for axis in axes if shape[axis] in _CHANNELS), None)
 
 
 def strip_shape(width: int, height: int) -> tuple[int, int]:
@@ -144,7 +173,7 @@ def _name(value: Any) -> str:
 
 
 def read_npy(file: str | io.BytesIO, index: int | None, most: int) -> np.ndarray:
-    """Reads one clip; not by a memory map, which would count whole against the address space.
+    """Reads one clip, as `[T, H, W, C]`; not by a memory map, which would count whole.
 
     Args:
       file: A path, or the bytes of a .npy file.
@@ -159,7 +188,7 @@ def read_npy(file: str | io.BytesIO, index: int | None, most: int) -> np.ndarray
         array_clips(shape, dtype)
         if columns:
             raise Unreadable("is stored in column order; save it with numpy.ascontiguousarray")
-        shape = shape if index is None else shape[1:]
+        whole, shape = shape, shape if index is None else shape[1:]
         size = math.prod(shape)
         if size > most:
             raise Unreadable(f"has {size} bytes in a clip, data.limits.bytes={most}")
@@ -167,7 +196,7 @@ def read_npy(file: str | io.BytesIO, index: int | None, most: int) -> np.ndarray
         data = opened.read(size)
     if len(data) < size:
         raise Unreadable("is cut off: its header declares more than the file holds")
-    return np.frombuffer(data, np.uint8).reshape(shape)
+    return channels_last(np.frombuffer(data, np.uint8).reshape(shape), whole)
 
 
 def read_npz(file: str | io.BytesIO, key: str, most: int) -> tuple[np.ndarray, float]:

@@ -33,7 +33,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from vidgen.data.arrays import read_npy, read_npz, strip_shape
+from vidgen.data.arrays import channels_last, read_npy, read_npz, strip_shape
 from vidgen.data.limits import Limits
 from vidgen.video.containers import missing
 from vidgen.video.conversion import converter
@@ -197,9 +197,7 @@ def _array(ref: dict, request: dict, limits: Limits) -> Opened:
         status = os.stat(ref["path"])
         place = json.dumps({**ref, "index": None})
         array, rate = _npz(place, (status.st_mtime_ns, status.st_size), limits)
-        array = array if ref["index"] is None else array[ref["index"]]
-    if array.ndim == 3:
-        array = array[..., None]
+        array = channels_last(array if ref["index"] is None else array[ref["index"]], array.shape)
     frames, height, width, _ = array.shape
     if height * width > limits.pixels:
         raise Unreadable(f"{width}x{height} is more than data.limits.pixels={limits.pixels}")

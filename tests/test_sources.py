@@ -337,6 +337,48 @@ def test_frames_are_in_numeric_order_and_a_folder_may_be_the_clip(tmp_path):
     assert len(source) == 1 and (source[0].frames == array).all()
 
 
+def test_sequences_side_by_side_are_clips_of_their_own(tmp_path):
+    rgb = put_frames(tmp_path / "walk" / "one", 1, names="rgb_{:03d}.png")
+    for n, frame in enumerate(noise(2, count=12)):
+        Image.fromarray(frame).save(tmp_path / "walk" / "one" / f"depth_{n:03d}.png")
+    twice = put_frames(tmp_path / "wave" / "two", 3, names="{:.2f}.png")
+    for n, frame in enumerate(twice):
+        Image.fromarray(frame).save(tmp_path / "wave" / "two" / f"{n:.2f}.jpg")
+    times = put_frames(tmp_path / "wave" / "three", 4, names="{}.png")
+    for n in range(11, -1, -1):  # times 0.05, 0.1, 0.15 as they are printed
+        folder = tmp_path / "wave" / "three"
+        (folder / f"{n}.png").rename(folder / f"at{0.05 * (n + 1):.4g}.png")
+    source = list_source(tmp_path)
+    clips = {entry.name: source[n].frames for n, entry in enumerate(source.entries)}
+    names = ["walk/one/depth", "walk/one/rgb", "wave/three", "wave/two/frames.png"]
+    assert sorted(clips) == names and source.classes == ("walk", "wave")
+    for name, wanted in zip(names[1:], (rgb, times, twice), strict=True):
+        assert (clips[name] == wanted).all(), name
+    (name, why), = source.skipped  # fmt: skip
+    assert name == "wave/two/frames.jpg" and "again, in another format" in why
+
+
+def test_folders_in_a_zip_may_be_parted_by_backslashes(tmp_path):
+    first, second = put(tmp_path / "a.webp", 1), put(tmp_path / "b.webp", 2)
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("walk\\a.webp", (tmp_path / "a.webp").read_bytes())
+        archive.writestr("wave\\deep\\b.webp", (tmp_path / "b.webp").read_bytes())
+        archive.writestr("wave\\deep\\", b"")
+        archive.writestr("..\\c.webp", (tmp_path / "b.webp").read_bytes())
+    source = list_source(tmp_path / "all.zip")
+    assert source.classes == ("walk", "wave")
+    assert [entry.name for entry in source.entries] == ["walk/a.webp", "wave/deep/b.webp"]
+    assert (source[0].frames == first).all() and (source[1].frames == second).all()
+    assert len(source.skipped) == 1
+
+
+def test_a_header_may_have_spaces(tmp_path):
+    put(tmp_path / "a.webp")
+    (tmp_path / "list.csv").write_text('path, label, caption\na.webp, walk, "a dog, running"\n')
+    (entry,) = list_source(tmp_path / "list.csv").entries
+    assert entry.label == "walk" and entry.caption == "a dog, running"
+
+
 def test_a_bad_frame_is_named(tmp_path):
     put_frames(tmp_path / "clip", names="img{:d}.png")
     (tmp_path / "clip" / "img7.png").write_bytes(b"")
@@ -429,6 +471,10 @@ def test_a_manifest_counts_lines_as_an_editor_does(tmp_path):
         ("path,start,end\na.webp,soon,1\n", "line 2: start='soon' is no number"),
         ("path,start,end\na.webp,-1,1\n", "line 2: start='-1' is no number"),
         ("path,start,end\na.webp,0,nan\n", "line 2: end='nan' is no number"),
+        (
+            "path, caption\na.webp, a dog, running\n",
+            "line 2 has 3 cells for 2 columns; a text with",
+        ),
     ],
 )
 def test_a_bad_manifest_names_its_line(tmp_path, text, said):

@@ -137,6 +137,43 @@ def test_names_are_sorted_by_their_numbers():
     assert sorted(["f10", "f2", "f1b", "f1"], key=sequences.natural) == ["f1", "f1b", "f2", "f10"]
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["0.05", "0.1", "0.15", "0.2"],
+        ["t0.5", "t0.75", "t1.0", "t1.25"],
+        ["1.8", "1.9", "1.10", "1.11"],
+        ["a.0.500", "a.1.000", "a.1.500"],
+    ],
+)
+def test_points_are_decimal_where_they_must_be(names):
+    names = [f"{name}.png" for name in names]
+    assert sequences.in_order(names[::-1]) == names
+
+
+@pytest.mark.parametrize(
+    "names, wanted",
+    [
+        (["rgb_1.png", "rgb_2.png", "depth_1.png", "depth_2.png"], {"depth": 2, "rgb": 2}),
+        (["1.png", "2.png", "1.jpg", "2.jpg"], {"frames.png": 2, "frames.jpg": 2}),
+        (["a_0_17.png", "a_1_34.png", "a_2_51.png"], {"": 3}),
+        (["f1_of_3.png", "f2_of_3.png", "f3_of_3.png"], {"": 3}),
+        (["1.png", "2.PNG", "10.png"], {"": 3}),
+    ],
+)
+def test_sequences_side_by_side_are_told_apart(names, wanted):
+    found = sequences.sequences(names)
+    assert {title: len(some) for title, some in found.items()} == wanted
+    assert next(iter(found)) == next(iter(wanted))
+
+
+def test_a_folder_of_two_sequences_is_no_video(tmp_path):
+    put(tmp_path, noise(3), "vid1_{}.png")
+    put(tmp_path, noise(4), "vid2_{}.png")
+    with pytest.raises(DataError, match=r"holds 2 sequences of pictures: vid1 \(3\), vid2 \(4\)"):
+        reading.read_video(tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["EPS", "TGA", "ICO"])
 def test_pictures_of_other_formats_are_refused_whatever_they_are_called(
     tmp_path, kind, monkeypatch

@@ -163,20 +163,26 @@ def zip_members(path: str, refuse: Refuse) -> Iterator[Iterator[Member]]:
 
 def _zipped(archive: zipfile.ZipFile, changed: int, refuse: Refuse) -> Iterator[Member]:
     for info in archive.infolist():
-        if info.is_dir() or _hidden(info.filename):
+        name = member_name(info)
+        if name.endswith("/") or _hidden(name):
             continue
         mode = info.external_attr >> 16
-        why = _escape(info.orig_filename) or _escape(info.filename)
+        why = _escape(info.orig_filename) or _escape(name)
         if stat.S_ISLNK(mode):
             why = "is a link inside an archive"
         elif info.flag_bits & 1:
             why = "is encrypted"
         if why:
-            refuse(info.filename, why)
+            refuse(name, why)
             continue
         opener: Any = functools.partial(archive.open, info)
         stamp = (info.file_size, changed + info.CRC)
-        yield Member(info.filename, stamp, opener, functools.partial(_head, opener))
+        yield Member(name, stamp, opener, functools.partial(_head, opener))
+
+
+def member_name(info: zipfile.ZipInfo) -> str:
+    """Returns the name of a file in a zip; some writers on Windows part folders by backslashes."""
+    return info.filename.replace("\\", "/")
 
 
 @contextlib.contextmanager

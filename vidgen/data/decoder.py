@@ -33,6 +33,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from vidgen.data.archives import member_name
 from vidgen.data.arrays import channels_last, read_npy, read_npz, strip_shape
 from vidgen.data.limits import Limits
 from vidgen.video.containers import missing
@@ -253,10 +254,10 @@ def _open(ref: dict, name: str | None, limits: Limits) -> str | io.BytesIO:
     path, status = ref["path"], os.stat(ref["path"])
     stamp = status.st_mtime_ns, status.st_size
     if ref["archive"] == "zip":
-        archive = _zip(path, stamp)
-        size = archive.getinfo(name).file_size
+        archive, members = _zip(path, stamp)
+        size = members[name].file_size
         _bound_member(size, limits)
-        with archive.open(name) as file:
+        with archive.open(members[name]) as file:
             data = file.read(size)
     else:
         offset, size = ref["places"][name]
@@ -275,9 +276,10 @@ def _bound_member(size: int, limits: Limits) -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def _zip(path: str, stamp: tuple[int, int]) -> zipfile.ZipFile:
+def _zip(path: str, stamp: tuple[int, int]) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
     del stamp  # part of the cache key only
-    return zipfile.ZipFile(path)
+    archive = zipfile.ZipFile(path)
+    return archive, {member_name(info): info for info in archive.infolist()}
 
 
 @functools.lru_cache(maxsize=1)

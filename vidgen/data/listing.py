@@ -32,7 +32,7 @@ from vidgen.data.workers import Worker, frame_rate, request
 from vidgen.errors import ConfigError, DataError
 from vidgen.video.containers import starts_like_video
 from vidgen.video.decoding import Unreadable, reason
-from vidgen.video.sequences import natural
+from vidgen.video.sequences import in_order, sequences
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 UNLABELLED = "(none)"  # the class of a clip without a label where other clips have one
@@ -318,7 +318,8 @@ class _Listing:
 
     def _take_folder(self, folder: str, files: list[Member], ref: Callable[..., dict]) -> None:
         kinds: dict[str, list[Member]] = {"video": [], "picture": [], "array": []}
-        for file in sorted(files, key=lambda member: natural(member.name)):
+        named = {member.name: member for member in files}
+        for file in (named[name] for name in in_order(named)):
             suffix = archives.suffix(file.name)
             if suffix in VIDEOS:
                 kinds["video"].append(file)
@@ -375,10 +376,26 @@ class _Listing:
         elif any(not any(c.isdigit() for c in os.path.basename(f.name)) for f in files):
             self.refuse(folder or ".", f"{len(files)} still pictures that are not numbered frames")
         else:
-            # Of every frame, so that one replaced by an older one, or two swapped, are noticed.
-            every = json.dumps([(f.name, f.stamp) for f in files]).encode()
-            stamp = sum(f.stamp[0] for f in files), int(hashlib.sha256(every).hexdigest()[:16], 16)
-            self.add(folder or ".", ref("frames", *files), stamp)
+            self._sequences(folder, {f.name: f for f in files}, ref)
+
+    def _sequences(self, folder: str, files: dict[str, Member], ref: Callable[..., dict]) -> None:
+        """Takes the numbered frames of a folder: of one clip, or of several side by side."""
+        found = sequences(files)
+        taken: dict[tuple[str, ...], str] = {}
+        for title, names in found.items():
+            name = "/".join(filter(None, (folder, title))) or "."
+            stems = tuple(os.path.splitext(n)[0] for n in names)
+            if len(names) == 1:
+                self.refuse(names[0], "is a single still picture, not a clip")
+            elif stems in taken:
+                self.refuse(name, f"are the frames of {taken[stems]} again, in another format")
+            else:
+                # Of every frame, so that one replaced by an older one, or two swapped, are noticed.
+                some = [files[n] for n in names]
+                every = json.dumps([(f.name, f.stamp) for f in some]).encode()
+                digest = int(hashlib.sha256(every).hexdigest()[:16], 16)
+                taken[stems] = name
+                self.add(name, ref("frames", *some), (sum(f.stamp[0] for f in some), digest))
 
     def _arrays(self, file: Member, suffix: str, ref: Callable[..., dict]) -> None:
         try:

@@ -49,7 +49,7 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Row]:
     """
     with open(path, encoding="utf-8-sig", newline="") as file:
         try:
-            reader = csv.reader(file, strict=True)
+            reader = csv.reader(file, strict=True, skipinitialspace=True)
             names = [name.strip() for name in next(reader, [])]
             # A row may be several lines, and an empty line is none.
             rows = [(reader.line_num, cells) for cells in reader if cells]
@@ -62,6 +62,12 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Row]:
             raise Unreadable(f"has a column {name!r}, as each batch has of its own; rename it")
         if name and names.count(name) > 1:
             raise Unreadable(f"has two columns {name!r}; rename one of them")
+    for line, cells in rows:
+        if any(cell.strip() for cell in cells[len(names) :]):
+            raise Unreadable(
+                f"line {line} has {len(cells)} cells for {len(names)} columns; a text with a comma "
+                'stands in quotes: "a dog, running"'
+            )
     # Columns without a name are left alone: pandas writes one.
     return [
         _row(line, {name: cell.strip() for name, cell in zip(names, cells, strict=False) if name})

@@ -7,7 +7,8 @@ for seconds, frame in timed_pictures("walk", fps=25.0, info=info): ...
 import io
 import os
 import pathlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,11 @@ _EXIF = {
 }
 
 
+# The last number of a name, with a decimal point where it has one; and the digits behind the point.
+_LAST = re.compile(r"\d+(\.\d+)?(?!.*\d)", re.ASCII)
+_POINT = re.compile(r"\d\.(\d+)(?!.*\.\d)", re.ASCII)
+
+
 def natural(name: str) -> tuple[list[Any], str]:
     """Returns a sorting key under which frame2 comes before frame10."""
     key: list[Any] = [""]
@@ -37,6 +43,53 @@ def natural(name: str) -> tuple[list[Any], str]:
             key.append(0 if digit else "")
         key[-1] = key[-1] * 10 + int(char) if digit else key[-1] + char
     return key, name
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Sorts names by their numbers: frame2 before frame10, and 0.05 before 0.1 before 0.15.
+
+    Numbers with a point are decimal where they have different lengths and none ends with a zero, as
+    the tenth of a count would.
+    """
+    names = list(names)
+    ends = [match[1] for match in map(_POINT.search, names) if match]
+    decimal = len(ends) == len(names) and len({len(end) for end in ends}) > 1
+    if not decimal or any(end.endswith("0") and len(end) > 1 for end in ends):
+        return sorted(names, key=natural)
+
+    def key(name: str) -> tuple[Any, ...]:
+        found = _POINT.search(name)
+        assert found is not None
+        whole = name[: found.start(1)]
+        return natural(whole), float(f"0.{found[1]}"), name
+
+    return sorted(names, key=key)
+
+
+def sequences(names: Iterable[str]) -> dict[str, list[str]]:
+    """Parts the names of pictures into sequences: those that differ in their last number alone.
+
+    Returns:
+      By what stands before the number (of `rgb_0001.png` `rgb`), names in their order; of pictures
+      in two formats PNG first. Where most names would be alone, all are one sequence, named "".
+    """
+    names = list(names)
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        stem, suffix = os.path.splitext(os.path.basename(name))
+        found = _LAST.search(stem)
+        before, after = (stem[: found.start()], stem[found.end() :]) if found else (stem, "")
+        groups.setdefault((before, after + suffix.lower()), []).append(name)
+    if len(groups) == 1 or 2 * len(groups) > len(names):
+        return {"": in_order(names)}
+    found: dict[str, list[str]] = {}
+    lossless = lambda item: (item[0][0], item[0][1] != ".png", item[0][1])  # noqa: E731
+    for (before, after), some in sorted(groups.items(), key=lossless):
+        title = before.rstrip(" _-.") or "frames"
+        if any(other == before and rest != after for other, rest in groups):
+            title += "." + after.lstrip(".")
+        found[title] = in_order(some)
+    return found
 
 
 def is_sequence(path: Path) -> bool:
@@ -86,7 +139,11 @@ def timed_pictures(
 
 def _folder(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     names = [n for n in os.listdir(path) if pathlib.Path(n).suffix[1:].lower() in PICTURES]
-    for name in sorted((n for n in names if not n.startswith(".")), key=natural):
+    found = sequences(n for n in names if not n.startswith("."))
+    if len(found) > 1:
+        few = ", ".join(f"{title} ({len(some)})" for title, some in list(found.items())[:4])
+        raise Unreadable(f"holds {len(found)} sequences of pictures: {few}; give each a folder")
+    for name in found.get("", []) or next(iter(found.values()), []):
         # Bytes, since imageio gives a meaning to some paths, as those with ".zip" in them.
         yield name, next(_pictures(name, pathlib.Path(path, name).read_bytes()))
 

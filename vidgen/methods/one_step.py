@@ -17,6 +17,7 @@ Reference: Song et al., "Consistency models", 2023; Song and Dhariwal, "Improved
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +63,7 @@ def distil_step(
     state: State,
     batch: Batch,
     *,
-    gen: FlowGenerator,
+    gen: Any,
     tx: optax.GradientTransformation,
     levels: int,
     ema_decay: Schedule,
@@ -78,7 +79,7 @@ def distil_step(
       state: The state; its buffers may be donated.
       batch: `video` uint8 `[B, T, H, W, C]`, T even, at least a margin and a chunk, `index` int32
         `[B]`, `label` int32 `[B]`.
-      gen: The generator.
+      gen: A `FlowGenerator`.
       tx: Its optimizer.
       levels: Of noise, evenly from noise alone to the last step before the end.
       ema_decay: Share of the average that stays in one step, by step.

@@ -330,7 +330,10 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
         """Draws the latent of videos of their content noise."""
         noise = content.reshape(len(content), 1, self.tokens, -1)
         pairs = jnp.zeros((len(content), 0, self.tokens, 2 * noise.shape[-1]))
-        run = lambda x, *given: self.velocity(x, pairs, *given, False, self.kept)[0]  # noqa: E731
+
+        def run(x, level, label):
+            return self.velocity(x, pairs, level, label, False, self.kept)[0]
+
         steps = self.whole_steps or self.steps
         return self._solve(run, noise, jnp.ones((1, 1)), label, steps)
 

@@ -77,8 +77,8 @@ def sequences(names: Iterable[str]) -> dict[str, list[str]]:
     groups: dict[tuple[str, str], list[str]] = {}
     for name in names:
         stem, suffix = os.path.splitext(os.path.basename(name))
-        found = _LAST.search(stem)
-        before, after = (stem[: found.start()], stem[found.end() :]) if found else (stem, "")
+        number = _LAST.search(stem)
+        before, after = (stem[: number.start()], stem[number.end() :]) if number else (stem, "")
         groups.setdefault((before, after + suffix.lower()), []).append(name)
     if len(groups) == 1 or 2 * len(groups) > len(names):
         return {"": in_order(names)}

@@ -418,6 +418,13 @@ def test_bench_measures_step_loader_and_sampler(capsys, tmp_path):
     assert "2.00x" in capsys.readouterr().out
 
 
+def test_bench_of_a_sampler_alone(capsys, tmp_path):
+    figures = bench.bench(tiny_config(), seconds=0.05, path=tmp_path / "b.json", sampler=True)
+    assert set(figures) == {"matmul", "sampler", "sampler_frames", "stream_frames"}
+    assert bench.read_figures(tmp_path / "b.json") == figures
+    assert "one video" in capsys.readouterr().out
+
+
 def test_bench_counts_the_products_of_a_function_and_whose_they_are():
     import flax.linen as nn
 

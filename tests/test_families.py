@@ -121,7 +121,7 @@ def flow():
     config = methods.base("flow")
     config.data.update(path="toy:clips=64", frames=4, size=8, pick=2)
     config.generator.update(TINY_FLOW_GENERATOR)
-    config.discriminator.update({**TINY_HEADS, "scales": (1,), "taps": (4,)})
+    config.discriminator.update({**TINY_HEADS, "scales": (1,), "taps": ()})
     config.objective.update(codec_kclips=0.016, perceptual=1.0)
     config.objective.update(adversarial=0.1, adversarial_kclips=0.008)
     config.training.update(
@@ -132,14 +132,14 @@ def flow():
 
 
 def one_step():
-    """Post-training, here of a flow that has learnt nothing."""
+    """Post-training, here of a flow that has learnt nothing; without what `heads` has already."""
     config = flow()
     made = methods.base("one_step")
     for section in ("data", "training", "sampling"):
         made[section].update(config[section].to_dict())
     made.generator.update({**TINY_FLOW_GENERATOR, "steps": 1, "chunk": 2, "margin": 2})
-    made.discriminator = ConfigDict({"kind": "heads", **TINY_HEADS, "scales": (1,), "taps": (4,)})
-    made.objective.update(penalty_interval=2, distil_kclips=0.008)
+    made.discriminator = ConfigDict({"kind": "heads", **TINY_HEADS, "scales": (1,), "taps": ()})
+    made.objective.distil_kclips = 0.008
     return made
 
 
@@ -271,6 +271,8 @@ def of_size(name, size):
         config.training.kclips = 0.008
         if "discriminator_steps" in config.objective:
             config.objective.discriminator_steps = 1  # the only step updates the generator, too
+        if "distil_kclips" in config.objective:
+            config.objective.distil_kclips = 0.0  # of a flow that stands still nothing is distilled
     else:
         config = methods.base(name)
         config.data.update(path="toy:clips=64", frames=6)

@@ -380,7 +380,7 @@ def bench(options: argparse.Namespace) -> None:
     if options.against:
         bench.read_figures(options.against)  # before anything is measured
     config = _config_with_steps(options, "bench")
-    figures = bench.bench(config, path=options.json, quick=options.quick)
+    figures = bench.bench(config, path=options.json, quick=options.quick, sampler=options.sampler)
     if options.against:
         bench.compare(options.against, figures)
 

@@ -319,6 +319,7 @@ def _verify() -> Parser:
 def _bench() -> Parser:
     made = Parser("bench", "Measure step, loader and sampler.", config=True)
     made.add_argument("--quick", action="store_true", help="the step as a whole, nothing else")
+    made.add_argument("--sampler", action="store_true", help="the sampler, nothing else")
     made.add_argument("--json", metavar="FILE", help="write the figures here, too")
     made.add_argument("--against", metavar="FILE", help="compare with figures written before")
     return made

@@ -99,6 +99,7 @@ def bench(
     seconds: float = 3.0,
     path: str | pathlib.Path | None = None,
     quick: bool = False,
+    sampler: bool = False,
 ) -> dict[str, float]:
     """Measures a config on the devices at hand and prints a table.
 
@@ -107,12 +108,14 @@ def bench(
       seconds: How long each of the smaller parts is measured; the step three times as long.
       path: A JSON file to write the figures to, that a later measurement can be compared with.
       quick: The step as a whole, and nothing else.
+      sampler: The sampler, and nothing else.
 
     Returns:
-      Rates by name: `matmul`, `step` and `sampler` in FLOP/s; `step_clips`, `loader_clips` and
-      `sampler_frames` per second; in seconds, `step/<part>`: `whole`, `bare` (without penalties),
-      `optimizer` (all updates and the average, alone), `products` (all convolutions and products,
-      each alone) and `products/<module>`; `step_bytes`, the temporary memory of a step on a device.
+      Rates by name: `matmul`, `step` and `sampler` in FLOP/s; `step_clips`, `loader_clips`,
+      `sampler_frames` and `stream_frames` (of one video that goes on) per second; in seconds,
+      `step/<part>`: `whole`, `bare` (without penalties), `optimizer` (all updates and the average,
+      alone), `products` (all convolutions and products, each alone) and `products/<module>`;
+      `step_bytes`, the temporary memory of a step on a device.
     """
     with logs.bar() as progress:
         store, clips = artifacts.open_clips(config, progress)
@@ -124,6 +127,11 @@ def bench(
     print(f"{'matrix product':16s}{top / 1e9:26.0f} GFLOP/s  {kind}")
 
     placed = setup.placement(config, experiment.together)
+    if sampler:
+        ema = placed.whole_copy(placed.init(experiment.init, config.seed).ema)
+        result |= _sampler(experiment, ema, store, top, seconds)
+        _write(path, result, placed, config)
+        return result
     batch = placed.put(_call(clips, batch_size, placed.dispatch))
     one = devices.numeric(clips.take(0, batch_size))
 
@@ -153,12 +161,17 @@ def bench(
         result |= _step_parts(experiment, state, one, timed, took, seconds)
         result |= _loader(clips, batch_size, batch_size / took, seconds)
         result |= _sampler(experiment, placed.whole_copy(state.ema), store, top, seconds)
-    if path is not None:
-        device = jax.devices()[0].device_kind
-        facts = {"device": device, "devices": placed.mesh.size, "python": platform.python_version()}
-        facts |= {"jax": jax.__version__, "config": configs.to_json(config)}
-        artifacts.write_json(pathlib.Path(path), {"figures": result, **facts})
+    _write(path, result, placed, config)
     return result
+
+
+def _write(path, figures, placed, config) -> None:
+    if path is None:
+        return
+    device = jax.devices()[0].device_kind
+    facts = {"device": device, "devices": placed.mesh.size, "python": platform.python_version()}
+    facts |= {"jax": jax.__version__, "config": configs.to_json(config)}
+    artifacts.write_json(pathlib.Path(path), {"figures": figures, **facts})
 
 
 def _step_parts(experiment, state, batch, timed, took, seconds) -> dict[str, float]:
@@ -197,18 +210,29 @@ def _sampler(experiment, ema, store, top, seconds) -> dict[str, float]:
     meta = {"generator": experiment.generator, "classes": store.classes, "fps": store.fps}
     sampler = sampling.from_weights(ema, meta, 0)
     frames = sampler.batch * sampler.chunk
-    latents = sampler.latents(range(sampler.batch), sampler.chunk)
-    if sampler.generator.recurrent:  # whose operations are those of several programs
+    if sampler.generator.recurrent:
+        # A chunk that goes on from the one before; its operations are those of several programs.
+        latents = sampler.latents(range(sampler.batch), sampler.chunk, sampler.chunk)
+        took = best(lambda: sampler.decode(latents, sampler.chunk, sampler.chunk), seconds)
+        print(f"{'sampler':16s}{frames / took:10.1f} frames/s  {sampler.batch} videos at once")
+        found = {"sampler_frames": frames / took}
+    else:
+        latents = sampler.latents(range(sampler.batch), sampler.chunk)
+        decode = sampling.programs.decode(sampler.generator, sampler.chunk)
+        noise = [latents[name] for name in ("content", "motion", "cycle")]
+        noise += [jnp.zeros((), jnp.int32), latents["label"]]
+        count = flops(decode.lower(sampler.params, *noise).compile())
         took = best(lambda: sampler.decode(latents, sampler.chunk), seconds)
-        print(f"{'sampler':16s}{frames / took:10.1f} frames/s")
-        return {"sampler_frames": frames / took}
-    decode = sampling.programs.decode(sampler.generator, sampler.chunk)
-    noise = [latents[name] for name in ("content", "motion", "cycle")]
-    noise += [jnp.zeros((), jnp.int32), latents["label"]]
-    count = flops(decode.lower(sampler.params, *noise).compile())
-    took = best(lambda: sampler.decode(latents, sampler.chunk), seconds)
-    _line("sampler", frames / took, "frames/s", count / took, top)
-    return {"sampler": count / took, "sampler_frames": frames / took}
+        _line("sampler", frames / took, "frames/s", count / took, top)
+        found = {"sampler": count / took, "sampler_frames": frames / took}
+    if sampler.limit:
+        return found
+    stream = sampling.from_weights(ema, meta, 0, batch=1).stream(0)
+    some = lambda: [next(stream) for _ in range(sampler.chunk)]  # noqa: E731
+    some()  # compiled by now
+    took = best(some, seconds)
+    print(f"{'stream':16s}{sampler.chunk / took:10.1f} frames/s  one video")
+    return {**found, "stream_frames": sampler.chunk / took}
 
 
 def read_figures(path: str | pathlib.Path) -> dict[str, float]:

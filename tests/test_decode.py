@@ -279,6 +279,16 @@ def test_bytes_behind_the_end_do_no_harm(worker, tmp_path, suffix, behind):
         assert len(decode(worker, path, size=32)[0]) == 8
 
 
+def test_boxes_that_are_not_known_are_stepped_over(tmp_path):
+    writing.write_video(tmp_path / "a.mp4", grey(), 10)
+    data = (tmp_path / "a.mp4").read_bytes()
+    at = int.from_bytes(data[:4], "big")
+    for box in (b"\0\0\0\x10jumb12345678", b"\0\0\0\x08bloc"):
+        more = data[:at] + box + data[at:]
+        assert missing(io.BytesIO(more), len(more)) == ""
+        assert "cut off" in missing(io.BytesIO(more[:-50]), len(more) - 50)
+
+
 def test_a_gif_is_followed_to_its_trailer(tmp_path):
     """Through colours of its own for each frame, comments, and codes in which the byte is."""
     rng = np.random.default_rng(0)
@@ -292,6 +302,8 @@ def test_a_gif_is_followed_to_its_trailer(tmp_path):
     )
     data = (tmp_path / "a.gif").read_bytes()
     assert data.count(b";") > 9 and missing(io.BytesIO(data), len(data)) == ""
+    padded = data[:-1] + b"\0\0;"  # as some writers do between blocks
+    assert missing(io.BytesIO(padded), len(padded)) == ""
     for length in (12, 200, len(data) // 2, len(data) - 1):
         assert "cut off" in missing(io.BytesIO(data[:length]), length)
 

@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import pty
+import select
 import shutil
 import signal
 import subprocess
@@ -167,6 +169,34 @@ def test_a_signal_saves_at_the_current_step_and_exits_85(whole, tmp_path, number
     _, err = process.communicate(timeout=60)
     assert process.returncode == 85, err
     assert signal.Signals(number).name in err and "the same command goes on" in err
+    (saved,) = Checkpoints(workdir / "checkpoints").steps()
+    assert [line["step"] for line in logged(workdir)] == list(range(1, saved + 1))
+
+
+def test_a_terminal_that_closes_saves_and_ends_a_run(whole, tmp_path):
+    """With progress on the terminal; what is said after that goes nowhere."""
+    del whole  # has compiled the step
+    workdir = tmp_path / "run"
+    terminal, other = pty.openpty()
+    begin = (  # the first terminal that a session's leader opens is the session's
+        "import os, sys; os.setsid(); t = os.open(sys.argv[1], os.O_RDWR)\n"
+        "for n in range(3): os.dup2(t, n)\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'vidgen', *sys.argv[2:]])"
+    )
+    command = ["train", *TINY, f"--workdir={workdir}", *length(100_000)]
+    child = subprocess.Popen(
+        [sys.executable, "-c", begin, os.ttyname(other), *command],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": QUICK, "PYTHONWARNINGS": "error"},
+    )
+    deadline = time.monotonic() + 200
+    while not (workdir / "metrics.jsonl").exists() or not (workdir / "metrics.jsonl").read_text():
+        if select.select([terminal], [], [], 0.01)[0]:
+            os.read(terminal, 1 << 16)
+        assert child.poll() is None and time.monotonic() < deadline
+    os.close(other)
+    os.close(terminal)
+    assert child.wait(60) == 85
     (saved,) = Checkpoints(workdir / "checkpoints").steps()
     assert [line["step"] for line in logged(workdir)] == list(range(1, saved + 1))
 

@@ -11,9 +11,9 @@ from test_flow import CHUNK, CLASSES, SIZE, batch, generator, weights
 
 from vidgen import keys, methods
 from vidgen.cli import main
-from vidgen.config import constant
+from vidgen.config import constant, cosine
 from vidgen.errors import ConfigError
-from vidgen.methods import common
+from vidgen.methods import common, gan
 from vidgen.run import artifacts
 from vidgen.runtime.checkpoint import Checkpoints
 
@@ -150,6 +150,17 @@ def test_a_flow_that_goes_straight_is_distilled_already():
     assert state.step == 300 and metrics["distil/first"] > 0
     for name in ("codec", "flow"):
         jax.tree.map(np.testing.assert_array_equal, state.ema[name], start.ema[name])
+
+
+def test_schedules_of_the_second_phase_begin_with_it(monkeypatch):
+    made, real = [], gan.Objective
+    monkeypatch.setattr(gan, "Objective", lambda **more: made.append(real(**more)) or made[-1])
+    config = one_step()
+    config.training.kclips, config.objective.distil_kclips = 0.04, 0.024
+    config.objective.r1 = cosine(2.0, 0.0)
+    experiment = methods.experiment(config, CLASSES)
+    assert [experiment.kind(at) for at in range(5)] == [*["distil"] * 3, *["whole"] * 2]
+    assert [float(made[0].r1(at)) for at in (3, 4, 5)] == pytest.approx([2, 1, 0])
 
 
 def test_windows_must_have_a_margin_and_a_chunk():

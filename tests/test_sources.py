@@ -350,12 +350,25 @@ def test_sequences_side_by_side_are_clips_of_their_own(tmp_path):
         (folder / f"{n}.png").rename(folder / f"at{0.05 * (n + 1):.4g}.png")
     source = list_source(tmp_path)
     clips = {entry.name: source[n].frames for n, entry in enumerate(source.entries)}
-    names = ["walk/one/depth", "walk/one/rgb", "wave/three", "wave/two/frames.png"]
+    names = ["walk/one [depth]", "walk/one [rgb]", "wave/three", "wave/two"]
     assert sorted(clips) == names and source.classes == ("walk", "wave")
     for name, wanted in zip(names[1:], (rgb, times, twice), strict=True):
         assert (clips[name] == wanted).all(), name
     (name, why), = source.skipped  # fmt: skip
-    assert name == "wave/two/frames.jpg" and "again, in another format" in why
+    assert name == "wave/two [frames.jpg]" and "again, in another format" in why
+    (tmp_path / "list.csv").write_text("path\nwave/two\nwalk/one\n")
+    source = list_source(tmp_path / "list.csv")
+    assert [entry.name for entry in source.entries] == ["wave/two"]
+    assert "it holds [depth], [rgb]" in dict(source.skipped)["walk/one"]
+
+
+def test_folders_of_two_sequences_are_no_classes(tmp_path):
+    for scene in ("one", "two"):
+        put_frames(tmp_path / scene, names="rgb_{:03d}.png")
+        for n, frame in enumerate(noise(2, count=12)):
+            Image.fromarray(frame).save(tmp_path / scene / f"depth{n:03d}.png")
+    source = list_source(tmp_path)
+    assert len(source) == 4 and not source.classes
 
 
 def test_folders_in_a_zip_may_be_parted_by_backslashes(tmp_path):

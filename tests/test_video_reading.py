@@ -327,10 +327,11 @@ def test_a_recording_may_begin_between_key_frames(tmp_path, codec, gop, options,
     count = len(whole) // 188
     (tmp_path / "cut.ts").write_bytes(whole[188 * (count // 10) :])
     info = {}
-    timed = decoding.timed_frames(tmp_path / "cut.ts", info=info)
-    convert = conversion.converter(info=info)
-    found = numbers(np.stack([convert(frame) for _, frame in timed]))
-    assert 0 < found[0] <= first and found == list(range(found[0], 100))
+    for threads in (1, 4):
+        timed = decoding.timed_frames(tmp_path / "cut.ts", info=info, threads=threads)
+        convert = conversion.converter(info=info)
+        found = numbers(np.stack([convert(frame) for _, frame in timed]))
+        assert 0 < found[0] <= first and found == list(range(found[0], 100))
     assert info["dropped"] > 0
 
 
@@ -347,6 +348,31 @@ def test_damage_is_refused_unless_it_is_cut_out(tmp_path):
     assert before == list(range(len(before))) and len(before) > 40
     after = numbers(reading.read_video(tmp_path / "a.ts", start=5.0))
     assert after == list(range(125, 150))
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.avi", "a.h264"])
+@pytest.mark.parametrize("gop", [25, 200])
+def test_damage_before_the_seconds_matters_up_to_a_key_frame(tmp_path, name, gop):
+    """A packet between key frames; what leans on it is never given as if it were whole."""
+    options = {"bf": "0", "sc_threshold": "0"}
+    numbered(tmp_path / name, "libx264", gop, 100, options)
+    data = bytearray((tmp_path / name).read_bytes())
+    with av.open(str(tmp_path / name)) as container:
+        places = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    at, size = places[30]
+    inner = slice(at + 8, at + size - 2)  # so that what the container has about it stays
+    data[inner] = bytes(b ^ 0x5A for b in data[inner])
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DataError, match=r"after \d+ good frames"):
+        reading.read_video(tmp_path / name)
+    assert numbers(reading.read_video(tmp_path / name, end=0.8)) == list(range(20))
+    for threads in (1, 4):
+        timed = decoding.timed_frames(tmp_path / name, start=2.4, threads=threads)
+        if gop == 25 and name != "a.h264":  # whose packets have no times
+            assert [round(25 * seconds) for seconds, _ in timed] == list(range(60, 100))
+        else:
+            with pytest.raises(decoding.Unreadable):
+                list(timed)
 
 
 def test_titles_that_are_no_utf8_do_no_harm(tmp_path):

@@ -144,6 +144,7 @@ def test_names_are_sorted_by_their_numbers():
         ["t0.5", "t0.75", "t1.0", "t1.25"],
         ["1.8", "1.9", "1.10", "1.11"],
         ["a.0.500", "a.1.000", "a.1.500"],
+        ["scene1.1", "scene1.3", "scene1.5", "scene1.7", "scene1.9", "scene1.11"],
     ],
 )
 def test_points_are_decimal_where_they_must_be(names):
@@ -159,6 +160,13 @@ def test_points_are_decimal_where_they_must_be(names):
         (["a_0_17.png", "a_1_34.png", "a_2_51.png"], {"": 3}),
         (["f1_of_3.png", "f2_of_3.png", "f3_of_3.png"], {"": 3}),
         (["1.png", "2.PNG", "10.png"], {"": 3}),
+        (["0.jpeg", "1.jpg", "2.jpeg", "3.jpg"], {"": 4}),
+        (["cam1_1.png", "cam1_2.png", "cam2_1.png", "cam2_2.png"], {"cam1": 2, "cam2": 2}),
+        ([f"f_12-00-0{s}_{n}.png" for s in range(3) for n in (0, 500)], {"": 6}),
+        (
+            [f"rgb_{n}.png" for n in range(3)] + [f"rgb{n}.png" for n in range(4)],
+            {"rgb": 4, "rgb 2": 3},
+        ),
     ],
 )
 def test_sequences_side_by_side_are_told_apart(names, wanted):

@@ -379,6 +379,8 @@ def bench(options: argparse.Namespace) -> None:
 
     if options.against:
         bench.read_figures(options.against)  # before anything is measured
+    if options.quick and options.sampler:
+        raise ConfigError("--quick and --sampler", "one of them: each measures one part alone")
     config = _config_with_steps(options, "bench")
     figures = bench.bench(config, path=options.json, quick=options.quick, sampler=options.sampler)
     if options.against:

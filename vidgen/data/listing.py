@@ -380,22 +380,24 @@ class _Listing:
 
     def _sequences(self, folder: str, files: dict[str, Member], ref: Callable[..., dict]) -> None:
         """Takes the numbered frames of a folder: of one clip, or of several side by side."""
-        found = sequences(files)
         taken: dict[tuple[str, ...], str] = {}
-        for title, names in found.items():
-            name = "/".join(filter(None, (folder, title))) or "."
+        clips = []
+        for title, names in sequences(files).items():
+            name = f"{folder} [{title}]".strip() if title else folder or "."
             stems = tuple(os.path.splitext(n)[0] for n in names)
             if len(names) == 1:
                 self.refuse(names[0], "is a single still picture, not a clip")
             elif stems in taken:
                 self.refuse(name, f"are the frames of {taken[stems]} again, in another format")
             else:
-                # Of every frame, so that one replaced by an older one, or two swapped, are noticed.
-                some = [files[n] for n in names]
-                every = json.dumps([(f.name, f.stamp) for f in some]).encode()
-                digest = int(hashlib.sha256(every).hexdigest()[:16], 16)
                 taken[stems] = name
-                self.add(name, ref("frames", *some), (sum(f.stamp[0] for f in some), digest))
+                clips.append((name, [files[n] for n in names]))
+        for name, some in clips:
+            # Of every frame, so that one replaced by an older one, or two swapped, are noticed.
+            every = json.dumps([(f.name, f.stamp) for f in some]).encode()
+            digest = int(hashlib.sha256(every).hexdigest()[:16], 16)
+            name = name if len(clips) > 1 else folder or "."
+            self.add(name, ref("frames", *some), (sum(f.stamp[0] for f in some), digest))
 
     def _arrays(self, file: Member, suffix: str, ref: Callable[..., dict]) -> None:
         try:
@@ -436,8 +438,15 @@ class _Listing:
         if os.path.isdir(path):
             inner = _Listing(self.worker)
             inner.take(archives.walk(path, inner.refuse), path, None)
-            if [entry.name for entry in inner.entries] != ["."]:
-                raise Unreadable("is a folder, but not one of numbered frames")
+            frames = [e.ref["files"] for e in inner.entries if e.ref["kind"] == "frames"]
+            if len(inner.entries) != 1 or not frames or os.path.dirname(frames[0][0]):
+                found = ", ".join(entry.name for entry in inner.entries[:4])
+                raise Unreadable(
+                    "is a folder, but not one of numbered frames"
+                    + (f": it holds {found}" if found else "")
+                )
+            for other, why in inner.skipped:
+                self.refuse(f"{name}/{other}", why)
             self.add(name, inner.entries[0].ref, inner.entries[0].stamp)
         elif not os.path.isfile(path):
             mode = os.stat(path).st_mode

@@ -390,7 +390,7 @@ def optimizer(
       times: The learning rate is multiplied by it.
       rate: Field of the learning rate.
       total: Updates that schedules go over; None: the whole training.
-      before: Another learning rate, and how many updates it is for, after which schedules begin.
+      before: Another learning rate, and for how many updates; that of the field begins after them.
     """
     asked = config.optimizer
     warmup = steps(config, asked.warmup_kclips) if asked.warmup_kclips else 0

@@ -181,6 +181,11 @@ def experiment(config: configs.Config, classes: int) -> common.Experiment:
     """Builds the training of a config; see `vidgen.methods.experiment`."""
     arguments, gen = common.build_network("generator", GENERATORS, config, classes)
     data, asked = config.data, config.objective
+    if config.generator.kept:
+        raise ConfigError(
+            "config.generator.kept is True",
+            "False: it is of runs by 'one_step', made of one by flow",
+        )
     if data.frames % 2:
         raise ConfigError(f"config.data.frames is {data.frames}", "even: frames come in pairs")
     objective = Objective(asked.level, asked.prefix, asked.own_levels, asked.unlabelled)

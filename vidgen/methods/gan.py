@@ -448,6 +448,7 @@ def experiment(
     generators: models.Kinds = GENERATORS,
     part: str | None = None,
     optimizers: dict[str, Any] | None = None,
+    begin: int = 0,
 ) -> common.Experiment:
     """Builds the training of a config; see `vidgen.methods.experiment`.
 
@@ -457,6 +458,7 @@ def experiment(
       generators: Those that it can use, by kind.
       part: Of the generator's parameters, what is trained; None for all.
       optimizers: As from `common.two_optimizers`, which makes them where there are none.
+      begin: The step that schedules of the objective begin with.
     """
     arguments, gen = common.build_network("generator", generators, config, classes)
     _, dis = common.build_network("discriminator", DISCRIMINATORS, config, classes)
@@ -465,7 +467,12 @@ def experiment(
     players = Players(gen, dis, **optimizers, part=part)
     frozen = pretrained(dis)
     data, asked = config.data, config.objective
-    schedule = functools.partial(common.schedule, config)
+    left = max(common.total_steps(config) - begin, 1)
+
+    def schedule(asked):
+        along = common.schedule(config, asked, left)
+        return (lambda step: along(step - begin)) if begin else along
+
     interval, each = asked.penalty_interval, asked.discriminator_steps
     used = lambda asked: schedule(asked) if asked.start or asked.end else None  # noqa: E731
     if used(asked.gap_mismatch) and not data.pick:

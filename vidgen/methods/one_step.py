@@ -162,7 +162,7 @@ def experiment(config: configs.Config, classes: int) -> common.Experiment:
         "gen_tx": rest(before=before),
         "dis_tx": rest(times=config.optimizer.discriminator_rate),
     }
-    second = gan.experiment(config, classes, GENERATORS, "model", optimizers)
+    second = gan.experiment(config, classes, GENERATORS, "model", optimizers, border)
     second = dataclasses.replace(second, init=functools.partial(_init, second.init))
     if not border:
         return second

@@ -40,8 +40,8 @@ def train(
 ) -> dict[str, Any]:
     """Trains until the config's end, from the newest good checkpoint if there is one.
 
-    From the main thread, SIGINT and SIGTERM save the state and end it with `Preempted`; in another
-    thread no signal is heeded.
+    From the main thread, SIGINT, SIGTERM and SIGHUP save the state and end it with `Preempted`; in
+    another thread no signal is heeded.
 
     Args:
       config: The experiment.
@@ -61,7 +61,7 @@ def train(
       DataError: The clips cannot be read, or have changed since the run began.
       DivergedError: A quantity became NaN or infinite; the last checkpoint is intact.
       StorageError: Something could not be written.
-      Preempted: SIGINT or SIGTERM came; the state is saved.
+      Preempted: SIGINT, SIGTERM or SIGHUP came; the state is saved.
     """
     methods.validate(config)
     workdir = pathlib.Path(workdir)

@@ -60,8 +60,8 @@ def launch(
 
     Each finds VIDGEN_COORDINATOR (`127.0.0.1:PORT`), VIDGEN_PROCESSES, VIDGEN_PROCESS (from 0) and
     VIDGEN_HEARTBEAT in its environment. What process 0 prints passes through; the lines of the
-    others are marked `[1] `, `[2] `, .... SIGTERM and SIGINT are passed on to all, once; a second
-    one ends the launcher, and with it (on Linux) all processes.
+    others are marked `[1] `, `[2] `, .... SIGTERM, SIGINT and SIGHUP are passed on to all, once; a
+    second one ends the launcher, and with it (on Linux) all processes.
 
     Args:
       command: Program and arguments.

@@ -60,8 +60,10 @@ def _has_trailer(file: BinaryIO) -> bool:
             file.read(1)
         elif kind == b",":
             file.seek(_colours(file.read(9)[8:]) + 1, 1)  # colours, and the size of the first code
-        else:
+        elif kind != b"\0":  # which some writers leave between blocks
             return kind == b";"
+        else:
+            continue
         while length := file.read(1):  # sub-blocks, the last of which is empty
             if length == b"\0":
                 break
@@ -116,8 +118,8 @@ def _boxes(file: BinaryIO, size: int) -> str:
             length = int.from_bytes(head[8:16], "big")
         if length == 0:  # to the end of the file
             length = size - at
-        if length < 8 or kind not in _BOXES:
-            break  # no box: trailing bytes, which players ignore
+        if length < 8 or not (kind in _BOXES or (kind.isalnum() and at + length <= size)):
+            return ""  # no box: trailing bytes, which players ignore
         seen.add(kind)
         at += length
     if at > size:

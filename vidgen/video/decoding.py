@@ -89,8 +89,8 @@ def timed_frames(
       max_pixels: A frame of more pixels is refused before it is decoded.
       info: Filled with the fields of `VideoInfo`, and `matrix`, `interlaced`, `alpha`, from the
         header and the first frame; where the file says so, with `until`, seconds at which the
-        frame that was given last ends; at the end with `dropped`, frames at the beginning of the
-        file that lean on others which it lacks.
+        frame that was given last ends; and with `dropped`, how many packets at the beginning lean
+        on others which the file lacks.
 
     Yields:
       Seconds from the start of the file and a PyAV or Pillow frame for `converter`, to be converted
@@ -105,11 +105,17 @@ def timed_frames(
         yield from _pillow_frames(file, start, end, max_pixels, info)
         return
     # Seconds in the middle: by the index of a file, and where that leads nowhere or to frames that
-    # lean on others before them, from the beginning.
-    for seek in (True, False) if start > 0 else (False,):
+    # lean on others before them, from the beginning. Several threads say late which packet was
+    # damaged, so that what may be passed over is seen by one alone.
+    ways = [(True, threads)] if start > 0 else []
+    ways += [(False, threads)] + ([(False, 1)] if threads > 1 else [])
+    for number, (seek, threads) in enumerate(ways):
         with _open(file) as container:
+            last = number == len(ways) - 1
             try:
-                yield from _stream_frames(container, start, end, threads, max_pixels, info, seek)
+                yield from _stream_frames(
+                    container, start, end, threads, max_pixels, info, seek, last
+                )
                 return
             except packets.Untrusted:
                 if not isinstance(file, str | os.PathLike):
@@ -124,11 +130,13 @@ def _stream_frames(
     max_pixels: int | None,
     info: dict[str, Any],
     seek: bool,
+    last: bool,
 ) -> Iterator[tuple[float, Any]]:
     """Yields `(seconds, frame)` of an open file; arguments as for `timed_frames`.
 
     Raises:
-      packets.Untrusted: It was to seek, and decoding from the beginning may find other frames.
+      packets.Untrusted: Nothing was given, this is not the last way of reading the file, and
+        another may find other frames.
     """
     import av.error
 
@@ -146,13 +154,17 @@ def _stream_frames(
     reader = packets.Reader(container, stream, context, start, origin)
     seen, size, seconds, given = 0, (0, 0), 0.0, 0
     try:
-        for stamp, frame in packets.in_order(reader.frames(), info["fps"], strict=seek):
+        for stamp, frame in packets.in_order(reader.frames(), info["fps"]):
             if origin is None:
                 origin = reader.origin = stamp
             before, seconds = seconds, stamp - origin
-            if seek and not seen and seconds > start + _TICK:
+            if (
+                seek
+                and not given
+                and (frame.time is None or (not seen and seconds > start + _TICK))
+            ):
                 raise packets.Untrusted
-            if end is not None and seconds >= end:
+            if end is not None and seconds >= end - 1e-6:
                 break
             if seen == 0:
                 info.update(_first(frame, info))
@@ -172,7 +184,7 @@ def _stream_frames(
     except packets.Backwards as error:
         raise Unreadable(f"{error}" + _good(seen, seconds)) from None
     except (Unreadable, av.error.FFmpegError, MemoryError) as error:
-        if seek and not given:
+        if not given and not last:
             raise packets.Untrusted from None
         if isinstance(error, Unreadable):
             raise

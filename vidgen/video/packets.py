@@ -41,21 +41,26 @@ def begin(container: Any, stream: Any, start: float | None) -> float | None:
       Seconds; None: the time of the first frame, which is not known yet.
 
     Raises:
-      Untrusted: There is no index to seek by.
+      Untrusted: There is no index to seek by, or it leads nowhere.
     """
+    import av.error
+
     name, stated = container.format.name, container.start_time
     origin = None if name in _DECODED or stated is None else stated / 1e6
     if start is None:
         return origin
     if name not in _INDEXED:
         raise Untrusted
-    if origin is None:
-        first = next(container.decode(stream), None)
-        if first is None or first.time is None:
-            raise Untrusted
-        origin = float(first.time)
-    # A key frame at or before `start`; a second more for open groups of pictures.
-    container.seek(int((max(0.0, start - 1.0) + origin) * 1e6), backward=True)
+    try:
+        if origin is None:
+            first = next(container.decode(stream), None)
+            if first is None or first.time is None:
+                raise Untrusted
+            origin = float(first.time)
+        # A key frame at or before `start`; a second more for open groups of pictures.
+        container.seek(int((max(0.0, start - 1.0) + origin) * 1e6), backward=True)
+    except av.error.FFmpegError:
+        raise Untrusted from None
     return origin
 
 
@@ -82,11 +87,12 @@ class Reader:
 
     A recording that was cut out of a longer one may begin between two key frames, or with one that
     is followed by frames of before it. Neither is damage. Nor does damage matter that lies before
-    the wanted seconds.
+    the wanted seconds, where a key frame comes in between.
 
     Attributes:
       origin: Time of the file's start in its own seconds; None: not known yet.
-      dropped: Frames at the beginning that lean on others which are not there.
+      dropped: Packets at the beginning of which no frame came, up to the first key frame and of
+        what is shown before it.
     """
 
     def __init__(
@@ -96,43 +102,60 @@ class Reader:
         self._container, self._stream, self._context = container, stream, context
         self._start = start
         self._key: int | None = None  # time of the first key frame
-        self._last = -math.inf  # of the latest packet whose time is known
+        # Damage that was passed over, and the time of the key frame after it.
+        self._damage: Exception | None = None
+        self._whole: int | None = None
 
     def frames(self) -> Iterator[Any]:
-        """Yields frames as they are decoded."""
+        """Yields frames as they are decoded.
+
+        Raises:
+          av.error.InvalidDataError: A packet is damaged, and frames that are wanted may be.
+        """
         import av.error
 
         keys, early = False, 0
         for packet in self._container.demux(self._stream):
-            if packet.pts is not None:
-                self._last = float(packet.pts * packet.time_base)
-            if packet.is_keyframe and not keys:
-                keys, self._key, self.dropped = True, packet.pts, early
+            if packet.is_keyframe:
+                if not keys:
+                    keys, self._key, self.dropped = True, packet.pts, early
+                elif self._damage and self._whole is None:
+                    self._whole = packet.pts
             try:
                 decoded = self._context.decode(packet)
-            except av.error.InvalidDataError:
+            except av.error.InvalidDataError as error:
+                decoded = []
                 if self._leads(packet):
                     self.dropped += 1
-                elif keys and (
-                    self.origin is None or self._last - self.origin >= self._start - 1e-6
-                ):
+                elif keys and self._wanted(packet):
                     raise
-                decoded = []
+                elif keys:
+                    self._damage, self._whole = error, None
             early += 1 - len(decoded)
             for frame in decoded:
                 if frame.is_corrupt and (not keys or self._leads(frame)):
-                    self.dropped += keys
-                else:
-                    yield frame
+                    early, self.dropped = early + 1, self.dropped + keys
+                    continue
+                if self._damage and self._wanted(frame) and not self._is_whole(frame):
+                    raise self._damage
+                yield frame
 
     def _leads(self, what: Any) -> bool:
         """Tells whether a packet or frame is shown before the first key frame."""
         return None not in (what.pts, self._key) and what.pts < self._key
 
+    def _wanted(self, what: Any) -> bool:
+        """Tells whether a packet or frame may be shown in the wanted seconds."""
+        if what.pts is None or self.origin is None:
+            return True
+        return float(what.pts * what.time_base) - self.origin >= self._start - 1e-6
 
-def in_order(
-    frames: Iterable[Any], fps: float, strict: bool = False
-) -> Iterator[tuple[float, Any]]:
+    def _is_whole(self, frame: Any) -> bool:
+        """Tells whether a frame comes after the key frame after damage."""
+        return None not in (frame.pts, self._whole) and frame.pts >= self._whole
+
+
+def in_order(frames: Iterable[Any], fps: float) -> Iterator[tuple[float, Any]]:
     """Yields `(seconds, frame)` with times that never go back.
 
     Decoders give frames in order of presentation, but some containers (MPEG-4 in AVI) stamp them
@@ -143,10 +166,8 @@ def in_order(
     Args:
       frames: Of PyAV.
       fps: Of the stream; 0 where that is not known.
-      strict: Whether each frame must have a stamp.
 
     Raises:
-      Untrusted: A frame has no stamp, and `strict`.
       Backwards: A stamp is further behind than any order of coding puts it.
     """
     import av.error
@@ -166,8 +187,6 @@ def in_order(
     try:
         for frame in frames:
             seconds = frame.time
-            if seconds is None and strict:
-                raise Untrusted
             newest = newest + step if seconds is None else float(seconds)
             if newest < highest - most:
                 raise Backwards(f"its times jump back by {highest - newest:.2f} s")

@@ -5,6 +5,7 @@ for seconds, frame in timed_pictures("walk", fps=25.0, info=info): ...
 """
 
 import io
+import itertools
 import os
 import pathlib
 import re
@@ -31,6 +32,7 @@ _EXIF = {
 
 # The last number of a name, with a decimal point where it has one; and the digits behind the point.
 _LAST = re.compile(r"\d+(\.\d+)?(?!.*\d)", re.ASCII)
+_ALONE = re.compile(r"(?<![^\W_])\d+")  # a number that does not stand at a word
 _POINT = re.compile(r"\d\.(\d+)(?!.*\.\d)", re.ASCII)
 
 
@@ -48,13 +50,21 @@ def natural(name: str) -> tuple[list[Any], str]:
 def in_order(names: Iterable[str]) -> list[str]:
     """Sorts names by their numbers: frame2 before frame10, and 0.05 before 0.1 before 0.15.
 
-    Numbers with a point are decimal where they have different lengths and none ends with a zero, as
-    the tenth of a count would.
+    Numbers with a point are decimal where what is behind it has different lengths, none ends with a
+    zero, as the tenth of a count would, and they do not count up by equal steps.
     """
     names = list(names)
-    ends = [match[1] for match in map(_POINT.search, names) if match]
-    decimal = len(ends) == len(names) and len({len(end) for end in ends}) > 1
-    if not decimal or any(end.endswith("0") and len(end) > 1 for end in ends):
+    found = [match for match in map(_POINT.search, names) if match]
+    ends: dict[str, list[str]] = {}
+    for match in found:
+        ends.setdefault(match.string[: match.start(1)], []).append(match[1])
+    every = [end for some in ends.values() for end in some]
+    if (
+        len(found) < len(names)
+        or len({len(end) for end in every}) < 2
+        or any(end.endswith("0") and len(end) > 1 for end in every)
+        or any(_counts(some) for some in ends.values())
+    ):
         return sorted(names, key=natural)
 
     def key(name: str) -> tuple[Any, ...]:
@@ -66,29 +76,49 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=key)
 
 
+def _counts(numbers: list[str]) -> bool:
+    """Tells whether three numbers or more go up by equal steps."""
+    values = sorted(map(int, numbers))
+    return len(values) > 2 and len({b - a for a, b in itertools.pairwise(values)}) == 1
+
+
 def sequences(names: Iterable[str]) -> dict[str, list[str]]:
-    """Parts the names of pictures into sequences: those that differ in their last number alone.
+    """Parts the names of pictures into sequences that lie side by side.
+
+    Those of one sequence have the same text about their last number; numbers that stand by
+    themselves are no text (`frame_12-00-01_500`), those at a word are (`cam1_0001`).
 
     Returns:
-      By what stands before the number (of `rgb_0001.png` `rgb`), names in their order; of pictures
-      in two formats PNG first. Where most names would be alone, all are one sequence, named "".
+      By what stands before the number (of `rgb_0001.png` `rgb`), names in their order; of the same
+      pictures in two formats PNG first. Where most names would be alone, all are one sequence,
+      named "".
     """
     names = list(names)
-    groups: dict[tuple[str, str], list[str]] = {}
+    groups: dict[tuple[str, str], dict[str, list[str]]] = {}
     for name in names:
         stem, suffix = os.path.splitext(os.path.basename(name))
         number = _LAST.search(stem)
         before, after = (stem[: number.start()], stem[number.end() :]) if number else (stem, "")
-        groups.setdefault((before, after + suffix.lower()), []).append(name)
-    if len(groups) == 1 or 2 * len(groups) > len(names):
+        suffix = {".jpeg": ".jpg", ".tiff": ".tif"}.get(suffix.lower(), suffix.lower())
+        some = groups.setdefault((_ALONE.sub("#", before), after), {})
+        some.setdefault(suffix, []).append(name)
+    parted: list[tuple[str, list[str]]] = []
+    for (before, after), formats in sorted(groups.items()):
+        title = (
+            "-".join(filter(None, (part.strip(" _-.#") for part in (before, after)))) or "frames"
+        )
+        every = [name for some in formats.values() for name in some]
+        if len({os.path.splitext(name)[0] for name in every}) == len(every):
+            parted.append((title, every))  # whatever the format of each
+            continue
+        for suffix, some in sorted(formats.items(), key=lambda item: (item[0] != ".png", item[0])):
+            parted.append((title + suffix, some))
+    if len(parted) == 1 or 2 * len(parted) > len(names):
         return {"": in_order(names)}
     found: dict[str, list[str]] = {}
-    lossless = lambda item: (item[0][0], item[0][1] != ".png", item[0][1])  # noqa: E731
-    for (before, after), some in sorted(groups.items(), key=lossless):
-        title = before.rstrip(" _-.") or "frames"
-        if any(other == before and rest != after for other, rest in groups):
-            title += "." + after.lstrip(".")
-        found[title] = in_order(some)
+    for title, some in parted:
+        again = sum(title == other or other.startswith(f"{title} ") for other in found)
+        found[f"{title} {again + 1}" if again else title] = in_order(some)
     return found
 
 

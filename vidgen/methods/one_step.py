@@ -185,5 +185,5 @@ def experiment(config: configs.Config, classes: int) -> common.Experiment:
         second,
         steps={**second.steps, "distil": nonfinite.guarded(step)},
         kind=lambda at: "distil" if at < border else second.kind(at - border),
-        phases=("distil", "whole"),
+        phases=("distil", "whole") if border < total else ("distil",),
     )

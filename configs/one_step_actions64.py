@@ -4,8 +4,8 @@
                  --init_from=RUN_OF_FLOW
 
 By distillation alone, ten minutes of one CPU core for 8,000 clips: the samples are nearly those of
-the flow from the same seeds. `--config.training.kclips=13` goes on with the discriminator, for 5,000
-clips: with these rates that made them worse (docs/benchmarks.md).
+the flow from the same seeds. With `--config.training.kclips=13` the discriminator plays for another
+5,000 clips: with these rates that made them worse (docs/benchmarks.md).
 """
 
 from ml_collections import ConfigDict

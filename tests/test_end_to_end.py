@@ -18,6 +18,7 @@ from conftest import QUICK, TINY_GENERATOR, TINY_HEADS, tiny_config
 
 from vidgen import config as configs
 from vidgen import methods, sampling
+from vidgen.cli import main
 from vidgen.errors import DataError, DivergedError
 from vidgen.evaluation import evaluate
 from vidgen.run import artifacts, train
@@ -359,8 +360,6 @@ def test_penalties_may_be_lazy_and_the_compute_bfloat16(tmp_path):
     ],
 )
 def test_wrong_words_are_answered_in_a_line_or_two(arguments, says, capfd, monkeypatch):
-    from vidgen.cli import main
-
     monkeypatch.chdir(ROOT)
     assert main.main(arguments) == 2
     said = capfd.readouterr().err.strip().splitlines()
@@ -453,6 +452,8 @@ def test_bench_of_a_sampler_alone(capsys, tmp_path):
     assert set(figures) == {"matmul", "sampler", "sampler_frames", "stream_frames"}
     assert bench.read_figures(tmp_path / "b.json") == figures
     assert "one video" in capsys.readouterr().out
+    assert main.main(["bench", "--config=configs/toy.py", "--quick", "--sampler"]) == 2
+    assert "--quick and --sampler" in capsys.readouterr().err
 
 
 def test_bench_counts_the_products_of_a_function_and_whose_they_are():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import rich.console
 from PIL import Image
+from test_video_reading import numbered
 
 from vidgen.cli import config_flags
 from vidgen.cli.main import main
@@ -125,10 +126,28 @@ def test_odd_clips_are_told(tmp_path):
             picture = np.full((64, 64, 3), 40 * n, np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
-    notes = {c.name: c.notes for c in inspect(tmp_path, thumbnail=32).clips}
+    with av.open(str(tmp_path / "two.mp4"), "w") as container:
+        streams = [container.add_stream("mpeg4", rate=25) for _ in range(2)]
+        for stream in streams:
+            stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for stream in streams:
+            for n in range(3):
+                picture = np.full((64, 64, 3), 40 * n, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode())
+    numbered(tmp_path / "cut.ts", "libx264", 25, 60)
+    whole = (tmp_path / "cut.ts").read_bytes()
+    (tmp_path / "cut.ts").write_bytes(whole[188 * (len(whole) // 188 // 10) :])
+    clips = inspect(tmp_path, thumbnail=32).clips
+    notes = {c.name: c.notes for c in clips}
+    assert "several video tracks" in notes["two.mp4"]
+    assert "begins between key frames" in notes["cut.ts"]
+    told = ("several video tracks", "begins between key frames")
+    assert not set(told) & {*notes["one.gif"], *notes["fields.mkv"]}
     assert "one frame" in notes["one.gif"] and "interlaced" in notes["fields.mkv"]
     assert "pixels not square" in notes["fields.mkv"]
-    assert "smaller than 65" in inspect(tmp_path, thumbnail=65).clips[1].notes
+    (small,) = (c for c in inspect(tmp_path, thumbnail=65).clips if c.name == "fields.mkv")
+    assert "smaller than 65" in small.notes
 
 
 def test_nothing_to_show_is_an_error(tmp_path):

@@ -174,6 +174,13 @@ def test_windows_must_have_a_margin_and_a_chunk():
     methods.validate(config)  # the other phase takes any
 
 
+def test_a_flow_keeps_no_network_of_another():
+    config = flow()
+    config.generator.kept = True
+    with pytest.raises(ConfigError, match=r"config\.generator\.kept is True"):
+        methods.validate(config)
+
+
 def test_a_run_begins_from_one_of_flow_alone(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("VIDGEN_CACHE", str(tmp_path / "cache"))
     config, post = flow(), one_step()

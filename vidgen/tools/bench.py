@@ -214,7 +214,7 @@ def _sampler(experiment, ema, store, top, seconds) -> dict[str, float]:
         # A chunk that goes on from the one before; its operations are those of several programs.
         latents = sampler.latents(range(sampler.batch), sampler.chunk, sampler.chunk)
         took = best(lambda: sampler.decode(latents, sampler.chunk, sampler.chunk), seconds)
-        print(f"{'sampler':16s}{frames / took:10.1f} frames/s  {sampler.batch} videos at once")
+        print(f"{'sampler':16s}{frames / took:10.1f} frames/s  in batches of {sampler.batch}")
         found = {"sampler_frames": frames / took}
     else:
         latents = sampler.latents(range(sampler.batch), sampler.chunk)

@@ -158,11 +158,8 @@ def _stream_frames(
             if origin is None:
                 origin = reader.origin = stamp
             before, seconds = seconds, stamp - origin
-            if (
-                seek
-                and not given
-                and (frame.time is None or (not seen and seconds > start + _TICK))
-            ):
+            lost = frame.time is None or (not seen and seconds > start + _TICK)
+            if seek and not given and lost:
                 raise packets.Untrusted
             if end is not None and seconds >= end - 1e-6:
                 break

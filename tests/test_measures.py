@@ -1,5 +1,7 @@
 """Figures of sets: each moves where it should, and stays where it should."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -19,7 +21,23 @@ def test_diversity_is_a_ratio_of_distances():
     assert same["value"] == 1 and same["low"] < 1 < same["high"]
     assert measures.diversity(real, 0.5 * real + 3, rng)["value"] == pytest.approx(0.5)
     assert measures.diversity(real, np.repeat(real[:1], 60, 0), rng)["value"] == 0
-    assert measures.diversity(np.zeros((60, 5)), real, rng)["value"] == 0  # nothing to compare
+
+
+def test_where_real_clips_are_alike_there_is_no_unit():
+    rng = np.random.default_rng(1)
+    varied, one = rng.normal(size=(60, 5)), np.repeat(rng.normal(size=(1, 5)), 60, 0)
+    nearly = one * (1 + 1e-9 * rng.normal(size=(60, 5)))  # as features of equal clips may come out
+    for real in (np.zeros((60, 5)), one, nearly):
+        for fake in (varied, real):
+            assert math.isnan(measures.diversity(real, fake, rng)["value"])
+            assert math.isnan(measures.different_bins(real, fake))
+            found = measures.copies(fake, real, np.arange(60))
+            assert math.isnan(found["nearest_distance"]["value"])
+            assert found["copied"]["value"] == (fake is real)
+    assert measures.distribution_distance(np.zeros(9), np.zeros(9)) == 0
+    assert math.isnan(measures.distribution_distance(np.zeros(9), np.full(9, 1e-5)))
+    # Few different clips make few bins, and no warning of k-means (warnings are errors here).
+    assert measures.different_bins(np.repeat(varied[:3], 80, 0), np.repeat(varied[:1], 80, 0)) == 1
 
 
 def test_about_one_bin_in_twenty_differs_between_sets_of_one_kind():

@@ -104,9 +104,7 @@ def test_packs_of_squares_have_the_names_and_settings_of_before(folder):
     assert square.path.name.startswith("clips-18-") and square.size == 18
     assert square.path == store_of(folder, 18).path
     assert wide.path.name.startswith("clips-18x32-") and wide.size == (18, 32)
-    with pytest.raises(
-        ConfigError, match=r"size=\(18, 32\), the config says data.size=18"
-    ) as error:
+    with pytest.raises(ConfigError, match=r"size=\(18, 32\), asked for is size=18") as error:
         open_store(wide.path, PackSettings(size=18))
     assert "data.size=(18, 32)" in error.value.hint
     assert open_store(wide.path, PackSettings(size=(18, 32))).fingerprint == wide.fingerprint

@@ -257,7 +257,9 @@ def evaluate(options: argparse.Namespace) -> None:
 
     if options.metrics:
         count = 256 if options.clips is None else options.clips
-        unread = dict.fromkeys(("against", "size", "stride", "fps", "weights", "change", "out"))
+        unread = dict.fromkeys(
+            ("against", "size", "stride", "generated_stride", "fps", "weights", "change", "out")
+        )
         others = {"protocol": "quick", "seed": 0, "start": 0, "reconstructions": False}
         for name, default in {**unread, **others}.items():
             if getattr(options, name) != default:
@@ -282,6 +284,7 @@ def evaluate(options: argparse.Namespace) -> None:
             start=options.start,
             size=options.size,
             stride=options.stride,
+            generated_stride=options.generated_stride,
             fps=options.fps,
             change=options.change,
             reconstructions=options.reconstructions,

@@ -263,6 +263,11 @@ def _evaluate() -> Parser:
     made.add_argument(
         "--stride", type=_at_least(1), help="every n-th frame (default: as trained, or 1)"
     )
+    made.add_argument(
+        "--generated_stride",
+        type=_at_least(1),
+        help="of generated clips in files, if another (1: made at the real clips' stride)",
+    )
     made.add_argument("--fps", type=_positive, help="resample to this rate instead")
     made.add_argument(
         "--seed", type=_at_least(0), default=0, help="of the choice of clips (default 0)"

@@ -276,10 +276,11 @@ def _fitting(pack: Pack, settings: PackSettings) -> Pack:
     for field, wanted in settings.of_frames().items():
         made = pack.settings.get(field)
         if made != wanted:
+            flag = f" (--{field}={made} of evaluate)" if field in ("size", "fps") else ""
             made, wanted = (tuple(x) if isinstance(x, list) else x for x in (made, wanted))
             raise ConfigError(
-                f"{pack.path}: packed with {field}={made}, the config says data.{field}={wanted}",
-                f"set data.{field}={made}, or give data.path the original clips",
+                f"{pack.path}: packed with {field}={made}, asked for is {field}={wanted}",
+                f"set data.{field}={made} in a config{flag}, or give the clips it was made of",
             )
     return pack
 

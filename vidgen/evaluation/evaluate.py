@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypedDict
@@ -19,6 +20,7 @@ from typing import Any, TypedDict
 import jax
 import numpy as np
 
+from vidgen.data.workers import RATE
 from vidgen.errors import ConfigError
 from vidgen.evaluation import cache, subjects
 from vidgen.evaluation import protocol as protocols
@@ -107,6 +109,7 @@ def evaluate(
     start: int = 0,
     size: Size | None = None,
     stride: int | None = None,
+    generated_stride: int | None = None,
     fps: float | None = None,
     change: str | None = None,
     reconstructions: bool = False,
@@ -117,6 +120,9 @@ def evaluate(
     devices: Devices = None,
 ) -> Result:
     """Measures clips against real ones; writes nothing but the cache of real clips' features.
+
+    Scores that the real clips give no unit for, because they are all alike, are left out, and a
+    warning names them.
 
     Before anything long begins, the logger `vidgen` says how many clips are wanted and how many
     there are (INFO), and warns of what makes scores hard to judge: few clips, other frame rates,
@@ -141,7 +147,9 @@ def evaluate(
       start: Of a run: the first frame of each video that is measured.
       size: Of the frames: the side of squares, or `(height, width)`; by default that of a run or
         of a pack, or the shorter side of the first clip.
-      stride: Take every n-th frame; by default as the run was trained, or 1.
+      stride: Take every n-th frame of both; by default as the run was trained, or 1.
+      generated_stride: Of generated clips in files: take every n-th of their frames instead; 1
+        where they were made at the real clips' stride already.
       fps: Resample to this rate instead.
       change: A name in `degradations.CHANGES`: the clips are spoilt so before they are measured, to
         see what scores tell.
@@ -180,6 +188,11 @@ def evaluate(
             f"sampling options with --reconstructions: {', '.join(options)}",
             "leave them out: nothing is sampled",
         )
+    if generated_stride is not None and (run is not None or halves):
+        raise ConfigError(
+            f"--generated_stride={generated_stride}: what is measured is made at the real stride",
+            "leave it out, or name a folder of generated clips",
+        )
     spec = subjects.window_spec(
         rules.frames, run, against if halves else subject, size=size, stride=stride, fps=fps
     )
@@ -190,8 +203,11 @@ def evaluate(
     if run is None:
         path = against if halves else subject
         half = 1 if halves else None
-        windows = open_windows(path, half=half, side="the generated clips")
+        own = dataclasses.replace(spec, stride=generated_stride or spec.stride)
+        windows = open_windows(path, spec=own, half=half, side="the generated clips")
         generated = subjects.windows_of_clips(windows, count, subject)
+        if own.stride != spec.stride:
+            generated.subject["stride"] = own.stride
     elif reconstructions:
         generated = subjects.reconstructions_of_run(run, count, real, subject)
     else:
@@ -239,11 +255,15 @@ def evaluate(
 
     progress(0, 0, "scores")
     nearest, _ = measures.nearest(of_generated["plain"][: len(shown)], of_bank)
+    scores = {
+        **measures.compare(of_real, of_generated, network, seed),
+        **measures.copies(of_generated["plain"], of_bank, bank[:, 0], seed),
+    }
+    if without := [name for name, score in scores.items() if math.isnan(score["value"])]:
+        warnings += (f"left out, since the real clips are alike in it: {', '.join(without)}",)
+        _LOG.warning("%s", warnings[-1])
     return Result(
-        scores={
-            **measures.compare(of_real, of_generated, network, seed),
-            **measures.copies(of_generated["plain"], of_bank, bank[:, 0], seed),
-        },
+        scores={name: score for name, score in scores.items() if name not in without},
         manifest=manifest,
         subject=about,
         real=about_real,
@@ -275,20 +295,28 @@ def _warnings(
             f"{' and '.join(few)} are few to judge by: distances come out too large and vary "
             f"from one draw to another; {FEW_CLIPS} and more are better"
         )
-    if abs(real["fps"] - generated.fps) > 0.02 * real["fps"]:
-        unknown = 25.0 / spec.stride in (real["fps"], generated.fps)
+    # Clips without a rate count as 25; whoever says that they are at the real stride knows theirs.
+    told = "stride" in generated.subject and generated.fps * generated.subject["stride"] == RATE
+    if abs(real["fps"] - generated.fps) > 0.02 * real["fps"] and not told:
+        unknown = RATE / spec.stride in (real["fps"], generated.fps)
         guessed = " (clips without a rate, as arrays, count as 25)" if unknown else ""
         yield (
             f"other frame rates: real clips have {real['fps']:.4g} frames per second, generated "
             f"ones {generated.fps:.4g}, so motion from frame to frame is of other spans of time"
             f"{guessed}"
         )
-    if _scale(real["frame_size"], spec.size) != _scale(generated.frame_size, spec.size):
+    sizes = real["frame_size"], generated.frame_size
+    unlike = []
+    if _scale(sizes[0], spec.size) != _scale(sizes[1], spec.size):
+        unlike.append("resized frames differ in sharpness")
+    ratios = [width / height for height, width in sizes]
+    if generated.subject["kind"] == "clips" and abs(ratios[0] - ratios[1]) > 0.02 * ratios[0]:
+        unlike.append("less of some is left when their sides are cut off")
+    if unlike:
         height, width = height_width(spec.size)
         yield (
-            f"other sizes: real clips are {_wide(real['frame_size'])}, generated ones "
-            f"{_wide(generated.frame_size)}; both are measured at {width}x{height}, and "
-            "resized frames differ in sharpness"
+            f"other sizes: real clips are {_wide(sizes[0])}, generated ones {_wide(sizes[1])}; "
+            f"both are measured at {width}x{height}, and {', and '.join(unlike)}"
         )
 
 

@@ -36,6 +36,7 @@ class Subject(TypedDict, total=False):
         of samples.
       fingerprint: Of clips: changes with any of them.
       half: Of clips: 1 for half of the real ones.
+      stride: Of clips: every n-th frame was taken, where that is not the real clips' stride.
       clips: Of clips and of reconstructions: how many windows were measured.
       change: How they were spoilt first.
     """
@@ -50,6 +51,7 @@ class Subject(TypedDict, total=False):
     reconstructions: bool
     fingerprint: str
     half: int | None
+    stride: int
     clips: int
     change: str
 

@@ -1,9 +1,12 @@
 """What a set of generated clips is worth beside a set of real ones: figures with intervals.
 
 `compare` takes what `features.extract` gives of each set. A figure is a dict: `value`, and `low`
-and `high` where its spread was estimated (95 %).
+and `high` where its spread was estimated (95 %). What is measured in units of the real clips' own
+spread is NaN where they have none: where they are all alike.
 """
 
+import math
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +25,7 @@ SPREAD = ("flow", "difference", "flicker", "period", "drift")  # numbers of a cl
 _BINS = 20  # of number_of_different_bins
 _LEVEL = 0.95
 COPIED = 0.3  # of the usual distance between neighbours: nearer than that is a copy
+_ALIKE = 1e-6  # of the features' own length: what lies nearer is the same but for rounding
 
 
 def compare(
@@ -89,22 +93,31 @@ def copies(
 
     Returns:
       `copied`: the share; `nearest_distance`: the mean distance of a generated clip to the nearest
-      window, over the usual one: about 1 for new clips of the same kind.
+      window, over the usual one: about 1 for new clips of the same kind; NaN where most training
+      clips are the same as another.
     """
     rng = np.random.default_rng(seed)
     some = np.arange(0, len(bank), max(len(bank) // 1024, 1))
     apart = spatial.distance.cdist(_rows(bank[some]), _rows(bank))
     apart[clip[some][:, None] == clip[None]] = np.inf
     usual = float(np.median(apart.min(1)))
-    near = nearest(fake, bank)[1] / max(usual, 1e-12)
+    near = nearest(fake, bank)[1]
+    alike = _rounding(bank)
     return {
-        "copied": _mean(near < COPIED, rng, rounds),
-        "nearest_distance": _mean(near, rng, rounds),
+        "copied": _mean((near < COPIED * usual) | (near <= alike), rng, rounds),
+        "nearest_distance": (
+            _mean(near / usual, rng, rounds) if usual > alike else {"value": math.nan}
+        ),
     }
 
 
 def _rows(x: Shaped[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
     return np.asarray(x, np.float64)
+
+
+def _rounding(features: Real) -> float:
+    """Returns the distance below which two rows `[N, D]` are the same but for rounding."""
+    return _ALIKE * float(np.linalg.norm(_rows(features), axis=1).mean())
 
 
 def _mean(
@@ -120,9 +133,16 @@ def _mean(
 def distribution_distance(
     real: Float[np.ndarray, " real"], fake: Float[np.ndarray, " fake"]
 ) -> float:
-    """Computes the Wasserstein distance of two samples of a number, in real standard deviations."""
-    spread = max(float(np.std(real)), 1e-3 * float(np.mean(np.abs(real))), 1e-12)
-    return float(stats.wasserstein_distance(_rows(real), _rows(fake)) / spread)
+    """Computes the Wasserstein distance of two samples of a number, in real standard deviations.
+
+    A deviation below a thousandth of the mean counts as that. NaN where all real numbers are 0 and
+    others are not.
+    """
+    spread = max(float(np.std(real)), 1e-3 * float(np.mean(np.abs(real))))
+    apart = stats.wasserstein_distance(_rows(real), _rows(fake))
+    if not spread:
+        return math.nan if apart else 0.0
+    return float(apart / spread)
 
 
 def diversity(
@@ -137,7 +157,8 @@ def diversity(
       rounds: How often.
 
     Returns:
-      A figure: 1 for sets equally varied, 0 where all generated clips are one.
+      A figure: 1 for sets equally varied, 0 where all generated clips are one, NaN where all real
+      clips are one.
     """
     apart = [spatial.distance.squareform(spatial.distance.pdist(_rows(x))) for x in (real, fake)]
 
@@ -149,6 +170,8 @@ def diversity(
         below = mean(apart[0], counts[0])
         return float(mean(apart[1], counts[1]) / below) if below else 0.0
 
+    if apart[0].mean() <= _rounding(real):
+        return {"value": math.nan}
     here = ratio([np.ones(len(x)) for x in apart])
     drawn = [
         ratio([rng.multinomial(len(x), np.full(len(x), 1 / len(x))).astype(float) for x in apart])
@@ -168,17 +191,27 @@ def different_bins(real: Real, fake: Fake, seed: int = 0, bins: int = _BINS) -> 
       real: `[N, D]`.
       fake: `[M, D]`.
       seed: Of k-means.
-      bins: At most; sets of fewer than ten clips a bin get fewer.
+      bins: At most; sets of fewer than ten clips a bin get fewer, and so do sets of fewer different
+        clips.
+
+    Returns:
+      The share, 0 to 1; NaN where all clips of which bins are made are one.
 
     Reference: Richardson and Weiss, "On GANs and GMMs", 2018 (NDB).
     """
     bins = max(min(bins, len(real) // 10), 2)
     # Half of the real set makes the bins and the other half fills them: cells drawn about clips
     # hold more of those than of others of the same kind.
-    scale = real.std(0) + 1e-12
-    centres, _ = cluster.vq.kmeans2(
-        real[::2] / scale, bins, minit="++", rng=np.random.default_rng(seed)
-    )
+    varied = real.std(0) > _rounding(real)
+    real, fake, scale = real[:, varied], fake[:, varied], real.std(0)[varied] + 1e-12
+    makers = real[::2] / scale
+    bins = min(bins, len(np.unique(makers.round(6), axis=0)))
+    if bins < 2:
+        return math.nan
+    with warnings.catch_warnings():
+        # A bin that loses its clips while means move stays where it was, and is empty in both sets.
+        warnings.filterwarnings("ignore", "One of the clusters is empty", UserWarning)
+        centres, _ = cluster.vq.kmeans2(makers, bins, minit="++", rng=np.random.default_rng(seed))
     counts = []
     for x in (real[1::2], fake):
         counts.append(np.bincount(cluster.vq.vq(x / scale, centres)[0], minlength=bins))

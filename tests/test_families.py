@@ -26,16 +26,19 @@ from vidgen import methods, sampling
 from vidgen.config import checks
 from vidgen.config.fields import FITTED, TRAINED, flat
 from vidgen.errors import ConfigError
+from vidgen.frame_size import height_width
 from vidgen.models.protocol import example_noise
 from vidgen.run import artifacts, setup, train, warm_start
 from vidgen.runtime import devices
 from vidgen.runtime.checkpoint import Checkpoints
 
+WIDE = (8, 16)  # frames that are no squares, where a method takes them; others are of squares
+
 
 def gan_with_options():
     """The GAN with all that a step may have beside the default."""
     config = tiny_config()
-    config.data.size = 8  # one level: most of the time goes into compiling
+    config.data.size = WIDE  # one level: most of the time goes into compiling
     config.generator.widths = config.discriminator.widths = (8,)
     config.objective.update(spectral=True, discriminator_steps=2)
     config.optimizer.update(clip=1.0, l2=1e-4)
@@ -45,7 +48,7 @@ def gan_with_options():
 def heads():
     """Heads on pixels and features of groups of clips in looks, penalties at every other step."""
     config = tiny_config()
-    config.data.update(size=8, looks=2)
+    config.data.update(size=WIDE, looks=2)
     config.generator.widths = (8,)
     config.discriminator = ConfigDict({"kind": "heads", **TINY_HEADS, "scales": (1,), "taps": (4,)})
     config.objective.penalty_interval = 2
@@ -57,7 +60,7 @@ def heads():
 def transformer():
     """Transformers, with penalties by finite differences."""
     config = tiny_config()
-    config.data.size = 8
+    config.data.size = WIDE
     config.generator = ConfigDict({"kind": "transformer", **TINY_TRANSFORMER_GENERATOR})
     config.discriminator = ConfigDict({"kind": "transformer", **TINY_TRANSFORMER_DISCRIMINATOR})
     config.objective.penalty_sigma = 0.1
@@ -95,7 +98,7 @@ def vae():
     config, tiny = methods.base("vae"), tiny_config()
     for section in ("training", "sampling"):
         config[section] = tiny[section]
-    config.data.update(path="toy:clips=512", frames=6, pick=4, size=8)
+    config.data.update(path="toy:clips=512", frames=6, pick=4, size=WIDE)
     config.generator.update({n: v for n, v in TINY_GENERATOR.items() if n != "periods"})
     config.generator.update(widths=(8,), encoder_widths=(8,), features=8)
     config.discriminator = {"kind": "residual", **TINY_DISCRIMINATOR, "widths": (8,)}
@@ -106,7 +109,7 @@ def vae():
 def codes():
     """Codes; the checkpoint in the middle lies between the phases."""
     config = methods.base("autoregressive")
-    config.data.update(path="toy:clips=64", frames=5, size=8, pick=2)
+    config.data.update(path="toy:clips=64", frames=5, size=WIDE, pick=2)
     config.generator.update(TINY_CODES_GENERATOR)
     config.objective.codec_kclips = 0.016
     config.training.update(
@@ -119,7 +122,7 @@ def codes():
 def flow():
     """Flow; the codec's discriminator begins late, and the phases meet at the checkpoint."""
     config = methods.base("flow")
-    config.data.update(path="toy:clips=64", frames=4, size=8, pick=2)
+    config.data.update(path="toy:clips=64", frames=4, size=WIDE, pick=2)
     config.generator.update(TINY_FLOW_GENERATOR)
     config.discriminator.update({**TINY_HEADS, "scales": (1,), "taps": ()})
     config.objective.update(codec_kclips=0.016, perceptual=1.0)
@@ -154,6 +157,10 @@ FAMILIES = {
     "flow": flow,
     "one_step": one_step,
 }
+
+
+SQUARE = {name for name in methods.METHODS if vars(methods.load(name)).get("SQUARE")}
+FITTED_METHODS = [name for name in methods.METHODS if methods.is_fitted(name)]
 
 
 @pytest.fixture(params=FAMILIES)
@@ -247,69 +254,52 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_bits(family, tmp_path, mon
     jax.tree.map(np.testing.assert_array_equal, *ends)
 
 
+def sampled(config, folder):
+    """Trains a run and samples it: frames of its size, and windows that agree to the bit."""
+    train.train(config, folder, init_from=begin(config, folder / "before"))
+    sampler = sampling.load(folder)
+    frames = sampler.limit or 23
+    video = sampler.sample([0, 1], frames - 3, 3)
+    assert video.shape == (2, frames - 3, *height_width(config.data.size), 3)
+    np.testing.assert_array_equal(video[1:, -1:], sampler.sample([1], 1, frames - 1))
+    return sampler
+
+
 def test_a_run_is_sampled_by_its_path(family, tmp_path, monkeypatch):
     keep_programs(monkeypatch)
     config = FAMILIES[family]()
-    config.training.kclips = 0.008
-    train.train(config, tmp_path, init_from=begin(config, tmp_path / "before"))
-    sampler = sampling.load(tmp_path)
-    frames = sampler.limit or 23
-    video = sampler.sample([0, 1], frames - 3, 3)
-    assert video.shape == (2, frames - 3, config.data.size, config.data.size, 3)
-    np.testing.assert_array_equal(video[1:, -1:], sampler.sample([1], 1, frames - 1))
+    config.training.kclips = 0.016
+    sampler = sampled(config, tmp_path)
+    start = jax.jit(methods.experiment(config, 2).init, static_argnums=0)(0)
+    trees = zip(*(jax.tree.leaves(tree) for tree in (sampler.params, start.ema)), strict=True)
+    assert any((a != b).any() for a, b in trees)
 
 
-SQUARE = {name for name in methods.METHODS if vars(methods.load(name)).get("SQUARE")}
-WIDE = {name: make for name, make in FAMILIES.items() if make().method not in SQUARE}
-FITTED_METHODS = [name for name in methods.METHODS if methods.is_fitted(name)]
+def test_families_are_of_frames_that_are_no_squares():
+    """But where a method takes squares alone."""
+    for make in FAMILIES.values():
+        config = make()
+        assert (config.data.size == WIDE) == (config.method not in SQUARE)
 
 
-def of_size(name, size):
-    """A short training of a family or of a method that is fitted, on frames of a size."""
-    if name in WIDE:
-        config = WIDE[name]()
-        config.training.kclips = 0.008
-        if "discriminator_steps" in config.objective:
-            config.objective.discriminator_steps = 1  # the only step updates the generator, too
-        if "distil_kclips" in config.objective:
-            config.objective.distil_kclips = 0.0  # of a flow that stands still nothing is distilled
-    else:
-        config = methods.base(name)
-        config.data.update(path="toy:clips=64", frames=6)
-        config.training.kclips = 0.032
-        config.sampling.update(frames=6, clips=2)
-        if name == "untrained":
-            config.generator.update(TINY_GENERATOR, widths=(8,))
-    if name == "transformer":
-        config.generator.grid = min(size) // 4
-    config.data.size = size
-    return config
+@pytest.mark.parametrize("name", FITTED_METHODS)
+def test_what_is_fitted_is_sampled_in_frames_that_are_no_squares(name, tmp_path):
+    config = methods.base(name)
+    config.data.update(path="toy:clips=64", frames=6, size=WIDE)
+    config.training.kclips = 0.032
+    config.sampling.update(frames=6, clips=2)
+    if name == "untrained":
+        config.generator.update(TINY_GENERATOR, widths=(8,))
+    sampled(config, tmp_path)
 
 
-@pytest.mark.parametrize("name", [*WIDE, *FITTED_METHODS])
-def test_frames_that_are_no_squares(name, tmp_path, monkeypatch):
-    """A step trains, samples have the shape, and windows agree to the bit."""
-    keep_programs(monkeypatch)
-    size = (8, 16)
-    config = of_size(name, size)
-    train.train(config, tmp_path, init_from=begin(config, tmp_path / "before"))
-    sampler = sampling.load(tmp_path)
-    assert sampler.size == size
-    frames = sampler.limit or 23
-    video = sampler.sample([0, 1], frames - 3, 3)
-    assert video.shape == (2, frames - 3, *size, 3)
-    np.testing.assert_array_equal(video[1:, -1:], sampler.sample([1], 1, frames - 1))
-    if name in WIDE:
-        start = jax.jit(methods.experiment(config, 2).init, static_argnums=0)(0)
-        trees = zip(*(jax.tree.leaves(tree) for tree in (sampler.params, start.ema)), strict=True)
-        assert any((a != b).any() for a, b in trees)
-
-
-@pytest.mark.parametrize("name", WIDE)
-@pytest.mark.parametrize("size", [(24, 16), (16, 24)])
-def test_networks_make_and_judge_frames_higher_or_wider_than_squares(name, size):
+@pytest.mark.parametrize("name", [n for n in FAMILIES if FAMILIES[n]().method not in SQUARE])
+def test_networks_make_and_judge_frames_that_are_high(name):
     """By shapes alone: a step of the whole training, and a window of the generator."""
-    config = of_size(name, size)
+    config = FAMILIES[name]()
+    config.data.size = size = (24, 16)
+    if name == "transformer":
+        config.generator.grid = 4
     methods.validate(config)
     experiment = methods.experiment(config, 2)
     state = jax.eval_shape(experiment.init, 0)

@@ -310,7 +310,7 @@ def _warnings(
     if _scale(sizes[0], spec.size) != _scale(sizes[1], spec.size):
         unlike.append("resized frames differ in sharpness")
     ratios = [width / height for height, width in sizes]
-    if generated.subject["kind"] == "clips" and abs(ratios[0] - ratios[1]) > 0.02 * ratios[0]:
+    if generated.subject.get("kind") == "clips" and abs(ratios[0] - ratios[1]) > 0.02 * ratios[0]:
         unlike.append("less of some is left when their sides are cut off")
     if unlike:
         height, width = height_width(spec.size)

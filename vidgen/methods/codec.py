@@ -29,7 +29,7 @@ from vidgen.models.features import efficientnet_weights
 from vidgen.models.features.distance import distance
 from vidgen.models.heads import HeadsDiscriminator
 from vidgen.models.protocol import example_noise
-from vidgen.training import averaging, losses, nonfinite
+from vidgen.training import averaging, judgements, losses, nonfinite
 
 DISCRIMINATORS = {"heads": HeadsDiscriminator}
 DISCRIMINATOR = models.fields(DISCRIMINATORS, "heads", width=32, group=8)
@@ -195,13 +195,9 @@ def step(
 
         def judged(params):
             critic = lambda seen: dis.apply({"params": params}, seen, *condition)  # noqa: E731
-            if penalize:
-                found = losses.critic_with_penalties(critic, real, fake, group=dis.group)
-            else:
-                zero = jnp.zeros(())
-                found = (*losses.judged_apart(critic, real, fake, dis.group), zero, zero)
+            found = judgements.judge(critic, real, fake, group=dis.group, penalize=penalize)
             weights = objective.r1(state.step), objective.r2(state.step), None
-            return gan.discriminator_loss(gan.Judgement(*found), "rpgan", *weights)
+            return judgements.discriminator_loss(found, "rpgan", *weights)
 
         (_, metrics), grads = jax.value_and_grad(judged, has_aux=True)(state.dis)
         return (grads, metrics), kept
@@ -228,7 +224,7 @@ def step(
                 judged = functools.partial(dis.apply, {"params": new.dis})
                 on_real, on_made = (judged(see(x), None, at) for x in (real, made))
                 heads = len(jax.tree.leaves(on_real))
-                found = gan.generator_loss(on_real, on_made, "rpgan") / heads
+                found = judgements.generator_loss(on_real, on_made, "rpgan") / heads
                 metrics["gen/adversarial"] = found
                 total += objective.adversarial * found
             return total, {"gen/loss": total, **metrics}

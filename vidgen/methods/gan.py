@@ -16,11 +16,11 @@ Reference: Huang et al., "The GAN is dead; long live the GAN!" (R3GAN), 2024; Re
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from vidgen import config as configs
 from vidgen import keys, models
@@ -34,7 +34,7 @@ from vidgen.models.heads import HeadsDiscriminator
 from vidgen.models.protocol import Discriminator, Generator
 from vidgen.models.residual import ResidualDiscriminator, ResidualGenerator
 from vidgen.models.transformer import TransformerDiscriminator, TransformerGenerator
-from vidgen.training import augment, averaging, losses, nonfinite, spectral
+from vidgen.training import augment, averaging, judgements, losses, nonfinite, spectral
 
 __all__ = ["State", "experiment", "init", "step"]
 
@@ -81,7 +81,7 @@ FIELDS = common.fields(
 )
 
 Video = Float[Array, "batch time height width channel"]
-Critic = Callable[[PyTree], PyTree]
+_ALONG = ("along real", "along fake")  # what finite differences draw
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,81 +117,6 @@ class Objective:
     gap_mismatch: Schedule | None = None
     pick: int = 0
     sigma: float = 0.0
-
-
-class Judgement(NamedTuple):
-    """What a discriminator says of pairs of real and generated clips.
-
-    Attributes:
-      real: Logits of real clips, an array or one for each head; of K candidate labels each, on the
-        second axis, where wrong ones are judged.
-      fake: Logits of generated clips, likewise.
-      penalty_real: Squared norms of the logits' gradients by what is seen of real clips; one zero
-        for all where there are no penalties.
-      penalty_fake: The same of generated clips.
-    """
-
-    real: PyTree
-    fake: PyTree
-    penalty_real: Float[Array, "*batch"]
-    penalty_fake: Float[Array, "*batch"]
-
-
-def discriminator_loss(
-    judgement: Judgement,
-    loss: str,
-    r1: Float[ArrayLike, ""],
-    r2: Float[ArrayLike, ""],
-    mismatch: Float[ArrayLike, ""] | None,
-) -> tuple[Float[Array, ""], Metrics]:
-    """Returns the discriminator's loss and what it is made of; losses are summed over its heads.
-
-    Args:
-      judgement: Of clips.
-      loss: Name of a pair in `losses.LOSSES`.
-      r1: Weight of the penalty on real clips.
-      r2: Weight of the penalty on generated clips.
-      mismatch: Weight of real clips with a wrong label, the second candidate, as fakes; None where
-        there are no candidates.
-    """
-    of_pairs, _ = losses.LOSSES[loss]
-    real, fake, *penalties = judgement
-    p1, p2 = (jnp.mean(penalty) for penalty in penalties)
-    total, metrics = jnp.zeros(()), {}
-    if mismatch is not None:
-        first, wrong = (lambda x: x[:, 0]), (lambda x: x[:, 1])
-        real, wrong, fake = (
-            jax.tree.map(which, logits)
-            for which, logits in ((first, real), (wrong, real), (first, fake))
-        )
-        metrics["dis/mismatch"] = losses.of_heads(of_pairs, real, wrong)
-        total += mismatch * metrics["dis/mismatch"]
-    adversarial = losses.of_heads(of_pairs, real, fake)
-    penalty = 0.5 * (p1 * r1 + p2 * r2)
-    total += adversarial + penalty
-    heads = len(jax.tree.leaves(real))
-    return total, {
-        **metrics,
-        "dis/loss": adversarial,
-        "dis/r1": p1,
-        "dis/r2": p2,
-        "dis/penalty": penalty,
-        "dis/real": losses.of_heads(jnp.mean, real) / heads,
-        "dis/fake": losses.of_heads(jnp.mean, fake) / heads,
-        "dis/accuracy": losses.of_heads(lambda r, f: jnp.mean(r > f), real, fake) / heads,
-    }
-
-
-def generator_loss(real: PyTree, fake: PyTree, loss: str) -> Float[Array, ""]:
-    """Returns the generator's loss, of the logits of real and of generated clips.
-
-    Args:
-      real: `[B, ...]`, an array or one for each head, over which losses are summed.
-      fake: In the same shape.
-      loss: Name of a pair in `losses.LOSSES`.
-    """
-    _, of_pairs = losses.LOSSES[loss]
-    return losses.of_heads(of_pairs, real, fake)
 
 
 def step(
@@ -241,9 +166,12 @@ def step(
         _real_frames(batch, key, objective.pick), batch, "augment real"
     )
     judged = functools.partial(_judged, dis=players.dis, vectors=vectors)
-    together = {"group": players.dis.group, "candidates": mismatch is not None}
-    evaluate = functools.partial(
-        _evaluate, key=key, sigma=objective.sigma, penalize=penalize, together=together
+    judge = functools.partial(
+        judgements.judge,
+        group=players.dis.group,
+        candidates=mismatch is not None,
+        penalize=penalize,
+        sigma=objective.sigma,
     )
 
     def of_discriminator(batch, kept):
@@ -258,8 +186,9 @@ def step(
         def minimised(params):
             critic = lambda seen: judged(params, seen, *condition)  # noqa: E731
             weights = weight(objective.r1), weight(objective.r2), mismatch and weight(mismatch)
-            judgement = evaluate(critic, real, made.seen, batch)
-            total, metrics = discriminator_loss(judgement, loss, *weights)
+            along = [common.clip_keys(key, purpose, batch) for purpose in _ALONG]
+            judgement = judge(critic, real, made.seen, along=along)
+            total, metrics = judgements.discriminator_loss(judgement, loss, *weights)
             if gap_mismatch is None:
                 return total, metrics
             wrong = judged(
@@ -283,7 +212,7 @@ def step(
         condition = _condition(batch, key, gen, objective.pick)
         critic = lambda seen: judged(new.dis, seen, *condition)  # noqa: E731
         value, slopes = jax.value_and_grad(
-            lambda fake: generator_loss(critic(real), critic(fake), loss)
+            lambda fake: judgements.generator_loss(critic(real), critic(fake), loss)
         )(made.seen)
         return (value, *made.pullback(slopes)), None
 
@@ -351,43 +280,6 @@ def _judged(
     if vectors is not None:
         params = spectral.normalized(params, vectors)
     return dis.apply({"params": params}, seen, *condition)
-
-
-def _evaluate(
-    critic: Critic,
-    real: PyTree,
-    fake: PyTree,
-    batch: Batch,
-    *,
-    key: Key[Array, ""],
-    sigma: float,
-    penalize: bool,
-    together: dict[str, Any],
-) -> Judgement:
-    """Judges pairs of clips: with penalties by gradients or by finite differences, or without."""
-    if not penalize:
-        both = losses.judged_apart(critic, real, fake, together["group"])
-        return Judgement(*both, jnp.zeros(()), jnp.zeros(()))
-    if not sigma:
-        return Judgement(*losses.critic_with_penalties(critic, real, fake, **together))
-    along_real, along_fake = (
-        _noise_like(real, common.clip_keys(key, purpose, batch))
-        for purpose in ("along real", "along fake")
-    )
-    return Judgement(
-        *losses.critic_with_differences(
-            critic, real, fake, along_real, along_fake, sigma, **together
-        )
-    )
-
-
-def _noise_like(seen: PyTree, each: Key[Array, " batch"]) -> PyTree:
-    """Draws standard normal noise in the shapes of what is seen of clips, by their keys."""
-    leaves, tree = jax.tree.flatten(seen)
-    if len(leaves) == 1:
-        return tree.unflatten([keys.normal(each, leaves[0].shape[1:])])
-    split = jax.vmap(functools.partial(jax.random.split, num=len(leaves)), out_axes=1)(each)
-    return tree.unflatten([keys.normal(k, x.shape[1:]) for k, x in zip(split, leaves, strict=True)])
 
 
 def wrong_labels(

@@ -26,7 +26,7 @@ from vidgen.methods import common, gan
 from vidgen.methods.common import Batch, Metrics, Schedule
 from vidgen.models.protocol import Generator
 from vidgen.models.vae import VariationalAutoencoder
-from vidgen.training import averaging, losses, nonfinite
+from vidgen.training import averaging, judgements, losses, nonfinite
 
 GENERATORS = {"vae": VariationalAutoencoder}
 DISCRIMINATORS = gan.DISCRIMINATORS
@@ -219,8 +219,8 @@ def step(
 
         def judged(params):
             critic = lambda seen: judge(params, seen, given)  # noqa: E731
-            found = losses.critic_with_penalties(critic, real, fake, group=dis.group)
-            return gan.discriminator_loss(gan.Judgement(*found), loss, r1_now, r2_now, None)
+            found = judgements.judge(critic, real, fake, group=dis.group)
+            return judgements.discriminator_loss(found, loss, r1_now, r2_now, None)
 
         (_, metrics), grads = jax.value_and_grad(judged, has_aux=True)(state.dis)
         return (grads, metrics), kept
@@ -249,7 +249,7 @@ def step(
             }
             if dis is not None:
                 on_real, on_fake = (judge(new.dis, see(x), condition(batch)) for x in (real, video))
-                metrics["gen/adversarial"] = gan.generator_loss(on_real, on_fake, loss)
+                metrics["gen/adversarial"] = judgements.generator_loss(on_real, on_fake, loss)
                 total += adversarial * metrics["gen/adversarial"]
             return total, {"gen/loss": total, **metrics}
 

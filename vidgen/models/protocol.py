@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, PyTree, Shaped
 from vidgen.errors import ConfigError
 from vidgen.frame_size import Size, height_width
 
-_CHUNK = 2**34  # bytes of frames that are computed together
+_CHUNK = 2**32  # bytes of frames that are computed together
 _MOST = 2**36  # parameters of a network: 256 GiB
 
 Posterior = tuple[
@@ -267,7 +267,7 @@ def check_chunk(generator: Generator) -> None:
     """Refuses a generator of which no machine computes as many frames as lie together.
 
     Raises:
-      ConfigError: They are more than 16 GiB, as float32.
+      ConfigError: They are more than 4 GiB, as float32.
     """
     frames, sides = chunk_of(generator), height_width(generator.size)
     needed = 4 * 3 * frames * math.prod(sides)

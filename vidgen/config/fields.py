@@ -46,7 +46,7 @@ class Field:
         if self.choices:
             return "one of " + ", ".join(repr(choice) for choice in self.choices)
         if self.least is not None and self.most is not None:
-            most = f"{self.most:g}" if self.most < 1e6 else str(self.most)
+            most = f"{self.most:g}" if self.most < 1e6 else str(int(self.most))
             return f"{self.least:g} to {most}"
         if self.least is not None and self.below is not None:
             return f"in [{self.least:g}, {self.below:g})"

@@ -89,4 +89,4 @@ def test_thousands_of_command_lines(folder, seed):
 @pytest.mark.parametrize("sabotage", ["no ranges", "words as they are"])
 def test_a_sabotage_is_seen(folder, sabotage):
     with pytest.raises(AssertionError):
-        check(folder, 4, 600, sabotage=sabotage)
+        check(folder, 4, 400, sabotage=sabotage)

@@ -63,7 +63,7 @@ def checked(role: str, kinds: Kinds, kind: str, arguments: Mapping[str, object])
             )
         good[name] = value = tuple(value) if isinstance(value, list) else value  # as JSON has it
         if name == "size":
-            sides = value if isinstance(value, tuple) else (value, value)
+            sides: Any = value if isinstance(value, tuple) else (value, value)
             if len(sides) != 2 or not all(_whole(s, least=1, most=_SIDE) for s in sides):
                 raise ConfigError(
                     f"config.data.size is {value!r}", f"a number or a pair of them, 1 to {_SIDE}"
@@ -72,9 +72,9 @@ def checked(role: str, kinds: Kinds, kind: str, arguments: Mapping[str, object])
             continue
         like: Any = 0 if known[name] is dataclasses.MISSING else known[name]
         if isinstance(like, tuple):
-            fits = isinstance(value, tuple) and all(_whole(v, least=1) for v in value)
+            fits = isinstance(value, tuple) and len(value) <= _ITEMS
+            fits = fits and all(_whole(v, least=1) for v in value)
             fits = fits and (value or not like)  # what may be empty is so by default
-            fits = fits and len(value) <= _ITEMS
             want = f"a tuple of at most {_ITEMS} positive whole numbers up to {_MOST}"
         elif isinstance(like, bool | str):
             fits = type(value) is type(like)

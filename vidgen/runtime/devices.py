@@ -179,7 +179,7 @@ def numeric(batch: Mapping[str, Any]) -> dict[str, Any]:
     return {name: values for name, values in batch.items() if values.dtype.kind in "biufc"}
 
 
-def room(device: jax.Device) -> int | None:
+def room(device: Any) -> int | None:
     """Returns the bytes that a device can hold, where that is known.
 
     Of a CPU it is the machine's memory, over as many devices as it is said to be.

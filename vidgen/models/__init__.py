@@ -73,7 +73,8 @@ def checked(role: str, kinds: Kinds, kind: str, arguments: Mapping[str, object])
         like: Any = 0 if known[name] is dataclasses.MISSING else known[name]
         if isinstance(like, tuple):
             fits = isinstance(value, tuple) and len(value) <= _ITEMS
-            fits = fits and all(_whole(v, least=1) for v in value)
+            items: Any = value
+            fits = fits and all(_whole(v, least=1) for v in items)
             fits = fits and (value or not like)  # what may be empty is so by default
             want = f"a tuple of at most {_ITEMS} positive whole numbers up to {_MOST}"
         elif isinstance(like, bool | str):

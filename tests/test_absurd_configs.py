@@ -11,6 +11,8 @@ from vidgen import methods, models
 from vidgen.config import checks
 from vidgen.config.fields import Field, flat
 from vidgen.errors import ConfigError
+from vidgen.run import artifacts, setup
+from vidgen.runtime import devices
 
 FAR = (2**31, 10**30, -(10**30), 1e39, -1e39, float("inf"), float("nan"))
 ODD = (None, "x", b"x", (), ("a", "b", "c"), {}, {1: 2}, [[1]], 1j, True, 0.5)
@@ -114,6 +116,58 @@ def test_a_network_of_size_zero_is_refused_or_can_be_made(method, role, kind):
         if refused(config) or methods.is_fitted(method):
             continue
         jax.eval_shape(methods.experiment(config, 2).init, 0)
+
+
+SIZES = [
+    ({"generator.widths": (2**20, 2**20)}, "network of .* parameters"),
+    ({"generator.motion_layers": 257}, "generator.motion_layers is 257"),
+    ({"discriminator.frame_blocks": 1000}, "discriminator.frame_blocks is 1000"),
+    ({"generator.periods": (8,) * 65}, "generator.periods is"),
+    ({"generator.stride": 2**20, "data.size": 64}, "1048576 frames of data.size=64 together"),
+    ({"data.frames": 60_000, "data.stride": 2}, "data.frames is 60000, .* 119999 frames"),
+    ({"data.frames": 2**15, "data.size": 512}, "data.frames is 32768"),
+    ({"training.batch_size": 2**20, "data.frames": 1000}, "training.batch_size is 1048576"),
+    ({"parallel.dispatch": 2**20, "training.batch_size": 1000}, "training.batch_size is 1000"),
+    ({"sampling.frames": 2**20, "sampling.clips": 1000}, "sampling.frames is 1048576"),
+    ({"sampling.fps": 0.01}, "sampling.fps is 0.01"),
+    ({"data.fps": 1001.0}, "data.fps is 1001"),
+    ({"data.workers": 10**6}, "data.workers is 1000000"),
+    ({"optimizer.learning_rate.start": 1e20}, "learning_rate.start is 1e.20"),
+]
+
+
+@pytest.mark.parametrize("values, says", SIZES)
+def test_sizes_that_no_machine_holds_are_refused_by_name(values, says):
+    config = tiny_config()
+    config.training.batch_size = 1
+    for name, value in values.items():
+        put(config, name, value)
+    with pytest.raises(ConfigError, match=says) as refused:
+        methods.validate(config)
+        methods.experiment(config, 2)
+    assert refused.value.hint
+
+
+def test_a_generator_that_is_not_trained_is_made_before_clips_are_read():
+    config = methods.base("untrained")
+    config.data.path = "toy"
+    config.generator.widths = (8, 8, 8, 8, 8, 8, 8)
+    with pytest.raises(ConfigError, match=r"config\.generator\.widths has 7 levels"):
+        methods.validate(config)
+
+
+def test_a_state_larger_than_a_device_is_refused_before_clips_are_packed(monkeypatch, tmp_path):
+    config = tiny_config()
+    experiment = methods.experiment(config, 2)
+    needed = setup.placement(config).bytes(jax.eval_shape(experiment.init, 0))
+    assert needed > sum(x.nbytes for x in jax.tree.leaves(experiment.init(0).gen))
+    monkeypatch.setattr(artifacts, "open_clips", None)
+    monkeypatch.setattr(devices, "room", lambda device: needed - 1)
+    with pytest.raises(ConfigError, match="the state of this training takes"):
+        setup.setup(config, tmp_path)
+    config.parallel.update(mode="mesh", fsdp=3)  # of eight devices
+    with pytest.raises(ConfigError, match=r"config\.parallel\.fsdp is 3"):
+        setup.setup(config, tmp_path)
 
 
 def test_the_seed_is_one_that_every_generator_of_numbers_takes():

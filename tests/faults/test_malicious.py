@@ -5,6 +5,7 @@ import io
 import json
 import pathlib
 import pickle
+import re
 import resource
 import shutil
 import subprocess
@@ -14,14 +15,16 @@ import zipfile
 
 import numpy as np
 import pytest
+import tensorstore
 from conftest import unawaited
 from harness import ROOT, small_config, trained
 
 from vidgen import sampling
 from vidgen.data.listing import list_source
-from vidgen.errors import StorageError, VidgenError
+from vidgen.errors import ConfigError, StorageError, VidgenError
 from vidgen.runtime import checkpoint
 from vidgen.runtime.checkpoint import Checkpoints
+from vidgen.sampling import loading
 
 MEMORY = 1 << 30  # bytes that refusing may take on top of what the process has
 
@@ -107,12 +110,36 @@ def huge(meta):
     meta["meta"]["generator"].update(widths=[1 << 20], style=1 << 20)
 
 
-def nested(meta):
-    meta["meta"]["classes"] = "x" * 10_000_000
+def long(meta):
+    meta["meta"]["classes"] = ["x" * 10_000_000, "square"]
+
+
+# What a checkpoint says of itself, by where that stands, and what is said of it.
+CLAIMS = [
+    ("generator.size", 10**9, r"config\.data\.size is 1000000000"),
+    ("generator.size", [8192, 10**30], r"config\.data\.size is"),
+    ("generator.blocks", 10**6, r"config\.generator\.blocks is 1000000"),
+    ("generator.widths", [4] * 10**6, r"config\.generator\.widths is"),
+    ("generator.content", 10**30, r"config\.generator\.content is"),
+    ("generator.classes", 2**21, r"config\.generator\.classes is"),
+    ("generator.kind", {"a": 1}, r"layout is of another version"),
+    ("generator", [1], r"layout is of another version"),
+    ("classes", 10**9, r"classes are not as vidgen writes them"),
+    ("classes", [{}], r"classes are not as vidgen writes them"),
+    ("looks", [[10**30]], r"looks are not as vidgen writes them"),
+    ("fps", float("nan"), r"fps are not as vidgen writes them"),
+    ("fps", "10", r"fps are not as vidgen writes them"),
+    ("stride", 10**30, r"stride are not as vidgen writes them"),
+    ("config.data.frames", 10**30, r"config\.data\.frames is 10{30}"),
+    ("config.data.workers", 10**6, r"config\.data\.workers is 1000000"),
+    ("config.data.size", [1, 2, 3], r"config\.data\.size is"),
+    ("config.method", "\x1b[31m", r"config\.method is"),
+    ("config", [1], r"config is not one that vidgen writes"),
+]
 
 
 @unawaited
-@pytest.mark.parametrize("change", [huge, nested])
+@pytest.mark.parametrize("change", [huge, long])
 def test_giant_claims_are_refused_in_bounded_memory(run, change):
     path = run / "checkpoints" / "8" / "meta" / "metadata"
     meta = json.loads(path.read_text())
@@ -120,11 +147,73 @@ def test_giant_claims_are_refused_in_bounded_memory(run, change):
     rewritten(run, "meta/metadata", json.dumps(meta).encode())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if change is huge:
-        with pytest.raises(StorageError, match=r"claims arrays of|cannot be read"):
+        with pytest.raises(ConfigError, match=r"config\.generator makes a network of 4\.4e\+13"):
             sampling.load(run)
     else:
         sampling.load(run)  # a long name is no crime
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < MEMORY
+
+
+def check_claims(run, claims):
+    """Checks that each claim is refused by name, before memory goes into it."""
+    path = run / "checkpoints" / "8" / "meta" / "metadata"
+    good = path.read_text()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for place, value, says in claims:
+        meta = json.loads(good)
+        *parts, last = place.split(".")
+        inside = meta["meta"]
+        for part in parts:
+            inside = inside[part]
+        inside[last] = value
+        rewritten(run, "meta/metadata", json.dumps(meta).encode())
+        try:
+            sampling.load(run)
+        except VidgenError as error:
+            assert re.search(says, str(error)) and error.exit_code in (2, 5), (place, error)
+            continue
+        raise AssertionError(f"{place}={value} was taken")
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < MEMORY
+
+
+@unawaited
+def test_what_a_checkpoint_claims_is_held_to_the_ranges_of_a_config(run):
+    check_claims(run, CLAIMS)
+
+
+@unawaited
+def test_claims_that_nobody_checks_are_seen(run, monkeypatch):
+    """Sabotage: what is kept beside the arrays is taken as it is."""
+    monkeypatch.setattr(loading, "check_meta", lambda meta: None)
+    with pytest.raises(AssertionError, match="was taken"):
+        check_claims(run, [c for c in CLAIMS if c[0].startswith(("looks", "config."))])
+
+
+@unawaited
+def test_parts_larger_than_their_array_are_not_read(run):
+    """Of the metadata beside the numbers themselves, which nothing else says."""
+    folder = run / "checkpoints" / "8" / "ema"
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{folder}/"}).result()
+    key = next(key for key in store.list().result() if key.endswith(b".zarray"))
+    array = json.loads(store.read(key).result().value)
+    array["chunks"] = [1 << 20 for _ in array["chunks"]]
+    store.write(key, json.dumps(array)).result()
+    checkpoint._list_files(folder.parent)
+    for use in (lambda: sampling.load(run), lambda: Checkpoints(run / "checkpoints").verify(8)):
+        with pytest.raises(StorageError, match="lies in parts of"):
+            use()
+
+
+@unawaited
+def test_metadata_without_end_and_names_that_lead_elsewhere_are_refused(run):
+    path = run / "checkpoints" / "8" / "meta" / "metadata"
+    meta = json.loads(path.read_text())
+    rewritten(run, "meta/metadata", json.dumps({**meta, "more": "x" * (1 << 26)}).encode())
+    check_refused(run)
+    meta["digests"]["../../../outside"] = "0" * 64
+    rewritten(run, "meta/metadata", json.dumps(meta).encode())
+    with pytest.raises(StorageError, match="an item has a name"):
+        Checkpoints(run / "checkpoints").verify(8)
 
 
 @unawaited

@@ -12,7 +12,7 @@ from typing import Any
 
 from vidgen import __version__
 from vidgen.cli import process, sampling_flags
-from vidgen.errors import ConfigError, StorageError
+from vidgen.errors import ConfigError, StorageError, plain
 
 
 def train(options: argparse.Namespace) -> None:
@@ -30,13 +30,14 @@ def train(options: argparse.Namespace) -> None:
         with Signals() as signals:  # entered before imports, which take seconds
             for flag in options.config_flags:
                 if flag.startswith("--config="):
-                    logs.say(f"vidgen {__version__}: reading {flag.removeprefix('--config=')}")
+                    file = plain(flag.removeprefix("--config="), 200)
+                    logs.say(f"vidgen {__version__}: reading {file}")
             from vidgen import methods
 
             config = _config(options)
             logs.say(
-                f"training {config.method} on {config.data.path}, "
-                f"{config.training.kclips:g} kclips, into {options.workdir}"
+                f"training {config.method} on {plain(config.data.path, 200)}, "
+                f"{config.training.kclips:g} kclips, into {plain(options.workdir, 200)}"
             )
             if not methods.is_fitted(config.method):
                 return _train(config, options, signals, beat)
@@ -130,8 +131,8 @@ def launch(options: argparse.Namespace) -> int:
 
 def sample(options: argparse.Namespace) -> None:
     """Writes videos or images, or a grid of them."""
+    from vidgen.cli import samples
     from vidgen.run import logs
-    from vidgen.video import atomic, writing
 
     target = sampling_flags.target(options)
     process.keep_programs()
@@ -139,42 +140,19 @@ def sample(options: argparse.Namespace) -> None:
 
     chosen = sampling_flags.options_of(options.run_folder, options)
     sampler = vidgen.load(options.run_folder, options.step, **chosen)
-    fps = options.fps or sampler.fps
-    videos = sampler.sample(
-        target.seeds,
-        options.frames,
-        options.start,
-        sampling_flags.labels(options.labels, sampler.classes),
-    )
-    frames = videos.shape[1]
-    kind = target.kind or ("mp4" if frames > 1 else "png")
-    sampling_flags.check_quality(kind, options.quality)
-
-    def write(path, video):
-        try:
-            writing.write_video(path, video, fps, quality=options.quality)
-        except ValueError as error:  # as a GIF that stands still for minutes
-            raise ConfigError(str(error), "choose another --format or --fps") from error
-        print(path)
-
-    folder = target.path.parent if target.is_file else target.path
-    with atomic.storage(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    if kind == "png":
-        if frames == 1 and not target.is_file:  # images
-            for seed, video in zip(target.seeds, videos, strict=True):
-                writing.write_png(folder / f"seed-{seed:06d}.png", video[0])
-        path = target.path if target.is_file else folder / "grid.png"
-        writing.write_grid(path, videos)
-        print(path)
-    elif kind == "npz":
-        write(target.path if target.is_file else folder / "videos.npz", videos)
-    elif target.is_file:
-        write(target.path, videos[0])
-    else:
-        for seed, video in zip(target.seeds, videos, strict=True):
-            write(folder / f"seed-{seed:06d}{writing.FORMATS[kind]}", video)
-    count = "1 video" if len(videos) == 1 else f"{len(videos)} videos"
+    with logs.bar() as progress:
+        frames = samples.write(
+            sampler,
+            target,
+            progress,
+            frames=options.frames,
+            start=options.start,
+            labels=sampling_flags.labels(options.labels, sampler.classes),
+            fps=options.fps,
+            quality=options.quality,
+        )
+    videos = len(target.seeds)
+    count = "1 video" if videos == 1 else f"{videos} videos"
     logs.say(f"{count} of {frames} frames from step {sampler.step}")
 
 
@@ -186,12 +164,11 @@ def reconstruct(options: argparse.Namespace) -> None:
     from vidgen import sampling
     from vidgen.run import artifacts, logs
     from vidgen.runtime.checkpoint import Checkpoints
-    from vidgen.video import writing
+    from vidgen.video import atomic, writing
 
-    if options.clips < 1:
-        raise ConfigError(f"--clips={options.clips}", "at least 1")
     if pathlib.Path(options.out).suffix.lower() != ".png":
         raise ConfigError(f"--out={options.out} is a PNG file", "as in --out=pairs.png")
+    atomic.check_place(options.out)
     process.keep_programs()
     sampler = sampling.load(options.run_folder)
     meta = Checkpoints(pathlib.Path(options.run_folder) / "checkpoints").meta(sampler.step)
@@ -273,6 +250,10 @@ def evaluate(options: argparse.Namespace) -> None:
         return
     if options.against is None:
         raise ConfigError("there are no real clips to compare with", "name them: --against=DATA")
+    if options.out is not None:
+        from vidgen.video import atomic
+
+        atomic.check_place(options.out, folder=True)
     with logs.bar() as progress:
         result = evaluate.evaluate(
             options.subject,
@@ -314,6 +295,7 @@ def compare(options: argparse.Namespace) -> None:
     suffix = pathlib.Path(options.plot).suffix
     if options.plot:
         plots.require(suffix)  # before anything is printed
+        atomic.check_place(options.plot)
     names, reports = report.compare([pathlib.Path(p) for p in options.reports])
     report.show_comparison(names, reports)
     if options.plot:
@@ -328,7 +310,11 @@ def inspect(options: argparse.Namespace) -> None:
     from vidgen.data import inspect
     from vidgen.data.settings import PackSettings, pack_settings
     from vidgen.run import logs
+    from vidgen.video import atomic
 
+    if pathlib.Path(options.sheet).suffix.lower() != ".png":
+        raise ConfigError(f"--sheet={options.sheet} is a PNG file", "as in --sheet=clips.png")
+    atomic.check_place(options.sheet)
     sheet, folder = pathlib.Path(options.sheet).resolve(), pathlib.Path(options.data).resolve()
     if folder.is_dir() and sheet.is_relative_to(folder):
         raise ConfigError(

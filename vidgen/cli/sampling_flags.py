@@ -82,7 +82,8 @@ def labels(text: str | None, classes: tuple[str, ...]) -> Any:
         return None
     if text in classes:  # which may have a comma in its name
         return _named(text, classes)
-    number = lambda text: text.isascii() and text.isdigit()  # noqa: E731
+    # A place has few digits; int() refuses what has 5,000.
+    number = lambda text: text.isascii() and text.isdigit() and len(text) < 10  # noqa: E731
     each = [
         int(one) if number(one) and one not in classes else _named(one, classes)
         for one in text.split(",")

@@ -28,15 +28,23 @@ _KINDS = {
     str: "text",
     tuple: "a tuple",
 }
+_FEW = 30  # names that a hint lists
 _LARGEST = 1e30  # of numbers with a point; float32 ends at 3e38, and products come before that
+_CLIPS = 2**38  # bytes of a step's clips, of all devices; of those that a method is fitted to
+_SAMPLES = 2**34  # bytes of the samples of a run
+_SLOWEST = 0.1  # frames per second that a video can be written with
 _PAIRS = {name for name, field in flat({"data": DATA}) if field.pair}
 NETWORKS = ("generator.", "discriminator.")  # sections whose fields are those of a network's class
 
 
 def near(name: str, known: Iterable[str]) -> str:
     """Returns a hint with the known names nearest to a misspelt one, or with all of them."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return ("did you mean " if close else "one of ") + ", ".join(close or sorted(known)) + "?"
+    names = list(known)
+    # Looking for what is like a text of thousands of letters takes minutes.
+    close = difflib.get_close_matches(name[:100], names, n=3, cutoff=0.5)
+    if not close and len(names) > _FEW:
+        return f"there are {len(names)}; vidgen config METHOD prints those of a config"
+    return ("did you mean " if close else "one of ") + ", ".join(close or sorted(names)) + "?"
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -119,6 +127,7 @@ def _check_contradictions(config: Config) -> None:
             f"config.data.fps is {data.fps} and config.data.stride is {data.stride}",
             "set one of them: a lower fps, or a stride",
         )
+    _check_sizes(config)
     if data.get("pick", 0) > data.frames:
         raise ConfigError(
             f"config.data.pick is {data.pick}", f"a window has data.frames={data.frames}"
@@ -129,6 +138,41 @@ def _check_contradictions(config: Config) -> None:
             raise ConfigError(f"config.{name} is {value:g}", "of more steps than are counted, 2^31")
     if "parallel" in config and config.parallel.dispatch > 1:
         _check_dispatch(config)
+
+
+def _check_sizes(config: Config) -> None:
+    """Refuses what no file and no machine holds: windows of a clip, clips of a step, samples."""
+    data, made = config.data, config.get("sampling")
+    frame = 3 * math.prod(frame_size.height_width(data.size))
+    span = (data.frames - 1) * max(data.stride, 1) + 1
+    if span > data.limits.frames or span * frame > data.limits.bytes:
+        raise ConfigError(
+            f"config.data.frames is {data.frames}, so that a window of a clip is {span} frames, "
+            f"{span * frame:.2g} bytes",
+            f"of a file at most data.limits.frames={data.limits.frames} and "
+            f"data.limits.bytes={data.limits.bytes} are taken",
+        )
+    if "batch_size" in config.training:
+        name, clips = "batch_size", config.training.batch_size * config.parallel.dispatch
+    else:
+        name, clips = "kclips", steps(config.training.kclips, 1)
+    if clips * data.frames * frame > _CLIPS:
+        raise ConfigError(
+            f"config.training.{name} is {config.training[name]}: {clips} clips of "
+            f"data.frames={data.frames}, data.size={data.size} at once, "
+            f"{clips * data.frames * frame:.2g} bytes",
+            f"at most {_CLIPS:.2g} are held in memory at once",
+        )
+    if made is None:
+        return
+    if 0 < made.fps < _SLOWEST:
+        raise ConfigError(f"config.sampling.fps is {made.fps}", f"0, or at least {_SLOWEST}")
+    if made.clips * made.frames * frame > _SAMPLES:
+        raise ConfigError(
+            f"config.sampling.frames is {made.frames}, of config.sampling.clips={made.clips} "
+            f"videos: {made.clips * made.frames * frame:.2g} bytes",
+            f"at most {_SAMPLES:.2g} are held in memory at once",
+        )
 
 
 def _check_dispatch(config: Config) -> None:

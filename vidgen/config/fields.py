@@ -46,7 +46,7 @@ class Field:
         if self.choices:
             return "one of " + ", ".join(repr(choice) for choice in self.choices)
         if self.least is not None and self.most is not None:
-            most = f"{self.most:g}" if self.most < 1e6 else str(self.most)
+            most = f"{self.most:g}" if self.most < 1e6 else str(int(self.most))
             return f"{self.least:g} to {most}"
         if self.least is not None and self.below is not None:
             return f"in [{self.least:g}, {self.below:g})"
@@ -68,9 +68,13 @@ def cosine(start: float, end: float, kclips: float = 0.0) -> dict[str, float]:
 
 DATA: Section = {
     "path": Field("", "folder, archive, array, manifest, pack, or 'toy'; docs/data.md"),
-    "frames": Field(16, "length of a training window", least=1),
-    "stride": Field(1, "take every n-th frame; 0: chosen by the clips (docs/data.md)", least=0),
-    "fps": Field(0.0, "resample to this rate by true time stamps; 0: as recorded", least=0),
+    "frames": Field(16, "length of a training window", least=1, most=2**20),
+    "stride": Field(
+        1, "take every n-th frame; 0: chosen by the clips (docs/data.md)", least=0, most=10_000
+    ),
+    "fps": Field(
+        0.0, "resample to this rate by true time stamps; 0: as recorded", least=0, most=1000
+    ),
     "size": Field(
         64,
         "of frames in pixels: the side of squares, or (height, width)",
@@ -93,14 +97,14 @@ DATA: Section = {
     "background": Field((0, 0, 0), "RGB under transparent pixels", least=0, most=255, length=3),
     "strict": Field(False, "stop at the first file that cannot be used", free=True),
     "cache": Field("", "folder of packs; '': $VIDGEN_CACHE or ~/.cache/vidgen", free=True),
-    "workers": Field(2, "processes that decode", least=1, free=True),
+    "workers": Field(2, "processes that decode", least=1, most=1024, free=True),
     "limits": {  # a file beyond any of these is refused, by name
         "frames": Field(100_000, "frames of a file", least=1),
         "pixels": Field(50_000_000, "pixels of a frame", least=1),
         "bytes": Field(
             4_000_000_000, "bytes of a file's frames at the packed size", least=1, most=2**60
         ),
-        "seconds": Field(120.0, "seconds that decoding a file may take", least=0.1),
+        "seconds": Field(120.0, "seconds that decoding a file may take", least=0.1, most=1e6),
     },
 }
 PICK: Section = {
@@ -108,12 +112,15 @@ PICK: Section = {
 }
 LOOKS: Section = {
     "looks": Field(
-        1, "groups of alike clips in a class, told to the networks; a sample draws one", least=1
+        1,
+        "groups of alike clips in a class, told to the networks; a sample draws one",
+        least=1,
+        most=1000,
     ),
 }
 OPTIMIZER: Section = {
     "name": Field("adam", "optimizer", choices=("adam", "adamw", "rmsprop", "adadelta", "sgd")),
-    "learning_rate": Field(constant(2e-4), "learning rate", least=0),
+    "learning_rate": Field(constant(2e-4), "learning rate", least=0, most=1000),
     "warmup_kclips": Field(0.0, "the learning rate rises linearly from 0", least=0),
     "b1": Field(0.0, "adam, adamw; momentum of rmsprop and sgd", least=0, below=1),
     "b2": Field(
@@ -177,9 +184,9 @@ PARALLEL: Section = {
     ),
 }  # fmt: skip
 SAMPLING: Section = {
-    "frames": Field(32, "length of the sample videos", least=1, free=True),
-    "clips": Field(16, "how many, seeds 0, 1, 2, ...", least=1, free=True),
-    "fps": Field(0.0, "0: that of the data", least=0, free=True),
+    "frames": Field(32, "length of the sample videos", least=1, most=2**20, free=True),
+    "clips": Field(16, "how many, seeds 0, 1, 2, ...", least=1, most=10_000, free=True),
+    "fps": Field(0.0, "0: that of the data; else 0.1 and more", least=0, most=1000, free=True),
 }
 TRAINED: Section = {
     "data": DATA,

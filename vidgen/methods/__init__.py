@@ -11,7 +11,8 @@ A method's file has
 - where it is trained step by step: `experiment(config, classes) -> common.Experiment`, the last
   place that sees a config;
 - where it is fitted at once: `fit(batch, *, generator, seed, size, classes)`, which returns
-  the generator's arguments and its parameters, and perhaps `scores(parameters, batch)`.
+  the generator's arguments and its parameters, and perhaps `scores(parameters, batch)`, and
+  `check(config)`, which raises ConfigError for what `fit` could not do.
 """
 
 import importlib
@@ -101,6 +102,22 @@ def validate(config: configs.Config) -> None:
     elif "generator" in config:
         arguments = config.generator.to_dict()
         models.checked("generator", module.GENERATORS, arguments.pop("kind"), arguments)
+        if "check" in vars(module):
+            module.check(config)
+
+
+def check_values(config: configs.Config) -> None:
+    """Checks the values of a stored config by the ranges of its fields; builds nothing.
+
+    It may be of an older version: fields that are not known or not there are passed over.
+
+    Raises:
+      ConfigError: A value is of another type than its field, or out of its range.
+    """
+    known = dict(flat(sections(config.method)))
+    for name, value in configs.flatten(config).items():
+        if name in known and not name.startswith(checks.NETWORKS):
+            checks.check(name, value, known[name])
 
 
 def _check_size(config: configs.Config) -> None:
@@ -215,7 +232,7 @@ def complete(config: configs.Config) -> None:
     for role in ("generator", "discriminator") if method else ():
         kinds, section = networks(role, method), config.get(role)
         kind = section.get("kind") if isinstance(section, ConfigDict) else None
-        if kind in kinds:
+        if isinstance(kind, str) and kind in kinds:
             of_method = sections(method)[role]
             known = of_method if kind == of_method["kind"].default else models.fields(kinds, kind)
             with section.unlocked():

@@ -49,7 +49,9 @@ OBJECTIVE: Section = {
     "penalty_interval": Field(4, "steps from one with penalties to the next", least=1),
 }
 OPTIMIZER: Section = {
-    "codec_learning_rate": Field(constant(1e-3), "of the codec and its discriminator", least=0),
+    "codec_learning_rate": Field(
+        constant(1e-3), "of the codec and its discriminator", least=0, most=1000
+    ),
 }
 
 

@@ -289,7 +289,7 @@ class Experiment:
 
 TWO_OPTIMIZERS: Section = {
     "discriminator_rate": Field(
-        1.0, "the discriminator's learning rate over the generator's", least=0
+        1.0, "the discriminator's learning rate over the generator's", least=0, most=1000
     ),
 }
 

@@ -36,7 +36,7 @@ FIELDS = common.fields(
         "objective": {
             "loss": Field("non_saturating", "adversarial loss", choices=tuple(losses.LOSSES)),
             "discriminator_steps": Field(
-                1, "updates of the discriminator for one of the generator", least=1
+                1, "updates of the discriminator for one of the generator", least=1, most=1000
             ),
             "spectral": Field(False, "no singular value of the discriminator's kernels above one"),
         },

@@ -62,7 +62,7 @@ FIELDS = common.fields(
                 0.0, "penalties by finite differences of this length; 0: by gradients", least=0
             ),
             "discriminator_steps": Field(
-                1, "updates of the discriminator for one of the generator", least=1
+                1, "updates of the discriminator for one of the generator", least=1, most=1000
             ),
             "spectral": Field(False, "no singular value of the discriminator's kernels above one"),
             "mismatch": Field(

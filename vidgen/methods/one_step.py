@@ -44,10 +44,12 @@ FIELDS = merged(
             "distil_kclips": Field(
                 8.0, "thousands of clips before the discriminator plays; 0: none", least=0
             ),
-            "distil_levels": Field(12, "noise levels of the distillation", least=1),
+            "distil_levels": Field(12, "noise levels of the distillation", least=1, most=1000),
         },
         "optimizer": {
-            "distil_learning_rate": Field(constant(5e-4), "of the distillation", least=0),
+            "distil_learning_rate": Field(
+                constant(5e-4), "of the distillation", least=0, most=1000
+            ),
         },
     },
 )

@@ -18,6 +18,9 @@ from vidgen.frame_size import normal
 Kinds = Mapping[str, Any]  # classes of Linen modules by name
 
 _MOST = 2**20  # of any number of a network: channels, frames, patches
+_DEEPEST = 256  # layers or blocks of a kind, each traced and compiled by itself
+_SIDE = 8192  # pixels, as of data.size
+_ITEMS = 64  # of a tuple: levels, scales, periods
 _FLAX = ("parent", "name")
 _GIVEN = ("size", "classes", "length", "clips", "dtype", "remat", *_FLAX)  # not by a section
 
@@ -59,22 +62,27 @@ def checked(role: str, kinds: Kinds, kind: str, arguments: Mapping[str, object])
                 f"there is no field config.{role}.{name} for kind {kind!r}", ", ".join(close) + "?"
             )
         good[name] = value = tuple(value) if isinstance(value, list) else value  # as JSON has it
-        if name == "size" and isinstance(value, tuple):
-            fits = len(value) == 2 and all(_whole(side, least=1) for side in value)
-            if not fits:
-                raise ConfigError(f"config.data.size is {value!r}", "a height and a width")
-            good[name] = normal(value)
+        if name == "size":
+            sides: Any = value if isinstance(value, tuple) else (value, value)
+            if len(sides) != 2 or not all(_whole(s, least=1, most=_SIDE) for s in sides):
+                raise ConfigError(
+                    f"config.data.size is {value!r}", f"a number or a pair of them, 1 to {_SIDE}"
+                )
+            good[name] = normal(sides)
             continue
         like: Any = 0 if known[name] is dataclasses.MISSING else known[name]
         if isinstance(like, tuple):
-            fits = isinstance(value, tuple) and all(_whole(v, least=1) for v in value)
+            fits = isinstance(value, tuple) and len(value) <= _ITEMS
+            items: Any = value
+            fits = fits and all(_whole(v, least=1) for v in items)
             fits = fits and (value or not like)  # what may be empty is so by default
-            want = f"a tuple of positive whole numbers up to {_MOST}"
+            want = f"a tuple of at most {_ITEMS} positive whole numbers up to {_MOST}"
         elif isinstance(like, bool | str):
             fits = type(value) is type(like)
             want = "text" if isinstance(like, str) else "True or False"
         elif _whole(like):
-            fits, want = _whole(value), f"a whole number, 0 to {_MOST}"
+            most = _most(name)
+            fits, want = _whole(value, most=most), f"a whole number, 0 to {most}"
         elif isinstance(like, float):
             fits = isinstance(value, (int, float)) and -_MOST <= value <= _MOST
             fits, want = fits and not isinstance(value, bool), f"a number up to {_MOST}"
@@ -85,8 +93,13 @@ def checked(role: str, kinds: Kinds, kind: str, arguments: Mapping[str, object])
     return good
 
 
-def _whole(value: object, least: int = 0) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= _MOST
+def _whole(value: object, least: int = 0, most: int = _MOST) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _most(name: str) -> int:
+    """Returns the largest value of an attribute that is a whole number."""
+    return _DEEPEST if name.endswith(("layers", "blocks")) else _MOST
 
 
 def fields(kinds: Kinds, kind: str, **defaults: object) -> dict[str, Field]:

@@ -10,6 +10,7 @@ of 16 frames is sampled by chunks of another length, with the same parameters.
 """
 
 import functools
+import math
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -17,7 +18,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from vidgen.errors import ConfigError
-from vidgen.frame_size import Size
+from vidgen.frame_size import Size, height_width
+
+_CHUNK = 2**32  # bytes of frames that are computed together
+_MOST = 2**36  # parameters of a network: 256 GiB
 
 Posterior = tuple[
     Float[Array, "batch ..."], Float[Array, "batch ..."]
@@ -233,6 +237,9 @@ def abstract_params(generator: Generator, frames: int | None = None) -> PyTree:
     Args:
       generator: The module.
       frames: Length of the window that it is made for; nothing may depend on it.
+
+    Raises:
+      ConfigError: There are more than any machine holds.
     """
     length = frames or generator.stride
 
@@ -240,7 +247,36 @@ def abstract_params(generator: Generator, frames: int | None = None) -> PyTree:
         noise = example_noise(generator, length)
         return generator.init(jax.random.key(0), *noise, frames=length)["params"]
 
-    return jax.eval_shape(init)
+    check_chunk(generator)
+    shapes = jax.eval_shape(init)
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    if count > _MOST:
+        raise ConfigError(
+            f"config.generator makes a network of {count:.3g} parameters",
+            f"at most 2^36, {_MOST:.2g}: smaller widths, or fewer layers",
+        )
+    return shapes
+
+
+def chunk_of(generator: Generator) -> int:
+    """Returns the frames that are computed together when a generator is sampled, by default."""
+    return generator.limit or -(-16 // generator.stride) * generator.stride
+
+
+def check_chunk(generator: Generator) -> None:
+    """Refuses a generator of which no machine computes as many frames as lie together.
+
+    Raises:
+      ConfigError: They are more than 4 GiB, as float32.
+    """
+    frames, sides = chunk_of(generator), height_width(generator.size)
+    needed = 4 * 3 * frames * math.prod(sides)
+    if needed > _CHUNK:
+        raise ConfigError(
+            f"config.generator makes at least {frames} frames of data.size={generator.size} "
+            f"together, {needed / 2**30:.0f} GiB",
+            f"at most {_CHUNK / 2**30:.0f} GiB: a smaller stride or chunk, or smaller frames",
+        )
 
 
 @functools.lru_cache(maxsize=16)  # a config is checked before its networks are made

@@ -71,7 +71,9 @@ def bar() -> Iterator[Callable[[int, int, str], None]]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as shown:
+    # Its console is stderr; what is printed to a pipe or a file must not go there.
+    piped = not sys.stdout.isatty()
+    with Progress(console=Console(stderr=True), transient=True, redirect_stdout=not piped) as shown:
         task = shown.add_task("", total=None)
         yield lambda done, total, text: shown.update(
             task, completed=done, total=total, description=text

@@ -134,6 +134,26 @@ def placement(config: configs.Config, together: int = 1) -> devices.Placement:
     return found
 
 
+def check_room(config: configs.Config, experiment: Experiment) -> None:
+    """Checks that the state of a training can be held at all, before its clips are packed.
+
+    What a step takes beside it is only known when it is compiled.
+
+    Raises:
+      ConfigError: The devices do not fit the config, or have less memory than the state takes.
+    """
+    placed = placement(config, experiment.together)
+    needed = placed.bytes(jax.eval_shape(experiment.init, config.seed))
+    have = devices.room(placed.mesh.local_devices[0])
+    if have is not None and needed > have:
+        raise ConfigError(
+            f"the state of this training takes {needed / 2**30:.1f} GiB on each device, of "
+            f"{have / 2**30:.1f} GiB",
+            "make config.generator and config.discriminator smaller, or, on several devices, set "
+            "config.parallel.mode=mesh and config.parallel.fsdp",
+        )
+
+
 def _sees(config: configs.Config) -> str:
     """Returns the fields that say how many clips a network sees together."""
     roles = ("generator", "discriminator")
@@ -155,8 +175,11 @@ def setup(
       ConfigError: The models cannot be built, or the devices do not fit.
       DataError: The clips cannot be read.
     """
+    experiment = methods.experiment(config, 2)
+    check_room(config, experiment)
     store, clips = artifacts.open_clips(config, show)
-    experiment = methods.experiment(config, clips.labels)
+    if clips.labels != 2:
+        experiment = methods.experiment(config, clips.labels)
     placed = placement(config, experiment.together)
     training, total = config.training, experiment.total
     every = {

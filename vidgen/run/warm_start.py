@@ -74,7 +74,10 @@ def check(
 
     Raises:
       ConfigError: There is no other run, or one of another method or with other networks.
+      StorageError: What it is to begin from is no folder.
     """
+    if init_from is not None and not pathlib.Path(init_from).is_dir():
+        raise StorageError(f"there is no run in {init_from}", "name the folder given as --workdir")
     method = begins_from(config)
     if method is None or recorded(workdir) is not None or any(workdir.glob("checkpoints/*")):
         return

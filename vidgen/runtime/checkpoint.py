@@ -29,6 +29,7 @@ Abstract = Callable[[dict[str, Any]], dict[str, Any]]  # meta -> shapes of the i
 log = logging.getLogger("vidgen")
 _LISTING = "files.json"
 _UNSUSPECTED = 1 << 31  # bytes that arrays may have however small their files are
+_META = 1 << 26  # bytes of what is kept beside the arrays
 _UNDER_WAY = ".orbax-checkpoint-tmp"  # what Orbax calls a step until it is committed
 
 
@@ -228,12 +229,16 @@ class Checkpoints:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
             with _damage():
                 _check_files(folder)
+                if (folder / "meta" / "metadata").stat().st_size > _META:
+                    raise _Damaged(f"meta/metadata has more than {_META} bytes")
                 saved = reader.restore(
                     folder, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
                 )["meta"]
             asked = None if abstract is None else _asked(folder, abstract, saved["meta"])
             with _damage():
                 names = saved["digests"] if asked is None else asked.keys() & saved["digests"]
+                if any(not name.isidentifier() for name in names):
+                    raise _Damaged("an item has a name that is none")
                 there = {name: _shapes(folder / name) for name in names}
                 wanted = there if asked is None else asked
                 _refuse_bomb(folder, wanted)
@@ -445,6 +450,11 @@ def _shapes(folder: pathlib.Path) -> Any:
     """Returns the shapes of an item, as Orbax has noted them."""
     with _quiet(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
         tree = reader.metadata(folder).item_metadata.tree
+    for name, leaf in named(tree).items():
+        chunk = getattr(leaf.storage, "chunk_shape", None) or ()
+        # A chunk is read whole, whatever its array says of itself: C++ would end the process.
+        if any(n > max(side, 1) for n, side in zip(chunk, leaf.shape, strict=True)):
+            raise _Damaged(f"{folder.name}/{name} lies in parts of {chunk}, larger than it is")
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 

@@ -7,6 +7,7 @@ in every mode it is one tree of whole (or sharded) arrays, so that a checkpoint 
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -75,6 +76,11 @@ class Placement:
             return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, FSDP))
 
         return jax.tree.map(one, tree)
+
+    def bytes(self, tree: Any) -> int:
+        """Returns the bytes that a state takes on each device."""
+        each = zip(jax.tree.leaves(tree), jax.tree.leaves(self.shardings(tree)), strict=True)
+        return sum(math.prod(where.shard_shape(x.shape)) * x.dtype.itemsize for x, where in each)
 
     def init(self, function: Callable[[int], Any], seed: int) -> Any:
         """Makes a state where it will lie: no device ever holds more than its shards of it."""
@@ -171,6 +177,17 @@ class Placement:
 def numeric(batch: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the entries of a batch that devices can hold: all but text."""
     return {name: values for name, values in batch.items() if values.dtype.kind in "biufc"}
+
+
+def room(device: Any) -> int | None:
+    """Returns the bytes that a device can hold, where that is known.
+
+    Of a CPU it is the machine's memory, over as many devices as it is said to be.
+    """
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("bytes_limit")
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return pages // jax.local_device_count() if pages > 0 else None
 
 
 def place(

@@ -8,8 +8,8 @@ import jax
 
 from vidgen import config as configs
 from vidgen import methods
-from vidgen.errors import ConfigError, StorageError
-from vidgen.models.protocol import Generator, abstract_params
+from vidgen.errors import ConfigError, StorageError, plain
+from vidgen.models.protocol import Generator, abstract_params, chunk_of
 from vidgen.runtime.checkpoint import Checkpoints
 from vidgen.sampling.sampler import Sampler
 
@@ -48,6 +48,7 @@ def load(
     made: list[Generator] = []  # of the checkpoint that is taken: damaged ones are left out
 
     def wanted(meta: dict[str, Any]) -> dict[str, Any]:
+        check_meta(meta)
         made[:] = [_generator(meta, options)]
         return {"ema": abstract_params(made[0])}
 
@@ -67,7 +68,44 @@ def options_of(path: str | os.PathLike[str], step: Step = None) -> dict[str, Any
       StorageError: There is no checkpoint, or none that verifies.
     """
     checkpoints, number = _checkpoints(path, step)
-    return _options(checkpoints.restore(lambda meta: {}, number)[2])
+
+    def wanted(meta: dict[str, Any]) -> dict[str, Any]:
+        check_meta(meta)
+        _options(meta)
+        return {}
+
+    return _options(checkpoints.restore(wanted, number)[2])
+
+
+def check_meta(meta: dict[str, Any]) -> None:
+    """Checks what a checkpoint keeps beside its arrays, before anything is built of it.
+
+    Its config may be of an older version: fields that are not known are passed over.
+
+    Raises:
+      StorageError: A value is of another kind than vidgen writes, or out of range.
+    """
+    looks, fps = meta.get("looks", []), meta["fps"]
+    texts = isinstance(meta["classes"], list) and all(isinstance(c, str) for c in meta["classes"])
+    sizes = isinstance(looks, list) and all(
+        isinstance(some, list) and all(type(n) is int and 0 <= n < 2**31 for n in some)
+        for some in looks
+    )
+    rate = isinstance(fps, (int, float)) and 0 < fps < 1e6
+    stride = type(meta.get("stride", 1)) is int and 1 <= meta.get("stride", 1) < 2**31
+    for name, good in ("classes", texts), ("looks", sizes), ("fps", rate), ("stride", stride):
+        if not good:
+            said = plain(repr(meta[name]), 60)
+            raise StorageError(f"the checkpoint's {name} are not as vidgen writes them: {said}")
+    if (config := meta.get("config")) is None:  # as in weights that are not of a run
+        return
+    try:
+        methods.check_values(configs.from_json(config))
+    except (ConfigError, AttributeError, ValueError) as error:
+        raise StorageError(
+            f"the checkpoint's config is not one that vidgen writes: {error}",
+            "; ".join(filter(None, [getattr(error, "hint", ""), "take another checkpoint"])),
+        ) from error
 
 
 def from_weights(
@@ -119,7 +157,7 @@ def from_generator(
     if batch is None:
         batch = 1 if jax.default_backend() == "cpu" else 8
     if chunk is None:
-        chunk = generator.limit or -(-16 // stride) * stride
+        chunk = chunk_of(generator)
     if batch < 1:
         raise ConfigError(f"batch is {batch}", "at least 1")
     if chunk < 1 or chunk % stride:

@@ -132,7 +132,7 @@ class Sampler:
           begin at frame 0 also `carry`, its state before the first chunk, for which all that lies
           before is run through.
         """
-        return self._latents(seeds, self._length(frames, start), start, labels, None)
+        return self._latents(seeds, self.length(frames, start), start, labels, None)
 
     def encode(self, clips: np.ndarray, labels: Labels = None) -> Latents:
         """Gives the noise that clips were most likely made of, for `decode(latents, T)`.
@@ -193,7 +193,18 @@ class Sampler:
         check_latents(self.generator, latents)
         if self.generator.recurrent and start >= self.chunk and "carry" not in latents:
             raise ConfigError("latents lack carry", f"draw them with start={start}")
-        return self._decode(latents, self._length(frames, start), start)[0]
+        return self._decode(latents, self.length(frames, start), start)[0]
+
+    def length(self, frames: int | None, start: int = 0) -> int:
+        """Returns how many frames `sample` makes, given its arguments.
+
+        Raises:
+          ConfigError: They are out of range.
+        """
+        if frames is None:
+            frames = max(self.limit - start, 1) if self.limit else FRAMES
+        self._chunks(frames, start)
+        return frames
 
     @property
     def size(self) -> Size:
@@ -307,11 +318,6 @@ class Sampler:
             start = np.asarray(chunk * self.chunk, np.int32)
             yield np.asarray(decode(self.params, content, part, cycle, start, label)), None
 
-    def _length(self, frames: int | None, start: int) -> int:
-        if frames is not None:
-            return frames
-        return max(self.limit - start, 1) if self.limit else FRAMES
-
     def _chunks(self, frames: int, start: int) -> tuple[int, int]:
         """Returns the first chunk of a window, and the first after it."""
         if frames < 1:
@@ -321,8 +327,13 @@ class Sampler:
                 f"frames {start} to {start + frames} are asked for",
                 f"this generator's videos end after {self.limit} frames",
             )
-        if not 0 <= start <= 2**31 - 1 - frames - 2 * self.chunk:
-            raise ConfigError(f"start is {start}", "0 to about 2^31")
+        if start < 0:
+            raise ConfigError(f"start is {start}", "at least 0")
+        if start + frames > (last := 2**31 - 1 - 2 * self.chunk):
+            raise ConfigError(
+                f"frames {start} to {start + frames} are asked for",
+                f"frames are counted to {last}: a smaller start, or fewer frames",
+            )
         return start // self.chunk, -(-(start + frames) // self.chunk)
 
     def _by_batch(

@@ -21,9 +21,10 @@ from jax.extend import core
 
 from vidgen import config as configs
 from vidgen import methods, sampling
-from vidgen.errors import DataError
+from vidgen.errors import ConfigError
 from vidgen.run import artifacts, logs, setup
 from vidgen.runtime import devices
+from vidgen.video import atomic
 
 PRODUCTS = ("conv_general_dilated", "dot_general")
 
@@ -117,6 +118,9 @@ def bench(
       alone), `products` (all convolutions and products, each alone) and `products/<module>`;
       `step_bytes`, the temporary memory of a step on a device.
     """
+    if path is not None:
+        atomic.check_place(path)
+    setup.check_room(config, methods.experiment(config, 2))
     with logs.bar() as progress:
         store, clips = artifacts.open_clips(config, progress)
     experiment = methods.experiment(config, clips.labels)
@@ -239,14 +243,16 @@ def read_figures(path: str | pathlib.Path) -> dict[str, float]:
     """Reads the figures from a JSON file that `bench` wrote.
 
     Raises:
-      DataError: There is no such file, or it is of another kind.
+      ConfigError: There is no such file, or it is of another kind.
     """
     try:
-        return dict(json.loads(pathlib.Path(path).read_text())["figures"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        read = json.loads(pathlib.Path(path).read_text())["figures"]
+        return {str(name): float(value) for name, value in read.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         kind = type(error).__name__
-        raise DataError(
-            f"{path}: no figures of bench ({kind}: {error})", "made by --json=FILE"
+        raise ConfigError(
+            f"--against={path} holds no figures of bench ({kind}: {error})",
+            "a file that bench --json=FILE wrote",
         ) from error
 
 

@@ -82,7 +82,7 @@ def launch(
         raise ConfigError(
             "there is no command to launch", "vidgen launch --processes=2 -- train ..."
         )
-    if heartbeat < 2 * heartbeats.SECONDS:
+    if not 2 * heartbeats.SECONDS <= heartbeat <= 1e6:  # refuses NaN, too
         raise ConfigError(f"--heartbeat={heartbeat:g}", "processes beat every second: at least 2")
     for name, value, least in (
         ("processes", processes, 1), ("max-restarts", max_restarts, 0), ("devices", devices, 0)

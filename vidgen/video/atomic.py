@@ -5,11 +5,39 @@ import errno
 import os
 import pathlib
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 
 from vidgen.errors import StorageError
 from vidgen.video.decoding import Path, reason
+
+
+def check_place(path: Path, folder: bool = False) -> None:
+    """Checks that a file could be written, before hours go into what is to be in it.
+
+    Args:
+      path: Of the file.
+      folder: Whether it is to be a folder.
+
+    Raises:
+      StorageError: What there is of its path is no folder, or cannot be written.
+    """
+    path = pathlib.Path(path)
+    with storage(path):
+        if not folder and path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        there = path.absolute() if folder else path.absolute().parent
+        while True:
+            try:
+                mode = there.stat().st_mode
+                break
+            except FileNotFoundError:
+                there = there.parent
+        if not stat.S_ISDIR(mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
 
 
 @contextlib.contextmanager
@@ -24,7 +52,7 @@ def replacing(path: Path) -> Iterator[pathlib.Path]:
     path = pathlib.Path(path)
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(".tmp" + path.suffix, f".{path.stem}-", path.parent)
+        handle, name = tempfile.mkstemp(".tmp" + path.suffix, f".{path.stem[:100]}-", path.parent)
         os.close(handle)
     temporary = pathlib.Path(name)
     try:
@@ -52,7 +80,7 @@ def replacing_folder(path: Path) -> Iterator[pathlib.Path]:
     path = pathlib.Path(path)
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = pathlib.Path(tempfile.mkdtemp(".tmp", f".{path.name}-", path.parent))
+        beside = pathlib.Path(tempfile.mkdtemp(".tmp", f".{path.name[:100]}-", path.parent))
     new, old = beside / "new", beside / "old"
     try:
         with storage(path):

@@ -12,7 +12,7 @@ imageio's writers of files would leave an open file and an error in a destructor
 import io
 import itertools
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import Any
 
@@ -25,6 +25,7 @@ from vidgen.video.conversion import EXACT
 QUALITIES = {".mp4": 78, ".webm": 78, ".webp": 100, ".avif": 90}
 _AREA = 0x20 | EXACT  # means of 2x2 for chroma: 0.3 to 1.7 dB above bilinear on clips of 64x64
 _REPEATABLE = {"fflags": "bitexact"}  # Matroska and WebM are named at random otherwise
+STREAMED = (".mp4", ".webm")  # written frame by frame; the others need all frames at once
 SLOWEST, FASTEST = 0.1, 1000.0  # frames per second; the ticks of most formats are milliseconds
 
 
@@ -73,6 +74,32 @@ def encode(video: np.ndarray, fps: float, suffix: str, quality: float | None = N
     return ENCODERS[suffix](video, fps, quality)
 
 
+def encode_stream(
+    path: str, frames: Iterable[np.ndarray], fps: float, suffix: str, quality: float | None = None
+) -> None:
+    """Writes frames to a file as they come, so that memory does not grow with their number.
+
+    Args:
+      path: Of the file.
+      frames: uint8 `[H, W, 3]` each, one at least, all of one size.
+      fps: Frames per second, 0.1 to 1000.
+      suffix: One of `STREAMED`.
+      quality: 0 to 100; None takes that of `QUALITIES`.
+
+    Raises:
+      ValueError: A frame or the rate is not as above.
+      ConfigError: The quality is not one that the format has.
+      OSError: The file cannot be written.
+    """
+    check_quality(suffix, quality)
+    frames = iter(frames)
+    first = np.asarray(next(frames))
+    check_video(first[None], fps)
+    quality = QUALITIES[suffix] if quality is None else quality
+    how = {".mp4": _mp4_settings, ".webm": _webm_settings}[suffix](quality)
+    _yuv(path, itertools.chain([first], frames), first.shape[:2], fps, *how)
+
+
 def check_video(video: np.ndarray, fps: float, any_axes: bool = False) -> None:
     """Checks that an array is uint8 `[T, H, W, 3]` with at least one pixel, and `fps` a rate.
 
@@ -96,54 +123,72 @@ def encode_png(image: np.ndarray) -> bytes:
 # ---------------------------------------------------------------------------------- PyAV
 
 
+_Settings = tuple[str, str, dict[str, str], dict[str, str]]  # container, codec, options of each
+
+
 def _mp4(video: np.ndarray, fps: float, quality: float) -> bytes:
-    """H.264 4:2:0, for which odd sides are padded by one pixel."""
-    height, width = video.shape[1:3]
-    video = np.pad(video, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    return _in_memory(video, fps, _mp4_settings(quality))
+
+
+def _webm(video: np.ndarray, fps: float, quality: float) -> bytes:
+    return _in_memory(video, fps, _webm_settings(quality))
+
+
+def _in_memory(video: np.ndarray, fps: float, settings: _Settings) -> bytes:
+    file = io.BytesIO()
+    _yuv(file, video, video.shape[1:3], fps, *settings)
+    return file.getvalue()
+
+
+def _mp4_settings(quality: float) -> _Settings:
     options = {
         "crf": f"{51 - quality / 2:g}",  # 12 to 1; 0 would be a profile that few play
         # Else x264 varies with what lies in memory beside a small picture.
         "x264-params": "cpu-independent=1",
     }
-    return _yuv(video, fps, "mp4", "libx264", options, {"movflags": "faststart"})
+    return "mp4", "libx264", options, {"movflags": "faststart"}
 
 
-def _webm(video: np.ndarray, fps: float, quality: float) -> bytes:
+def _webm_settings(quality: float) -> _Settings:
     options = {"crf": str(round(63 - 0.63 * quality)), "b": "0"}
-    return _yuv(video, fps, "webm", "libvpx-vp9", options, _REPEATABLE)
+    return "webm", "libvpx-vp9", options, _REPEATABLE
 
 
 def _yuv(
-    video: np.ndarray,
+    file: str | io.BytesIO,
+    frames: Iterable[np.ndarray],
+    size: tuple[int, int],
     fps: float,
     container: str,
     codec: str,
     options: dict[str, str],
     container_options: dict[str, str],
-) -> bytes:
-    """Encodes in limited-range BT.709, and says so in the file, so that all players agree."""
+) -> None:
+    """Encodes in limited-range BT.709, and says so in the file, so that all players agree.
+
+    For H.264 4:2:0 odd sides are padded by one pixel.
+    """
     import av
     from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
     reformat = VideoReformatter().reformat
-    file = io.BytesIO()
-
-    def written(*_: Any) -> io.BytesIO:  # "faststart" reads what was written, to move it
-        return io.BytesIO(file.getvalue())
-
-    with av.open(
-        file, "w", format=container, container_options=container_options, io_open=written
-    ) as opened:
+    opening: dict[str, Any] = {"format": container, "container_options": container_options}
+    if isinstance(file, io.BytesIO):  # "faststart" reads what was written, to move it
+        opening["io_open"] = lambda *_: io.BytesIO(file.getvalue())
+    height, width = size
+    more = (0, height % 2), (0, width % 2), (0, 0)
+    even = (lambda x: np.pad(x, more, mode="edge")) if container == "mp4" else np.asarray
+    with av.open(file, "w", **opening) as opened:
         rate = Fraction(fps).limit_denominator(65535)
         stream: Any = opened.add_stream(codec, rate=rate, options=options)
-        stream.height, stream.width = video.shape[1:3]
+        stream.height, stream.width = even(np.empty((height, width, 3), np.uint8)).shape[:2]
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
         context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
         context.color_primaries = context.color_trc = 1  # BT.709
-        for array in video:
+        for array in frames:
             frame = reformat(
-                av.VideoFrame.from_ndarray(array, format="rgb24"),
+                av.VideoFrame.from_ndarray(even(array), format="rgb24"),
                 format="yuv420p",
                 interpolation=_AREA,
                 dst_colorspace=Colorspace.ITU709,
@@ -152,7 +197,6 @@ def _yuv(
             )
             opened.mux(stream.encode(frame))
         opened.mux(stream.encode())
-    return file.getvalue()
 
 
 # ------------------------------------------------------------------------------- imageio

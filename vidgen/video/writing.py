@@ -8,13 +8,22 @@ write_video("pictures", clip, fps=30.0)                # a folder: 000000.png, 0
 import os
 import pathlib
 import re
+from collections.abc import Iterable
 
 import numpy as np
 
 from vidgen.errors import StorageError
 from vidgen.video.atomic import replacing, replacing_folder
 from vidgen.video.decoding import Path
-from vidgen.video.encoding import ENCODERS, check_quality, check_video, encode, encode_png
+from vidgen.video.encoding import (
+    ENCODERS,
+    STREAMED,
+    check_quality,
+    check_video,
+    encode,
+    encode_png,
+    encode_stream,
+)
 from vidgen.video.layout import film_strips
 
 # What a command offers as --format, and the suffix of its files. `png` is a picture of many clips,
@@ -97,12 +106,40 @@ def write_video(path: Path, video: np.ndarray, fps: float, *, quality: float | N
     _write(path, encode(video, fps, suffix, quality))
 
 
+def write_stream(
+    path: Path, frames: Iterable[np.ndarray], fps: float, *, quality: float | None = None
+) -> None:
+    """Writes one clip as its frames come, atomically; memory does not grow with their number.
+
+    Args:
+      path: Where to write: `.mp4`, `.webm`, or without suffix a folder of PNGs.
+      frames: uint8 `[H, W, 3]` each, one at least, all of one size.
+      fps: As for `write_video`.
+      quality: As for `write_video`.
+
+    Raises:
+      ValueError: The suffix, a frame or the rate is not one of those above.
+      ConfigError: The format has no quality, or it is not between 0 and 100.
+      StorageError: The file cannot be written, or there is a folder with something else.
+    """
+    path = pathlib.Path(path)
+    suffix = path.suffix.lower()
+    if not suffix:
+        check_quality(suffix, quality)
+        _write_pictures(path, frames)
+        return
+    if suffix not in STREAMED:
+        raise ValueError(f"{path}: {suffix} is not written as frames come; {', '.join(STREAMED)}")
+    with replacing(path) as temporary:
+        encode_stream(str(temporary), frames, fps, suffix, quality)
+
+
 def _write(path: Path, data: bytes) -> None:
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
-def _write_pictures(path: pathlib.Path, video: np.ndarray) -> None:
+def _write_pictures(path: pathlib.Path, video: Iterable[np.ndarray]) -> None:
     if path.is_dir() and not all(re.fullmatch(r"\d+\.png", name) for name in os.listdir(path)):
         raise StorageError(
             f"{path} is a folder that holds more than numbered PNG files, and is not replaced",

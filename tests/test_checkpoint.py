@@ -11,7 +11,8 @@ from vidgen import config as configs
 from vidgen import methods
 from vidgen.errors import ConfigError, StorageError
 from vidgen.run import artifacts
-from vidgen.runtime.checkpoint import Checkpoints, MismatchError, arrays_sha256
+from vidgen.runtime.checkpoint import Checkpoints, MismatchError
+from vidgen.runtime.digests import arrays_sha256
 
 
 def tree(value):

@@ -22,7 +22,8 @@ from vidgen.cli import main
 from vidgen.errors import DataError, DivergedError
 from vidgen.evaluation import evaluate
 from vidgen.run import artifacts, train
-from vidgen.runtime.checkpoint import Checkpoints, arrays_sha256
+from vidgen.runtime.checkpoint import Checkpoints
+from vidgen.runtime.digests import arrays_sha256
 from vidgen.tools import bench
 
 ROOT = pathlib.Path(__file__).parents[1]

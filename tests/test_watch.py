@@ -10,7 +10,8 @@ from test_features import sliding
 from vidgen import sampling
 from vidgen.run import artifacts, train, watch
 from vidgen.run.best import Best
-from vidgen.runtime.checkpoint import Checkpoints, arrays_sha256
+from vidgen.runtime.checkpoint import Checkpoints
+from vidgen.runtime.digests import arrays_sha256
 
 GOOD_STEP = {
     "dis/accuracy": 0.8, "dis/real": 1.0, "dis/fake": 0.2, "dis/loss": 0.4, "dis/penalty": 0.1,

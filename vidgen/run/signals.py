@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop, noted and looked at where nothing is lost."""
+"""Signals that ask a run or a command to stop: noted where something is saved, else an end."""
 
 import os
 import signal
@@ -7,6 +7,8 @@ import threading
 import time
 from types import FrameType
 from typing import Any
+
+from vidgen.run import logs
 
 _NOTED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -52,6 +54,80 @@ class Signals:
     def __exit__(self, *_):
         for number, handler in self.old.items():
             signal.signal(number, handler)
+
+
+class Ended(BaseException):
+    """A signal has asked a command to end; it passes through all that cleans up.
+
+    Args:
+      number: The signal.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.number = number
+
+
+class Ending:
+    """Turns SIGINT, SIGTERM and SIGHUP into `Ended` while entered, for what has nothing to save.
+
+    Raised in the main thread, so that files half written and processes that were started go. Where
+    that thread is inside a compiler and does not hear for `PATIENCE` seconds, the process ends as
+    it is: nothing is half written then, and decoders end with their input. A second signal ends it
+    at once, but for one within a second (see `Signals`).
+
+    A signal that was ignored (nohup) stays so. Entered in a thread other than the main one, this
+    does nothing.
+    """
+
+    PATIENCE = 3.0
+
+    def __init__(self):
+        self._begun: float | None = None
+        self._heard = threading.Event()
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self._listen()
+            for number in _NOTED:
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._old[number] = signal.signal(number, self._end)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+        if self._old:
+            signal.set_wakeup_fd(self._wakeup)
+            os.close(self._write)  # the thread reads an end and leaves
+
+    def _listen(self) -> None:
+        """Starts a thread that is told of signals by the kernel's side, not by Python's."""
+        read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+
+        def watch() -> None:
+            with open(read, "rb", buffering=0) as numbers:
+                while number := numbers.read(1):
+                    if number[0] in self._old and not self._heard.wait(self.PATIENCE):
+                        logs.say(f"vidgen: {Ended(number[0])}")
+                        os._exit(128 + number[0])
+
+        threading.Thread(target=watch, name="signals", daemon=True).start()
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            _leave_terminal()
+        now = time.monotonic()
+        if self._begun is None:
+            self._begun = now
+            self._heard.set()
+            raise Ended(number)
+        if now - self._begun > 1:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
 
 def _leave_terminal() -> None:

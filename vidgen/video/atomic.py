@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
-from vidgen.errors import StorageError
+from vidgen.errors import FullDisk, StorageError
 from vidgen.video.decoding import Path, reason
 
 
@@ -77,13 +77,71 @@ def _flush(file: pathlib.Path) -> None:
         os.fsync(written.fileno())
 
 
+def set_aside(path: pathlib.Path) -> pathlib.Path:
+    """Renames what is in the way to `damaged-NAME-N` beside it, and returns that; never deletes.
+
+    Raises:
+      OSError: It cannot be renamed.
+    """
+    aside = beside(path)
+    path.rename(aside)
+    return aside
+
+
+def beside(path: pathlib.Path) -> pathlib.Path:
+    """Returns the first `damaged-NAME-N` beside a path that nothing has."""
+    number = 0
+    while os.path.lexists(aside := path.with_name(f"damaged-{path.name}-{number}")):
+        number += 1
+    return aside
+
+
+def remove(path: pathlib.Path) -> None:
+    """Deletes a file, a link or a folder with all that is in it; nothing where there is none.
+
+    Raises:
+      OSError: It cannot be deleted.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def link(source: Path, target: Path) -> None:
+    """Gives a file a second name, or copies it where the file system has no links.
+
+    Raises:
+      OSError: It cannot be written.
+    """
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def is_full(error: BaseException) -> bool:
+    """Tells whether an error says that a disk has no space: by its number, or by its words alone.
+
+    TensorStore reports a full disk as ValueError("RESOURCE_EXHAUSTED: ...").
+    """
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    words = ("RESOURCE_EXHAUSTED", *map(os.strerror, full))
+    return getattr(error, "errno", None) in full or any(word in str(error) for word in words)
+
+
 @contextlib.contextmanager
 def storage(path: Path) -> Iterator[None]:
-    """Turns what the system says while writing into a StorageError that names the path."""
+    """Turns what the system says while writing into a StorageError that names the path.
+
+    Raises:
+      FullDisk: There is no space.
+      StorageError: The system said something else.
+    """
     try:
         yield
     except OSError as error:
-        hint = "free some space or choose another folder" if error.errno == errno.ENOSPC else ""
-        raise StorageError(
-            f"{os.fspath(path)}: cannot be written: {reason(error)}", hint
-        ) from error
+        kind, hint = StorageError, ""
+        if is_full(error):
+            kind, hint = FullDisk, "free some space or choose another folder"
+        raise kind(f"{os.fspath(path)}: cannot be written: {reason(error)}", hint) from error

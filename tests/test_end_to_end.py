@@ -99,7 +99,7 @@ def whole(tmp_path_factory):
 
 def test_a_run_writes_what_the_docs_say(whole):
     assert {p.name for p in whole.iterdir()} == {
-        "run.json", "metrics.jsonl", "tensorboard", "samples", "checkpoints",
+        "run.json", "metrics.jsonl", "tensorboard", "samples", "checkpoints", "lock",
     }  # fmt: skip
     assert [line["step"] for line in logged(whole)] == list(range(1, 13))
     assert all(np.isfinite(v) for line in logged(whole) for v in line.values())

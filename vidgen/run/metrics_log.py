@@ -155,10 +155,8 @@ class RunLog:
             return
         self._full = False
         dropped = sum(file.dropped for file in self._files())
-        lost = f", but for {dropped} records of TensorBoard" if dropped else ""
-        logs.say(
-            f"vidgen: {self.folder}: there is space again; all that has waited is written{lost}"
-        )
+        but = f" but {dropped} records of TensorBoard" if dropped else ""
+        logs.say(f"vidgen: {self.folder}: there is space again, and all{but} is written")
 
 
 def _refuse(path: pathlib.Path, error: OSError) -> NoReturn:

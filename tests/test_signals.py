@@ -12,7 +12,9 @@ import time
 import numpy as np
 import pytest
 
+from vidgen.data import packing
 from vidgen.run import signals
+from vidgen.video import atomic
 
 ROOT = pathlib.Path(__file__).parents[1]
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -79,7 +81,9 @@ def test_packing_that_is_told_to_end_leaves_nothing(tmp_path, clips, number):
 
 STUCK = """
 import hashlib, sys
+from vidgen.data import packing
 from vidgen.run import signals
+from vidgen.video import atomic
 signals.Ending.PATIENCE = 0.3
 with signals.Ending():
     print("ready", flush=True)
@@ -113,6 +117,93 @@ def test_an_end_passes_through_and_handlers_come_back():
     assert cleaned == ["cleaned"] and ended.value.number == signal.SIGTERM
     assert [signal.getsignal(number) for number in SIGNALS] == before
     assert signal.set_wakeup_fd(-1) == -1
+
+
+class Deaf:
+    """What is deleted lets no exception pass, like callbacks of the collector of garbage."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_an_end_that_could_not_pass_is_raised_again(capfd):
+    with pytest.raises(signals.Ended), signals.Ending():
+        deaf = Deaf()
+        del deaf
+        time.sleep(10)
+    assert capfd.readouterr().err == ""
+
+
+def test_what_a_signal_interrupts_right_after_making_it_is_deleted(tmp_path, monkeypatch):
+    """The moment between a temporary file and its use: most signals come in calls of the system."""
+    for stop, making in (
+        ("open", atomic.replacing(tmp_path / "a.mp4")),
+        ("mkdir", atomic.replacing_folder(tmp_path / "a")),
+        ("mkdir", packing._making(tmp_path / "pack")),
+    ):
+        function, made = getattr(os, stop), []
+
+        def interrupted(path, *about, function=function, made=made):
+            found = function(path, *about)
+            if "tmp" in pathlib.Path(path).name or "making" in str(path):
+                made.append(path)
+                if isinstance(found, int):
+                    os.close(found)
+                raise signals.Ended(signal.SIGTERM)
+            return found
+
+        with monkeypatch.context() as patch, pytest.raises(signals.Ended):
+            patch.setattr(os, stop, interrupted)
+            with making:
+                pytest.fail("it was not interrupted")
+        assert made and not list(tmp_path.iterdir())
+
+
+def swallowed():
+    with contextlib.suppress(BaseException):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def turned():
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except BaseException as error:
+        raise ImportError("a module could not be initialized") from error
+
+
+def test_an_end_that_was_swallowed_is_raised_again_and_not_while_it_passes():
+    cleaned = []
+    with pytest.raises(signals.Ended), signals.Ending():
+        try:
+            swallowed()
+            time.sleep(10)
+        finally:
+            time.sleep(1.5)  # what takes long to clean up is left to
+            cleaned.append(True)
+    assert cleaned
+
+
+def test_what_some_code_makes_of_an_end_is_one():
+    with pytest.raises(signals.Ended) as ended, signals.Ending():
+        turned()
+    assert isinstance(ended.value.__cause__, ImportError)
+
+
+def test_a_command_that_takes_too_long_to_leave_ends_all_the_same():
+    code = """
+import signal, time
+from vidgen.run import signals
+signals.Ending.LONGEST = 0.5
+with signals.Ending():
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        time.sleep(60)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, timeout=20
+    )
+    assert (done.returncode, done.stderr) == (143, "vidgen: ended by SIGTERM\n")
 
 
 def test_what_was_ignored_stays_so():

@@ -4,8 +4,8 @@ import contextlib
 import errno
 import os
 import pathlib
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 
 from vidgen.errors import FullDisk, StorageError
@@ -24,19 +24,16 @@ def replacing(path: Path) -> Iterator[pathlib.Path]:
     path = pathlib.Path(path)
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(".tmp" + path.suffix, f".{path.stem}-", path.parent)
-        os.close(handle)
-    temporary = pathlib.Path(name)
+    temporary = _temporary(path)
     try:
         with storage(path):
+            temporary.touch(exist_ok=False)
             yield temporary
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)  # mkstemp makes it private
             _flush(temporary)
             os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        if os.path.lexists(temporary):
+            temporary.unlink()
 
 
 @contextlib.contextmanager
@@ -52,10 +49,11 @@ def replacing_folder(path: Path) -> Iterator[pathlib.Path]:
     path = pathlib.Path(path)
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = pathlib.Path(tempfile.mkdtemp(".tmp", f".{path.name}-", path.parent))
+    beside = _temporary(path)
     new, old = beside / "new", beside / "old"
     try:
         with storage(path):
+            beside.mkdir()
             new.mkdir()
             yield new
             for file in new.iterdir():
@@ -69,7 +67,17 @@ def replacing_folder(path: Path) -> Iterator[pathlib.Path]:
                     old.rename(path)
                 raise
     finally:
-        shutil.rmtree(beside)
+        if os.path.lexists(beside):
+            shutil.rmtree(beside)
+
+
+def _temporary(path: pathlib.Path) -> pathlib.Path:
+    """Returns a name beside a path that nothing has.
+
+    Known before anything has it, so that what a signal interrupts right after making it is deleted
+    as well; tempfile's names are known too late.
+    """
+    return path.with_name(f".{path.stem}-{secrets.token_hex(6)}.tmp{path.suffix}")
 
 
 def _flush(file: pathlib.Path) -> None:

@@ -33,6 +33,7 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
+    own = arguments is None  # otherwise called from another program
     if arguments is None:
         arguments = sys.argv[1:]
         process.own_streams()
@@ -68,7 +69,9 @@ def main(arguments: list[str] | None = None) -> int:
         if "--debug" in arguments:
             raise
         number = getattr(error, "number", signal.SIGINT)
-        print(f"vidgen: {signals.Ended(number)}", file=sys.stderr)
+        print(f"vidgen: {signals.Ended(number)}", file=sys.stderr, flush=True)
+        if own:  # all is cleaned up; XLA's threads, still at work, may crash as Python ends
+            os._exit(128 + number)
         return 128 + number
 
 

@@ -1,6 +1,6 @@
 """The demo by flow in the latents of a codec: 32x32 toy clips, one disc or square that bounces.
 
-    vidgen train --config=configs/flow_toy.py --workdir=runs/flow-toy
+vidgen train --config=configs/flow_toy.py --workdir=runs/flow-toy
 """
 
 from vidgen.config import cosine

@@ -14,7 +14,7 @@ from vidgen.errors import ConfigError
 from vidgen.evaluation import evaluate, protocol
 from vidgen.methods.fitted import dynamic_texture, ppca
 from vidgen.run import artifacts, train
-from vidgen.runtime.checkpoint import arrays_sha256
+from vidgen.runtime.digests import arrays_sha256
 
 ENDLESS = ("lookup", "dynamic_texture", "noise", "untrained")
 METHODS = (*ENDLESS, "ppca")

@@ -1,4 +1,5 @@
 import logging
+import os
 import pathlib
 
 import jax
@@ -11,7 +12,8 @@ from vidgen import config as configs
 from vidgen import methods
 from vidgen.errors import ConfigError, StorageError
 from vidgen.run import artifacts
-from vidgen.runtime.checkpoint import Checkpoints, MismatchError, arrays_sha256
+from vidgen.runtime.checkpoint import Checkpoints, MismatchError
+from vidgen.runtime.digests import arrays_sha256
 
 
 def tree(value):
@@ -308,3 +310,49 @@ except StorageError as error:
     np.testing.assert_array_equal(
         items["s"]["x"], np.random.default_rng(0).normal(size=(256, 256)).astype(np.float32)
     )
+
+
+# What somebody or a damaged disk has left among the checkpoints: none of these is a step.
+STRAY = {
+    "a word": "abc",
+    "a sign": "-1",
+    "a half": "4.5",
+    "zeros": "00000000000000000000000001",
+    "a padded step": "0000004",
+    "too large": "9" * 20,
+    "a power": "²",
+    "another script": "٣",
+    "no text": b"\xff\xfe",
+    "no digit": "7 ",
+    "a step to come": "4",
+    "an unfinished save": "4.orbax-checkpoint-tmp",
+}
+LEFT = {
+    "file": lambda path: path.write_bytes(b"x"),
+    "folder": lambda path: path.mkdir(),
+    "link to nothing": lambda path: path.symlink_to("/nowhere"),
+    "link to a folder": lambda path: path.symlink_to("/usr"),
+}
+
+
+@pytest.mark.parametrize("what", LEFT)
+@pytest.mark.parametrize("name", STRAY.values(), ids=STRAY)
+def test_stray_names_are_no_steps_and_in_nobodys_way(saved, name, what, caplog):
+    LEFT[what](saved.folder / os.fsdecode(name))
+    damaged = name == "4" and "folder" in what  # a checkpoint without files
+    assert saved.steps() == [2, 3, 4] if damaged else [2, 3]
+    step, items, _ = saved.restore(wanted)
+    jax.tree.map(np.testing.assert_array_equal, items["train"], tree(3))
+    saved.go_on_from(step)
+    saved.save(4, {"train": tree(4), "ema": tree(4)}, {"config": {"x": 1}})
+    saved.close()
+    step, items, _ = saved.restore(wanted)
+    assert step == 4 and saved.steps()[-2:] == [3, 4]
+    jax.tree.map(np.testing.assert_array_equal, items["train"], tree(4))
+    assert len(caplog.records) <= 1, caplog.text
+
+
+def test_a_file_in_place_of_all_checkpoints_is_named(tmp_path):
+    (tmp_path / "checkpoints").write_text("x")
+    with pytest.raises(StorageError, match="checkpoints is no folder"):
+        Checkpoints(tmp_path / "checkpoints").steps()

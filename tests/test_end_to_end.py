@@ -22,7 +22,8 @@ from vidgen.cli import main
 from vidgen.errors import DataError, DivergedError
 from vidgen.evaluation import evaluate
 from vidgen.run import artifacts, train
-from vidgen.runtime.checkpoint import Checkpoints, arrays_sha256
+from vidgen.runtime.checkpoint import Checkpoints
+from vidgen.runtime.digests import arrays_sha256
 from vidgen.tools import bench
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -98,7 +99,7 @@ def whole(tmp_path_factory):
 
 def test_a_run_writes_what_the_docs_say(whole):
     assert {p.name for p in whole.iterdir()} == {
-        "run.json", "metrics.jsonl", "tensorboard", "samples", "checkpoints",
+        "run.json", "metrics.jsonl", "tensorboard", "samples", "checkpoints", "lock",
     }  # fmt: skip
     assert [line["step"] for line in logged(whole)] == list(range(1, 13))
     assert all(np.isfinite(v) for line in logged(whole) for v in line.values())

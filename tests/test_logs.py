@@ -6,11 +6,18 @@ import jax
 import numpy as np
 import pytest
 from conftest import tiny_config
+from test_video_writing import full_disk
 
-from vidgen.run import artifacts, compiling, logs
+from vidgen.errors import FullDisk
+from vidgen.run import artifacts, compiling, lock, logs
 from vidgen.run import clock as clocks
+from vidgen.run.appending import Appending
 from vidgen.run.clock import Clock
 from vidgen.run.metrics_log import RunLog
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_lines_beyond_the_step_of_a_restart_are_dropped(tmp_path):
@@ -221,3 +228,139 @@ def test_a_quick_program_is_compiled_with_stderr_as_it_is(capfd):
     with compiling.without_alarm():
         os.write(2, ALARM)
     assert capfd.readouterr().err == ALARM.decode()
+
+
+# --------------------------------------------------------------------- damage, and no space
+
+GOOD = [b'{"step": %d, "loss": 0.5}' % n for n in (1, 2, 3)]
+DAMAGED_LINES = {
+    "no text": b'{"step": 2, "loss": 0.\xff}',
+    "no JSON": b'{"step": 2, "loss"; 0.5}',
+    "another name": b'{"stfp": 2, "loss": 0.5}',
+    "a step that is text": b'{"step": "2", "loss": 0.5}',
+    "a step that is half": b'{"step": 2.5, "loss": 0.5}',
+    "a step that is true": b'{"step": true, "loss": 0.5}',
+    "a step below zero": b'{"step": -2, "loss": 0.5}',
+    "no dictionary": b"[2]",
+    "no number": b'{"step": 2, "loss": NaN}',
+    "nested": b"[" * 100_000,
+    "digits": b'{"step": ' + b"9" * 5000 + b"}",
+    "zeros": b"\0" * 40,
+}
+
+
+@pytest.mark.parametrize("line", DAMAGED_LINES.values(), ids=DAMAGED_LINES)
+@pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl"])
+def test_a_damaged_line_costs_itself_and_a_warning(tmp_path, name, line, caplog):
+    was = b"\n".join([GOOD[0], line, GOOD[2]]) + b"\n"
+    (tmp_path / name).write_bytes(was)
+    log = RunLog(tmp_path, 3)
+    log.metrics(4, {"loss": 1.0})
+    log.close()
+    new = [b'{"step": 4, "loss": 1.0}'] if name == "metrics.jsonl" else []
+    assert (tmp_path / name).read_bytes().splitlines() == [GOOD[0], GOOD[2], *new]
+    assert (tmp_path / f"damaged-{name}-0").read_bytes() == was
+    (record,) = caplog.records
+    assert f"{tmp_path / name}: 1 of 3 lines are damaged" in record.getMessage()
+
+
+def test_what_is_whole_stays_as_it_is_to_the_byte(tmp_path, caplog):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step":1,  "loss": 0.50}\n{"step": 2, "lo')
+    RunLog(tmp_path, 3).close()  # the half line of a run that was killed is no damage
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"step":1,  "loss": 0.50}\n'
+    assert not caplog.records and len(list(tmp_path.iterdir())) == 2
+
+
+def test_seconds_that_are_none_are_not_added_up(tmp_path):
+    line = {"step": 1, "seconds/step": "3", "seconds/save": True, "seconds/data": 1e300}
+    line |= {"seconds/sample": -4.0, "seconds/other": 2}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    log = RunLog(tmp_path, 1)
+    log.close()
+    assert log.seconds == {"other": 2.0, "lost": 0.0}
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "events.jsonl", "tensorboard", "run.json", "lock"]
+)
+@pytest.mark.parametrize("what", ["folder", "file", "link to nothing", "pipe"])
+def test_what_is_in_the_way_is_set_aside(tmp_path, name, what, caplog):
+    path, data = tmp_path / name, b"\n".join(GOOD[:1]) + b"\n"
+    if what == "folder":
+        path.mkdir()
+        (path / "something").touch()
+    elif what == "file":
+        path.write_bytes(data)
+    elif what == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(tmp_path / "nowhere")
+    with lock.owned(tmp_path):
+        log = RunLog(tmp_path, 3)
+        log.metrics(4, {"loss": 1.0})
+        log.event(4, {"skipped": ["gen"]})
+        log.close()
+        artifacts.write_json(tmp_path / "run.json", {"x": 1})
+    assert (tmp_path / "metrics.jsonl").read_bytes().endswith(b'{"step": 4, "loss": 1.0}\n')
+    assert (tmp_path / "events.jsonl").read_bytes().endswith(b'{"step": 4, "skipped": ["gen"]}\n')
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 1 + (
+        (name, what) == ("tensorboard", "folder")
+    )
+    fits = what == ("folder" if name == "tensorboard" else "file")
+    aside = tmp_path / f"damaged-{name}-0"
+    assert len(caplog.records) == (not fits) == os.path.lexists(aside)
+    if what == "folder" and not fits:
+        assert (aside / "something").exists()
+
+
+def test_what_waits_for_space_is_written_later_and_said_once(tmp_path, capsys):
+    log = RunLog(tmp_path, 0, without_space=True)
+    log.metrics(1, {"loss": 1.0})
+    frames = np.zeros((2, 8, 8, 3), np.uint8)
+    with full_disk((tmp_path / "metrics.jsonl").stat().st_size + 5):  # a part of a line fits
+        for step in (2, 3, 4):
+            log.metrics(step, {"loss": float(step)})
+            log.event(step, {"skipped": ["gen"]})
+            log.video(step, "samples", frames, 10.0)
+        assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == [1]
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "metrics.jsonl could not be written, the disk is full" in said[0]
+    log.metrics(5, {"loss": 5.0})
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "there is space again, and all is written" in said[0]
+    log.close()
+    assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+    assert [line["step"] for line in lines(tmp_path / "events.jsonl")] == [2, 3, 4]
+    shown = [(e.step, v.tag) for e in events(tmp_path) for v in e.summary.value]
+    between = [(n, tag) for n in (2, 3, 4) for tag in ("loss", "samples")]
+    assert shown == [(1, "loss"), *between, (5, "loss")]
+
+
+def test_a_full_disk_that_is_not_done_without_is_an_error(tmp_path, caplog):
+    log = RunLog(tmp_path, 0)
+    log.metrics(1, {"loss": 1.0})
+    whole = (tmp_path / "metrics.jsonl").read_bytes()
+    with full_disk(len(whole) + 5), pytest.raises(FullDisk, match=r"metrics.jsonl could not be"):
+        log.metrics(2, {"loss": 1.0})
+    assert (tmp_path / "metrics.jsonl").read_bytes() == whole
+    with full_disk(len(whole) + 5):
+        log.close()
+    assert "the last 1 lines could not be written" in caplog.text
+    again = RunLog(tmp_path, 1)
+    with full_disk(5), pytest.raises(FullDisk, match=r"events.jsonl could not be"):
+        again.event(1, {"skipped": []})
+    again.close()
+    with full_disk(5), pytest.raises(FullDisk, match=r"run.json: cannot be written"):
+        artifacts.write_json(tmp_path / "run.json", {"x": "a" * 100})
+    assert not (tmp_path / "run.json").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_a_space_that_never_comes_has_a_bound(tmp_path, monkeypatch):
+    kept = Appending(tmp_path / "file", most=10)
+    with full_disk(0):
+        for record in (b"12345", b"1234567", b"1234"):
+            with pytest.raises(OSError):
+                kept.add(record)
+    kept.write()
+    kept.close()
+    assert (tmp_path / "file").read_bytes() == b"123451234" and kept.dropped == 1

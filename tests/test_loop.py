@@ -17,7 +17,8 @@ from vidgen.run.best import Best
 from vidgen.run.clock import Clock
 from vidgen.run.metrics_log import RunLog
 from vidgen.run.setup import LoopState, Pending, initial, placement, restored, setup
-from vidgen.runtime.checkpoint import Checkpoints, arrays_sha256
+from vidgen.runtime.checkpoint import Checkpoints
+from vidgen.runtime.digests import arrays_sha256
 
 
 def small_config():

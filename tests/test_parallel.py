@@ -15,8 +15,8 @@ from vidgen import methods
 from vidgen.errors import ConfigError
 from vidgen.models import layers
 from vidgen.run import artifacts
-from vidgen.runtime.checkpoint import arrays_sha256
 from vidgen.runtime.devices import place
+from vidgen.runtime.digests import arrays_sha256
 from vidgen.training import averaging
 
 STEPS = 30
@@ -250,7 +250,7 @@ import numpy as np, test_parallel as t
 from vidgen import methods
 from vidgen.runtime.devices import place
 from vidgen.run import setup
-from vidgen.runtime.checkpoint import arrays_sha256
+from vidgen.runtime.digests import arrays_sha256
 mode, more = sys.argv[1], eval(sys.argv[2])
 t.layers.leaky_relu = t.smooth
 config = t.settings("adam" if "shards" in more else "sgd")

@@ -10,7 +10,8 @@ from test_features import sliding
 from vidgen import sampling
 from vidgen.run import artifacts, train, watch
 from vidgen.run.best import Best
-from vidgen.runtime.checkpoint import Checkpoints, arrays_sha256
+from vidgen.runtime.checkpoint import Checkpoints
+from vidgen.runtime.digests import arrays_sha256
 
 GOOD_STEP = {
     "dis/accuracy": 0.8, "dis/real": 1.0, "dis/fake": 0.2, "dis/loss": 0.4, "dis/penalty": 0.1,
@@ -138,9 +139,18 @@ def test_the_best_checkpoint_stays_besides_the_newest(watched):
     assert near.improved({"noise": 1.0}) and not near.improved({"noise": 1.6})
 
 
-def test_a_damaged_note_of_the_best_is_no_obstacle(tmp_path, caplog):
-    (tmp_path / "best").mkdir()
-    for text in ("", "{}", "[]", '{"distance": null}'):
-        (tmp_path / "best" / "best.json").write_text(text)
-        assert Best(tmp_path, "distance").improved({"distance": 9.0}), text
+DAMAGED_NOTES = {
+    "empty": b"", "nothing": b"{}", "a list": b"[]", "null": b'{"distance": null}',
+    "no text": b"\xff\xfe", "a word": b'{"distance": "x"}', "no number": b'{"distance": NaN}',
+    "endless": b'{"distance": -1e999}', "too large": b'{"distance": ' + b"9" * 400 + b"}",
+    "nested": b"[" * 100_000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("data", [*DAMAGED_NOTES.values(), None], ids=[*DAMAGED_NOTES, "folder"])
+def test_a_damaged_note_of_the_best_is_no_obstacle(tmp_path, data, caplog):
+    note = tmp_path / "best" / "best.json"
+    note.parent.mkdir()
+    note.mkdir() if data is None else note.write_bytes(data)
+    assert Best(tmp_path, "distance").improved({"distance": 9.0})
     assert "holds no distance" in caplog.text

@@ -51,6 +51,10 @@ class StorageError(VidgenError):
     exit_code = 5
 
 
+class FullDisk(StorageError):
+    """There was no space left for what was to be written; what was there before is whole."""
+
+
 class Preempted(VidgenError):
     """The run was asked to stop, has saved its state, and goes on with the same command."""
 

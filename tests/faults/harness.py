@@ -20,7 +20,8 @@ from vidgen import config as configs
 from vidgen import methods
 from vidgen.cli import config_flags
 from vidgen.run import train
-from vidgen.runtime.checkpoint import Checkpoints, arrays_sha256
+from vidgen.runtime.checkpoint import Checkpoints
+from vidgen.runtime.digests import arrays_sha256
 
 ROOT = pathlib.Path(__file__).parents[2]
 BATCH = 2

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import resource
 import shutil
 import sys
 
@@ -17,11 +18,12 @@ from harness import (
     trained,
 )
 from programs import keep_programs
+from tensorboardX.proto import event_pb2
 
 from vidgen.errors import StorageError
-from vidgen.run import after_step, train
-from vidgen.runtime import checkpoint
+from vidgen.run import after_step, appending, metrics_log, train
 from vidgen.runtime.checkpoint import Checkpoints
+from vidgen.video import atomic
 
 STEPS = 8
 WRITES = ("open", "os.mkdir")
@@ -165,8 +167,111 @@ def test_what_no_python_writes_may_fail_as_well(tmp_path, whole):
     check_same_run(tmp_path / "run", whole, STEPS)
 
 
+# ------------------------------------------------------------------- writers beside checkpoints
+
+
+class NoSpace:
+    """No file of this process may grow from some step on, until another.
+
+    Attributes:
+      struck: How many steps were made without space.
+    """
+
+    def __init__(self, monkeypatch, first, last):
+        self.struck, self.limit = 0, resource.getrlimit(resource.RLIMIT_FSIZE)
+        after = after_step.after_step
+
+        def wrapped(run, loop, outputs, stop=""):
+            full = first <= loop.step < last
+            self.struck += full
+            self.set(0 if full else self.limit[0])
+            after(run, loop, outputs, stop)
+
+        monkeypatch.setattr(train, "after_step", wrapped)
+
+    def set(self, size):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, self.limit[1]))
+
+
+def shown(workdir):
+    """Returns the steps of a figure in TensorBoard's files, and how many files are broken."""
+    steps = []
+    for path in sorted((workdir / "tensorboard").iterdir()):
+        data = path.read_bytes()
+        while data:
+            size = int.from_bytes(data[:8], "little")
+            assert len(data) >= 16 + size, f"{path} ends with a part of a record"
+            event = event_pb2.Event.FromString(data[12 : 12 + size])
+            steps += [event.step for value in event.summary.value if value.tag == "gen/loss"]
+            data = data[16 + size :]
+    return steps
+
+
+def check_writers(workdir, whole, first, last, how, capsys):
+    """Checks a run whose disk is full from one step to another, whoever writes then."""
+    made = small_config(STEPS, save=2, sample=2)
+    made.training.full_disk = how
+    made.training.update(keep_best="distance", watch_kclips=0.004)
+    capsys.readouterr()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        space = NoSpace(monkeypatch, first, last)
+        try:
+            if how == "stop":
+                with pytest.raises(StorageError, match="could not be written") as error:
+                    train.train(made, workdir)
+                assert error.value.exit_code == 5
+            else:
+                train.train(made, workdir)
+        finally:
+            space.set(space.limit[0])
+    assert space.struck
+    if how == "stop":
+        train.train(made, workdir)
+    else:
+        said = capsys.readouterr().err
+        assert said.count("the lines wait until there is space") == 1, said
+        assert said.count("there is space again") == 1, said
+    assert saved_parts(workdir)[1] == saved_parts(whole)[1]
+    assert [line["step"] for line in lines(workdir / "metrics.jsonl")] == list(range(1, STEPS + 1))
+    assert sorted(set(shown(workdir))) == list(range(1, STEPS + 1))
+    assert not list(workdir.rglob("*tmp*")) and not list(workdir.glob(".*"))
+
+
+@pytest.mark.parametrize("how", ["stop", "continue"])
+def test_a_disk_that_is_full_for_two_steps(tmp_path, whole, how, capsys):
+    check_writers(tmp_path / "run", whole, 3, 5, how, capsys)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("how", ["stop", "continue"])
+@pytest.mark.parametrize("first", range(1, STEPS))
+@pytest.mark.parametrize("long", [1, 2, 4])
+def test_a_disk_that_is_full_for_a_while_at_any_step(tmp_path, whole, how, first, long, capsys):
+    check_writers(tmp_path / "run", whole, first, min(first + long, STEPS), how, capsys)
+
+
+def no_waiting(self, record):
+    """Sabotage: what there is no space for is forgotten."""
+    self.waiting.clear()
+    self.waiting.append(record)
+    self.write()
+
+
+@pytest.mark.parametrize("sabotage", ["forgotten", "swallowed"])
+def test_a_sabotaged_writer_is_seen(tmp_path, whole, sabotage, monkeypatch, capsys):
+    if sabotage == "forgotten":
+        monkeypatch.setattr(appending.Appending, "add", no_waiting)
+    else:
+        monkeypatch.setattr(metrics_log, "_refuse", lambda path, error: None)
+        monkeypatch.setattr(after_step, "save", lambda *about, **more: None)
+    with pytest.raises((AssertionError, pytest.fail.Exception, StorageError)):
+        check_writers(
+            tmp_path / "run", whole, 3, 5, "stop" if sabotage == "swallowed" else "continue", capsys
+        )
+
+
 def not_told(monkeypatch):
-    monkeypatch.setattr(checkpoint, "_is_full", lambda error: False)
+    monkeypatch.setattr(atomic, "is_full", lambda error: False)
 
 
 def left_there(monkeypatch):

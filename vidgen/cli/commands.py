@@ -24,7 +24,7 @@ def train(options: argparse.Namespace) -> None:
     from vidgen.errors import Preempted
     from vidgen.run import logs
     from vidgen.run.heartbeat import Heartbeat
-    from vidgen.run.signals import Signals
+    from vidgen.run.signals import Ending, Signals
 
     with Heartbeat.from_environment() as beat:
         with Signals() as signals:  # entered before imports, which take seconds
@@ -43,8 +43,8 @@ def train(options: argparse.Namespace) -> None:
                 return _train(config, options, signals, beat)
         if signals.received:
             raise Preempted(f"{signals.received} at the start: nothing new to save")
-        # Without steps nobody would look at the signals that were noted.
-        _train(config, options, None, beat)
+        with Ending():  # without steps nobody would look at signals that are noted
+            _train(config, options, None, beat)
 
 
 def _train(config: Any, options: argparse.Namespace, signals: Any, beat: Any) -> None:

@@ -4,14 +4,17 @@ Errors meant for a person are one or two lines and an exit code (README); `--deb
 come from. JAX is imported after the arguments have been read.
 """
 
+import contextlib
 import errno
 import os
 import shlex
+import signal
 import sys
 
 from vidgen import __version__
 from vidgen.cli import commands, flags, process, sampling_flags
 from vidgen.errors import ConfigError, StorageError, VidgenError, plain
+from vidgen.run import signals
 
 COMMANDS = {
     "train": commands.train,
@@ -31,8 +34,10 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
+    own = arguments is None  # otherwise called from another program
     if arguments is None:
         arguments = sys.argv[1:]
+        process.own_streams()
         if arguments and arguments[0] in ("train", "sample", "evaluate", "bench"):
             process.keep_memory()
     launched: list[str] = []
@@ -41,7 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
         at = arguments.index("--")
         arguments, launched = arguments[:at], arguments[at + 1 :]
     try:
-        return _run(arguments, launched, line)
+        code = _run(arguments, launched, line)
+        sys.stdout.flush()
+        return code
     except VidgenError as error:
         if "--debug" in arguments:
             raise
@@ -59,14 +66,14 @@ def main(arguments: list[str] | None = None) -> int:
         )
         print("        unset it, and JAX takes what there is; cpu is everywhere", file=sys.stderr)
         return ConfigError.exit_code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, signals.Ended) as error:
         if "--debug" in arguments:
             raise
-        print("vidgen: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output has gone, as in `vidgen ... | head`
-        sys.stdout = None
-        return 0
+        number = getattr(error, "number", signal.SIGINT)
+        print(f"vidgen: {signals.Ended(number)}", file=sys.stderr, flush=True)
+        if own:  # all is cleaned up; XLA's threads, still at work, may crash as Python ends
+            os._exit(128 + number)
+        return 128 + number
     except OSError as error:
         if "--debug" in arguments or error.filename is None:
             raise
@@ -97,7 +104,9 @@ def _run(arguments: list[str], launched: list[str], line: str) -> int:
             print(sampling_flags.options_text(options.words))
         return 0
     options.known, options.line, options.launched = parser.known(), line, launched
-    return COMMANDS[name](options) or 0
+    # These two note signals themselves: a training has something to save.
+    with contextlib.nullcontext() if name in ("train", "launch") else signals.Ending():
+        return COMMANDS[name](options) or 0
 
 
 if __name__ == "__main__":

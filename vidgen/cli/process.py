@@ -1,10 +1,14 @@
 """What a command changes in its own process, and an import of the library must not."""
 
+import errno
+import io
 import logging
 import os
 import pathlib
 import sys
 from typing import Any
+
+from vidgen.errors import StorageError
 
 # One arena of memory on huge pages, from which blocks below 8 GiB come and whose end is kept. By
 # default glibc gives each large block back to the kernel, which clears the pages for the next.
@@ -27,6 +31,65 @@ def keep_memory() -> None:
         tunables = ":".join(f"glibc.malloc.{name}={value}" for name, value in _MALLOC.items())
         os.environ["GLIBC_TUNABLES"] = tunables
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+class _Output(io.FileIO):
+    """Standard output or standard error, whose end does not end the work.
+
+    What a reader that has gone (`| head`) or a closed terminal would get is dropped: the command
+    does what it was asked for, and its exit code is of that. Output for which there is no space is
+    an error; messages for which there is none are dropped, since nothing is left to say it to.
+
+    Args:
+      number: 1 or 2.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(number, "wb", closefd=False)
+        self.lost = False
+
+    def write(self, data: Any) -> int:
+        """Writes bytes, or drops them.
+
+        Raises:
+          StorageError: There was no space for standard output; once.
+        """
+        if not self.lost:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self.lost = True
+                if self.fileno() == 1 and error.errno not in (errno.EPIPE, errno.EIO):
+                    raise StorageError(
+                        f"standard output cannot be written: {error.strerror}"
+                    ) from error
+        return memoryview(data).nbytes
+
+
+def own_streams() -> None:
+    """Opens what the shell has closed of the standard streams, and makes output `_Output`.
+
+    Otherwise the next file that is opened would take the number of a closed one, and get what
+    libraries print.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest that is free
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        old = getattr(sys, name)
+        if old is not None:
+            old.flush()
+        output = _Output(number)
+        made = io.TextIOWrapper(
+            io.BufferedWriter(output),
+            encoding=getattr(old, "encoding", "utf-8"),
+            errors="backslashreplace",  # a file's name may be no text
+            line_buffering=number == 2 or output.isatty(),
+            write_through=getattr(old, "write_through", False),
+        )
+        setattr(sys, name, made)
 
 
 def speak_plainly() -> None:

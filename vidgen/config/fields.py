@@ -152,7 +152,7 @@ TRAINING: Section = {
         choices=("", "distance", "content", "motion", "noise"),
     ),
     "full_disk": Field(
-        "stop", "no space for a checkpoint: stop, or go on without", choices=("stop", "continue"),
+        "stop", "no space on the disk: stop, or go on without", choices=("stop", "continue"),
         free=True,
     ),
 }  # fmt: skip

@@ -8,8 +8,8 @@ import contextlib
 import json
 import os
 import pathlib
+import secrets
 import shutil
-import tempfile
 import time
 import zlib
 from collections.abc import Iterator
@@ -192,15 +192,14 @@ def _making(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         for left in folder.parent.glob(".making-*"):
             if _abandoned(left):
                 shutil.rmtree(left, ignore_errors=True)  # another process may sweep it as well
-        temporary = pathlib.Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
-        temporary.chmod(0o755)
-        lock = open(temporary / "lock", "wb")  # noqa: SIM115 - held until the end
-    try:
-        _lock(lock)
+    # A name of our own: a signal may come before mkdtemp has told its name.
+    temporary = folder.parent / f".making-{secrets.token_hex(6)}"
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+        with storage(folder):
+            temporary.mkdir()
+            _lock(stack.enter_context(open(temporary / "lock", "wb")))  # held until the end
         yield temporary
-    finally:
-        lock.close()
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _lock(file: BinaryIO) -> bool:

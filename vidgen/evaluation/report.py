@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NotRequired, TypedDict, cast
@@ -142,12 +143,14 @@ def _set_aside(path: pathlib.Path, manifest: Manifest) -> None:
         old = {"protocol": "unreadable"}
     if old == manifest:
         return
+    named = re.fullmatch(r"[\w-]{1,40}", old["protocol"], re.ASCII)  # as it may not after damage
+    word = old["protocol"] if named else "unreadable"
     mark = hashlib.sha256(json.dumps(old, sort_keys=True).encode()).hexdigest()[:8]
     for name in ("report.json", "report.html"):
         written = path.with_name(name)
         if written.exists():
             with atomic.storage(path):
-                written.rename(written.with_stem(f"report-{old['protocol']}-{mark}"))
+                written.rename(written.with_stem(f"report-{word}-{mark}"))
 
 
 def read(path: Path) -> Report:
@@ -168,7 +171,7 @@ def read(path: Path) -> Report:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is no JSON: {error}") from error
     return _checked(data, path)
 

@@ -9,14 +9,13 @@ import jax
 import numpy as np
 
 from vidgen import sampling
-from vidgen.errors import DivergedError, Preempted
+from vidgen.errors import DivergedError, FullDisk, Preempted
 from vidgen.run import artifacts, logs, watch
 from vidgen.run.best import Best
 from vidgen.run.clock import Clock
 from vidgen.run.metrics_log import RunLog
 from vidgen.run.setup import LoopState, Setup
 from vidgen.runtime import cluster
-from vidgen.runtime.checkpoint import FullDisk
 from vidgen.training import nonfinite
 
 ROW = 3  # steps that may be skipped one after another
@@ -121,7 +120,7 @@ def save(run: Setup, loop: LoopState, needed: bool = True) -> None:
 
 
 def _unless_full(run: Setup, write: Callable[[], None]) -> None:
-    """Does without a checkpoint for which there is no space, where the config says so."""
+    """Does without what there is no space for, where the config says so."""
     try:
         write()
     except FullDisk as error:
@@ -135,7 +134,8 @@ def sample(run: Setup, loop: LoopState, outputs: Outputs) -> None:
     ema = run.placed.whole_copy(loop.state.ema)
     if outputs.log is not None:
         sampler = sampling.from_weights(ema, run.meta, loop.step)
-        artifacts.write_samples(run.workdir, run.config, sampler, outputs.log)
+        write = functools.partial(artifacts.write_samples, run.workdir, run.config, sampler)
+        _unless_full(run, functools.partial(write, outputs.log))
     cluster.meet(f"sample {loop.step}")
 
 
@@ -228,7 +228,8 @@ def after_step(run: Setup, loop: LoopState, outputs: Outputs, stop: str = "") ->
         save(run, loop, needed=done == run.total)
         if outputs.best.improved(figures):
             _unless_full(run, run.checkpoints.wait)
-            outputs.best.keep(done, figures, run.checkpoints)
+            keep = functools.partial(outputs.best.keep, done, figures, run.checkpoints)
+            _unless_full(run, keep)
 
 
 def _losses(metrics: dict[str, float]) -> str:

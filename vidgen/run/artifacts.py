@@ -19,10 +19,10 @@ from vidgen.data.pack import Pack, open_store
 from vidgen.data.settings import pack_settings
 from vidgen.data.stream import Clips, choose_stride, describe_choice
 from vidgen.data.toy import ToySource
-from vidgen.errors import ConfigError, DataError, StorageError
-from vidgen.run import logs, watch
+from vidgen.errors import ConfigError, DataError
+from vidgen.run import aside, logs, watch
 from vidgen.run.metrics_log import RunLog
-from vidgen.video import layout, writing
+from vidgen.video import atomic, layout, writing
 
 _LOG = logging.getLogger("vidgen")
 
@@ -31,14 +31,17 @@ def write_json(path: pathlib.Path, data: dict[str, Any]) -> None:
     """Writes a JSON file whole or not at all.
 
     Raises:
-      StorageError: The disk is full or the folder cannot be written.
+      FullDisk: The disk is full.
+      StorageError: The folder cannot be written.
     """
+    aside.make_way(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(data, indent=2) + "\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise StorageError(f"{path} could not be written: {error.strerror}") from error
+    with atomic.storage(path):
+        try:
+            temporary.write_text(json.dumps(data, indent=2) + "\n")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def open_clips(
@@ -179,14 +182,22 @@ def sample_path(workdir: pathlib.Path, step: int, suffix: str) -> pathlib.Path:
 def write_samples(
     workdir: pathlib.Path, config: configs.Config, sampler: sampling.Sampler, log: RunLog
 ) -> None:
-    """Writes sample videos, always of the same seeds, as MP4, PNG and to TensorBoard."""
+    """Writes sample videos, always of the same seeds, as MP4, PNG and to TensorBoard.
+
+    Raises:
+      FullDisk: The disk is full.
+      StorageError: The folder cannot be written.
+    """
     frames = min(config.sampling.frames, sampler.limit or config.sampling.frames)
     videos = sampler.sample(range(config.sampling.clips), frames)
     grid = layout.grid(videos)
     log.video(sampler.step, "samples", grid, sampler.fps)
-    writing.write_video(sample_path(workdir, sampler.step, ".mp4"), grid, fps=sampler.fps)
-    # Last: a mark that all is written.
-    writing.write_grid(sample_path(workdir, sampler.step, ".png"), videos)
+    video, picture = (sample_path(workdir, sampler.step, suffix) for suffix in (".mp4", ".png"))
+    aside.make_way(video.parent, folder=True)
+    for path in (video, picture):
+        aside.make_way(path)
+    writing.write_video(video, grid, fps=sampler.fps)
+    writing.write_grid(picture, videos)  # last: a mark that all is written
 
 
 def compare_samples(sampler: sampling.Sampler, clips: Clips) -> dict[str, float]:

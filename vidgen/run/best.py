@@ -2,10 +2,10 @@
 
 import json
 import logging
+import math
 import pathlib
-import shutil
 
-from vidgen.run import artifacts
+from vidgen.run import artifacts, aside
 from vidgen.runtime.checkpoint import Checkpoints
 from vidgen.video import atomic
 
@@ -33,19 +33,22 @@ class Best:
         if figure and self._note.exists():
             try:
                 self._score = self._score_of(json.loads(self._note.read_text()))
-            except (ValueError, KeyError, TypeError):  # damaged, or of another figure
+            # Damaged in some way, or of another figure.
+            except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 _LOG.warning("%s: holds no %s; the next figures are taken for the best", self._note,
                              figure)  # fmt: skip
 
     def _score_of(self, figures: dict[str, float]) -> float:
         value = float(figures[self.figure])
+        if not math.isfinite(value):
+            raise ValueError(f"{self.figure} is {value}")
         return value if self.figure == "distance" else abs(value - 1)
 
     def improved(self, figures: dict[str, float]) -> bool:
         """Tells whether figures are better than those of the checkpoint that is kept."""
-        return (
-            bool(self.figure) and self.figure in figures and self._score_of(figures) < self._score
-        )
+        if not self.figure or not math.isfinite(figures.get(self.figure, math.nan)):
+            return False
+        return self._score_of(figures) < self._score
 
     def keep(self, step: int, figures: dict[str, float], checkpoints: Checkpoints) -> None:
         """Keeps a checkpoint that is on disk in place of the one before.
@@ -55,10 +58,11 @@ class Best:
         """
         if step not in checkpoints.steps():  # there was no space for it
             return
+        aside.make_way(self._folder, folder=True)
         with atomic.storage(self._folder):
             checkpoints.link(step, self._folder)
             artifacts.write_json(self._note, {"step": step, **figures})
             for old in Checkpoints(self._folder).steps():
                 if old != step:
-                    shutil.rmtree(self._folder / str(old))
+                    atomic.remove(self._folder / str(old))
         self._score = self._score_of(figures)

@@ -84,6 +84,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
       the process has said that no more beats come); empty where there is no file that can be read.
     """
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
         return {}
+    return found if isinstance(found, dict) else {}

@@ -22,7 +22,7 @@ class Terminal:
         self.first, self.start = done, 0.0
         self.said = time.monotonic()
         self.bar, self.text, self.quiet = None, "", quiet
-        if not quiet and sys.stderr.isatty():
+        if not quiet and on_terminal():
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -65,7 +65,7 @@ class Terminal:
 @contextlib.contextmanager
 def bar() -> Iterator[Callable[[int, int, str], None]]:
     """Gives a `progress(done, total, text)` that draws a bar, or says nothing off a terminal."""
-    if not sys.stderr.isatty():
+    if not on_terminal():
         yield lambda done, total, text: None
         return
     from rich.console import Console
@@ -81,8 +81,15 @@ def bar() -> Iterator[Callable[[int, int, str], None]]:
 
 
 def say(text: str) -> None:
-    """Prints a line for the person who runs the program."""
-    print(text, file=sys.stderr, flush=True)
+    """Prints a line for the person who runs the program, where there is anywhere to print it."""
+    if sys.stderr is not None:  # it is where a program has none, and print() would take stdout
+        with contextlib.suppress(OSError):  # a full disk or a reader that has gone ends no run
+            print(text, file=sys.stderr, flush=True)
+
+
+def on_terminal() -> bool:
+    """Tells whether what is said is shown on a terminal."""
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 @contextlib.contextmanager
@@ -93,7 +100,7 @@ def waiting(text: str, bar: bool = True) -> Iterator[None]:
       text: What is waited for.
       bar: Whether there may be a clock on a terminal: only one bar can be there at a time.
     """
-    if not bar or not sys.stderr.isatty():
+    if not bar or not on_terminal():
         say(text)
         yield
         return

@@ -1,12 +1,15 @@
-"""Signals that ask a run to stop, noted and looked at where nothing is lost."""
+"""Signals that ask a run or a command to stop: noted where something is saved, else an end."""
 
 import os
 import signal
 import stat
+import sys
 import threading
 import time
 from types import FrameType
 from typing import Any
+
+from vidgen.run import logs
 
 _NOTED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -52,6 +55,115 @@ class Signals:
     def __exit__(self, *_):
         for number, handler in self.old.items():
             signal.signal(number, handler)
+
+
+class Ended(BaseException):
+    """A signal has asked a command to end; it passes through all that cleans up.
+
+    Args:
+      number: The signal.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.number = number
+
+
+class Ending:
+    """Turns SIGINT, SIGTERM and SIGHUP into `Ended` while entered, for what has nothing to save.
+
+    Raised in the main thread, so that files half written and processes that were started go; raised
+    again where something has swallowed it (a callback of the collector of garbage, of which JAX has
+    one; a module that failed to load and is done without). Where that thread is inside a compiler
+    and does not hear for `PATIENCE` seconds, or takes longer than `LONGEST` to leave, the process
+    ends as it is; decoders end with their input. A second signal ends it at once, but for one
+    within a second (see `Signals`).
+
+    A signal that was ignored (nohup) stays so. Entered in a thread other than the main one, this
+    does nothing.
+    """
+
+    PATIENCE, LONGEST = 3.0, 20.0
+
+    def __init__(self):
+        self._begun: float | None = None
+        self._number = 0
+        self._heard, self._left = threading.Event(), threading.Event()
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self._listen()
+            self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
+            for number in _NOTED:
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._old[number] = signal.signal(number, self._end)
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+        self._left.set()
+        if threading.current_thread() is threading.main_thread():
+            sys.unraisablehook = self._hook
+            signal.set_wakeup_fd(self._wakeup)
+            os.close(self._write)  # the thread reads an end and leaves
+        if self._number and error is not None and not isinstance(error, Ended):
+            raise Ended(self._number) from error  # what some code has made of it
+
+    def _listen(self) -> None:
+        """Starts a thread that is told of signals by the kernel's side, not by Python's."""
+        read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+
+        def watch() -> None:
+            with open(read, "rb", buffering=0) as numbers:
+                while number := numbers.read(1):
+                    if number[0] in self._old and not self._leaves(number[0]):
+                        logs.say(f"vidgen: {Ended(number[0])}")
+                        os._exit(128 + number[0])
+
+        threading.Thread(target=watch, name="signals", daemon=True).start()
+
+    def _leaves(self, number: int) -> bool:
+        """Waits until the main thread has left, and tells whether it has."""
+        if not self._heard.wait(self.PATIENCE):
+            return False
+        deadline = time.monotonic() + self.LONGEST
+        while not self._left.wait(0.2):
+            if time.monotonic() > deadline:
+                return False
+            if not _handled(Ended):
+                self._begun = None
+                signal.pthread_kill(threading.main_thread().ident or 0, number)
+        return True
+
+    def _unraisable(self, event: Any) -> None:
+        """Says nothing of an end that could not be raised: it will be."""
+        if not isinstance(event.exc_value, Ended):
+            self._hook(event)
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            _leave_terminal()
+        now = time.monotonic()
+        if self._begun is None:
+            self._begun, self._number = now, number
+            self._heard.set()
+            raise Ended(number)
+        if now - self._begun > 1:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+
+def _handled(kind: type[BaseException]) -> bool:
+    """Tells whether the main thread is cleaning up after an exception of a kind."""
+    found: Any = sys._current_exceptions().get(threading.main_thread().ident or 0)
+    error = found[1] if isinstance(found, tuple) else found  # a tuple before Python 3.12
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _leave_terminal() -> None:

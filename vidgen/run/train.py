@@ -17,7 +17,7 @@ import jax
 from vidgen import config as configs
 from vidgen import methods
 from vidgen.errors import ConfigError, DivergedError, Preempted
-from vidgen.run import artifacts, fit, logs, metrics_log, warm_start, watch
+from vidgen.run import artifacts, fit, lock, logs, metrics_log, warm_start, watch
 from vidgen.run.after_step import Outputs, Progress, after_step, check_pending, sample
 from vidgen.run.best import Best
 from vidgen.run.clock import Clock
@@ -57,7 +57,8 @@ def train(
       The last line of metrics.jsonl; empty in processes other than the first.
 
     Raises:
-      ConfigError: The config is wrong or does not fit the run in the workdir.
+      ConfigError: The config is wrong or does not fit the run in the workdir, or another training
+        has the workdir.
       DataError: The clips cannot be read, or have changed since the run began.
       DivergedError: A quantity became NaN or infinite; the last checkpoint is intact.
       StorageError: Something could not be written.
@@ -68,14 +69,16 @@ def train(
     warm_start.check(config, workdir, init_from)
     with atomic.storage(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-    if methods.is_fitted(config.method):
-        if init_from is not None:
-            raise ConfigError(
-                f"--init_from={init_from}, and config.method is {config.method!r}",
-                "leave it out: what is fitted at once begins from nothing",
-            )
-        fit.fit(config, workdir, command)
-    else:
+    if methods.is_fitted(config.method) and init_from is not None:
+        raise ConfigError(
+            f"--init_from={init_from}, and config.method is {config.method!r}",
+            "leave it out: what is fitted at once begins from nothing",
+        )
+    first = jax.process_index() == 0
+    with lock.owned(workdir) if first else contextlib.nullcontext():
+        if methods.is_fitted(config.method):
+            fit.fit(config, workdir, command)
+            return metrics_log.last(workdir)
         with contextlib.nullcontext(signals) if signals else Signals() as signals:
             how = command, signals, beat or Heartbeat(), init_from, progress
             try:
@@ -84,7 +87,7 @@ def train(
                 # What went wrong may lie in memory alone: once more, from what is on disk.
                 logs.say(f"vidgen: {error}; once more from the last checkpoint")
                 _train(config, workdir, *how)
-    return metrics_log.last(workdir) if jax.process_index() == 0 else {}
+        return metrics_log.last(workdir) if first else {}
 
 
 def _train(
@@ -127,7 +130,8 @@ def _train(
 
     with contextlib.ExitStack() as stack:
         stack.callback(run.checkpoints.close)  # a save under way is finished, whatever ends the run
-        log = RunLog(workdir, loop.first, config) if run.first_process else None
+        without_space = config.training.full_disk == "continue"
+        log = RunLog(workdir, loop.first, config, without_space) if run.first_process else None
         if log is not None:
             stack.callback(log.close)
             clock.add(log.seconds)

@@ -6,6 +6,7 @@ and schedules.
 """
 
 import json
+import logging
 import pathlib
 from typing import Any
 
@@ -15,19 +16,39 @@ import numpy as np
 from vidgen import config as configs
 from vidgen import methods
 from vidgen.errors import ConfigError, StorageError
-from vidgen.runtime.checkpoint import Checkpoints, named
+from vidgen.runtime.checkpoint import Checkpoints
+from vidgen.runtime.digests import named
 
 # What may differ between a flow and what is made of it: how it is sampled.
 _FREE = ("stream", "steps", "whole_steps", "kept", "chunk", "margin", "guidance", "solver")
+_LOG = logging.getLogger("vidgen")
 Record = dict[str, Any]  # {"run": folder, "step": its checkpoint}
 
 
 def recorded(workdir: pathlib.Path) -> Record | None:
     """Returns what the run in a folder began from, as its run.json has it; None for nothing."""
+    record = (_facts(workdir) or {}).get("init_from")
+    return record if _is_record(record) else None
+
+
+def _facts(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """Returns what run.json says; empty where there is none, None where it is damaged."""
     try:
-        return json.loads((workdir / "run.json").read_text()).get("init_from")
-    except (OSError, ValueError, AttributeError):
+        found = json.loads((workdir / "run.json").read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError):
         return None
+    good = isinstance(found, dict) and _is_record(found.get("init_from", {"run": "", "step": 0}))
+    return found if good else None
+
+
+def _is_record(found: Any) -> bool:
+    return (
+        isinstance(found, dict)
+        and isinstance(found.get("run"), str)
+        and type(found.get("step", "")) in (int, type(None))
+    )
 
 
 def source(
@@ -47,6 +68,12 @@ def source(
       ConfigError: The run has begun from something else.
       StorageError: There is no such run.
     """
+    if _facts(workdir) is None:
+        if begun:
+            return None  # its checkpoint knows
+        _LOG.warning(
+            "%s is damaged: whether this run began from another is not known", workdir / "run.json"
+        )
     was = recorded(workdir)
     if init_from is None:
         return was
@@ -79,7 +106,9 @@ def check(
     if init_from is not None and not pathlib.Path(init_from).is_dir():
         raise StorageError(f"there is no run in {init_from}", "name the folder given as --workdir")
     method = begins_from(config)
-    if method is None or recorded(workdir) is not None or any(workdir.glob("checkpoints/*")):
+    if method is None or recorded(workdir) is not None:
+        return
+    if Checkpoints(workdir / "checkpoints").steps():
         return
     if init_from is None:
         raise ConfigError(
@@ -89,7 +118,7 @@ def check(
     try:
         was = json.loads((pathlib.Path(init_from) / "run.json").read_text())["config"]
         made, size = was["generator"], was["data"]["size"]
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return  # what is there is seen when its checkpoint is read
     if was["method"] != method:
         raise ConfigError(

@@ -7,13 +7,13 @@ what was restored, which covers the code between.
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import logging
 import math
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,50 +23,17 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 import vidgen
-from vidgen.errors import ConfigError, StorageError
+from vidgen.errors import ConfigError, FullDisk, StorageError
+from vidgen.runtime.digests import arrays_sha256, kinds
+from vidgen.video import atomic
 
 Abstract = Callable[[dict[str, Any]], dict[str, Any]]  # meta -> shapes of the items to restore
 log = logging.getLogger("vidgen")
 _LISTING = "files.json"
+_STEP = re.compile("0|[1-9][0-9]{0,18}")  # names of steps: as they are written, and no others
 _UNSUSPECTED = 1 << 31  # bytes that arrays may have however small their files are
 _META = 1 << 26  # bytes of what is kept beside the arrays
 _UNDER_WAY = ".orbax-checkpoint-tmp"  # what Orbax calls a step until it is committed
-
-
-def named(tree: Any) -> dict[str, Any]:
-    """Returns the arrays of a tree by path."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
-def _kinds(tree: Any) -> set[tuple[str, str, str]]:
-    return {(name, str(leaf.dtype), str(leaf.shape)) for name, leaf in named(tree).items()}
-
-
-def arrays_sha256(tree: Any) -> str:
-    """Returns the SHA-256 of a tree of arrays: paths, types, shapes and bits.
-
-    A path is its names and numbers alone, so that a dataclass and the dict of its fields, as which
-    Orbax reads it where nobody says what it was, are the same.
-    """
-    leaves = named(tree)
-    total = hashlib.sha256()
-    for path in sorted(leaves):
-        array = np.asarray(_whole(leaves[path]))
-        total.update(f"{path} {array.dtype} {array.shape}".encode())
-        total.update(np.ascontiguousarray(array).data)
-    return total.hexdigest()
-
-
-def _whole(leaf: Any) -> Any:
-    """Fetches an array that may lie in shards on the devices of many processes."""
-    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
-        mesh = jax.sharding.Mesh(np.array(jax.devices()), ("all",))
-        whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-        leaf = jax.jit(lambda x: x, out_shardings=whole)(leaf)
-    return jax.device_get(leaf)
 
 
 class Checkpoints:
@@ -84,10 +51,17 @@ class Checkpoints:
         self._saving, self._needed = 0, 0  # the step last written, and its bytes
 
     def steps(self) -> list[int]:
-        """Returns the steps that have a complete checkpoint, oldest first."""
+        """Returns the steps that have a complete checkpoint, oldest first.
+
+        Raises:
+          StorageError: There is something else where the folder should be.
+        """
         if not self.folder.is_dir():
+            if os.path.lexists(self.folder):
+                raise StorageError(f"{self.folder} is no folder", "move it away")
             return []
-        return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit())
+        folders = [path.name for path in self.folder.iterdir() if path.is_dir()]
+        return sorted(int(name) for name in folders if _STEP.fullmatch(name))
 
     def save(self, step: int, items: dict[str, Any], meta: dict[str, Any]) -> None:
         """Starts saving trees of arrays; goes on in the background (`wait`).
@@ -181,8 +155,8 @@ class Checkpoints:
         folder.mkdir(parents=True, exist_ok=True)
         target, made = folder / str(step), folder / f".{step}"
         for left in (target, made):
-            shutil.rmtree(left, ignore_errors=True)
-        shutil.copytree(self.folder / str(step), made, copy_function=_linked)
+            atomic.remove(left)
+        shutil.copytree(self.folder / str(step), made, copy_function=atomic.link)
         made.rename(target)
 
     def meta(self, step: int) -> dict[str, Any]:
@@ -203,10 +177,7 @@ class Checkpoints:
         if jax.process_index():
             return
         for later in [s for s in self.steps() if s > step]:
-            source, number = self.folder / str(later), 0
-            while (target := self.folder / f"damaged-{later}-{number}").exists():
-                number += 1
-            source.rename(target)
+            atomic.set_aside(self.folder / str(later))
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self.folder / str(old), ignore_errors=True)
 
@@ -254,7 +225,7 @@ class Checkpoints:
         items = {name: items[name] for name in wanted}
         for name, tree in items.items():
             # Orbax takes what was saved as None for anything that is wanted.
-            if lacking := sorted(_kinds(wanted[name]) - _kinds(tree)):
+            if lacking := sorted(kinds(wanted[name]) - kinds(tree)):
                 raise _Damaged(f"has no array {name}/{' '.join(lacking[0])}")
             if arrays_sha256(tree) != saved["digests"].get(name):
                 raise _Damaged(f"the arrays of {name!r} are not those that were saved")
@@ -264,6 +235,7 @@ class Checkpoints:
         if self._manager is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._sweep()
+            self._make_way()
             self._manager = ocp.CheckpointManager(
                 self.folder,
                 options=ocp.CheckpointManagerOptions(
@@ -288,7 +260,17 @@ class Checkpoints:
         """Deletes what a killed or failed save has left; it would fill the disk."""
         if jax.process_index() == 0:
             for left in self.folder.glob(f"*{_UNDER_WAY}"):
-                shutil.rmtree(left, ignore_errors=True)
+                with contextlib.suppress(OSError):  # what is in the way of a save, that save says
+                    atomic.remove(left)
+
+    def _make_way(self) -> None:
+        """Sets aside what Orbax would take for a step or could not replace by one."""
+        if jax.process_index() == 0 and self.folder.is_dir():
+            steps = set(map(str, self.steps()))
+            for path in sorted(self.folder.iterdir()):
+                if path.name.isdigit() and path.name not in steps:
+                    log.warning("%s is no checkpoint, set aside", path)
+                    atomic.set_aside(path)
 
     def _finalize(self) -> None:
         """Called when all files of a step are written, before it is committed."""
@@ -303,7 +285,7 @@ class Checkpoints:
         except (OSError, ValueError) as error:
             self._drop()  # it would raise the same once more
             place = self.folder / str(self._saving)
-            if not _is_full(error):
+            if not atomic.is_full(error):
                 raise StorageError(
                     f"{place} could not be written: {_first_line(error)}",
                     "the older checkpoints are whole, the same command goes on",
@@ -350,7 +332,7 @@ def _check_fit(
       MismatchError: The first path that differs and both shapes; all of them as its note.
     """
     old, new = (
-        {name: f"{kind}[{shape.strip('(,)')}]" for name, kind, shape in _kinds(trees)}
+        {name: f"{kind}[{shape.strip('(,)')}]" for name, kind, shape in kinds(trees)}
         for trees in ({name: tree for name, tree in there.items() if name in wanted}, wanted)
     )
     different = [
@@ -368,13 +350,6 @@ def _check_fit(
     error = MismatchError(f"{folder} does not fit the model: {different[0]}{more}", hint)
     error.add_note("\n".join(different))
     raise error
-
-
-def _linked(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without links
-        shutil.copy2(source, target)
 
 
 class _Damaged(Exception):
@@ -484,17 +459,6 @@ def _refuse_bomb(folder: pathlib.Path, wanted: dict[str, Any]) -> None:
 
 class MismatchError(StorageError):
     """A whole checkpoint holds other arrays than the model that it is to be restored for."""
-
-
-class FullDisk(StorageError):
-    """There was no space left for a checkpoint; the older ones are whole."""
-
-
-def _is_full(error: BaseException) -> bool:
-    # TensorStore reports a full disk as ValueError("RESOURCE_EXHAUSTED: ...").
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    words = ("RESOURCE_EXHAUSTED", *map(os.strerror, full))
-    return getattr(error, "errno", None) in full or any(word in str(error) for word in words)
 
 
 def _first_line(error: BaseException) -> str:

@@ -4,12 +4,12 @@ import contextlib
 import errno
 import os
 import pathlib
+import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 
-from vidgen.errors import StorageError
+from vidgen.errors import FullDisk, StorageError
 from vidgen.video.decoding import Path, reason
 
 
@@ -52,19 +52,16 @@ def replacing(path: Path) -> Iterator[pathlib.Path]:
     path = pathlib.Path(path)
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(".tmp" + path.suffix, f".{path.stem[:100]}-", path.parent)
-        os.close(handle)
-    temporary = pathlib.Path(name)
+    temporary = _temporary(path)
     try:
         with storage(path):
+            temporary.touch(exist_ok=False)
             yield temporary
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)  # mkstemp makes it private
             _flush(temporary)
             os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        if os.path.lexists(temporary):
+            temporary.unlink()
 
 
 @contextlib.contextmanager
@@ -80,10 +77,11 @@ def replacing_folder(path: Path) -> Iterator[pathlib.Path]:
     path = pathlib.Path(path)
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = pathlib.Path(tempfile.mkdtemp(".tmp", f".{path.name[:100]}-", path.parent))
+    beside = _temporary(path)
     new, old = beside / "new", beside / "old"
     try:
         with storage(path):
+            beside.mkdir()
             new.mkdir()
             yield new
             for file in new.iterdir():
@@ -97,7 +95,17 @@ def replacing_folder(path: Path) -> Iterator[pathlib.Path]:
                     old.rename(path)
                 raise
     finally:
-        shutil.rmtree(beside)
+        if os.path.lexists(beside):
+            shutil.rmtree(beside)
+
+
+def _temporary(path: pathlib.Path) -> pathlib.Path:
+    """Returns a name beside a path that nothing has.
+
+    Known before anything has it, so that what a signal interrupts right after making it is deleted
+    as well; tempfile's names are known too late.
+    """
+    return path.with_name(f".{path.stem[:100]}-{secrets.token_hex(6)}.tmp{path.suffix}")
 
 
 def _flush(file: pathlib.Path) -> None:
@@ -105,13 +113,71 @@ def _flush(file: pathlib.Path) -> None:
         os.fsync(written.fileno())
 
 
+def set_aside(path: pathlib.Path) -> pathlib.Path:
+    """Renames what is in the way to `damaged-NAME-N` beside it, and returns that; never deletes.
+
+    Raises:
+      OSError: It cannot be renamed.
+    """
+    aside = beside(path)
+    path.rename(aside)
+    return aside
+
+
+def beside(path: pathlib.Path) -> pathlib.Path:
+    """Returns the first `damaged-NAME-N` beside a path that nothing has."""
+    number = 0
+    while os.path.lexists(aside := path.with_name(f"damaged-{path.name}-{number}")):
+        number += 1
+    return aside
+
+
+def remove(path: pathlib.Path) -> None:
+    """Deletes a file, a link or a folder with all that is in it; nothing where there is none.
+
+    Raises:
+      OSError: It cannot be deleted.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def link(source: Path, target: Path) -> None:
+    """Gives a file a second name, or copies it where the file system has no links.
+
+    Raises:
+      OSError: It cannot be written.
+    """
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def is_full(error: BaseException) -> bool:
+    """Tells whether an error says that a disk has no space: by its number, or by its words alone.
+
+    TensorStore reports a full disk as ValueError("RESOURCE_EXHAUSTED: ...").
+    """
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    words = ("RESOURCE_EXHAUSTED", *map(os.strerror, full))
+    return getattr(error, "errno", None) in full or any(word in str(error) for word in words)
+
+
 @contextlib.contextmanager
 def storage(path: Path) -> Iterator[None]:
-    """Turns what the system says while writing into a StorageError that names the path."""
+    """Turns what the system says while writing into a StorageError that names the path.
+
+    Raises:
+      FullDisk: There is no space.
+      StorageError: The system said something else.
+    """
     try:
         yield
     except OSError as error:
-        hint = "free some space or choose another folder" if error.errno == errno.ENOSPC else ""
-        raise StorageError(
-            f"{os.fspath(path)}: cannot be written: {reason(error)}", hint
-        ) from error
+        kind, hint = StorageError, ""
+        if is_full(error):
+            kind, hint = FullDisk, "free some space or choose another folder"
+        raise kind(f"{os.fspath(path)}: cannot be written: {reason(error)}", hint) from error

@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 
 import vidgen
 from vidgen.errors import ConfigError, FullDisk, StorageError
-from vidgen.runtime.digests import arrays_sha256, kinds
+from vidgen.runtime.digests import arrays_sha256, kinds, named
 from vidgen.video import atomic
 
 Abstract = Callable[[dict[str, Any]], dict[str, Any]]  # meta -> shapes of the items to restore

@@ -39,7 +39,8 @@ WRONG = [
 
 
 @pytest.mark.parametrize("line, says", WRONG, ids=[line[:40] for line, _ in WRONG])
-def test_a_wrong_value_of_a_flag_is_refused_with_what_it_may_be(line, says, capsys):
+def test_a_wrong_value_of_a_flag_is_refused_with_what_it_may_be(line, says, capsys, monkeypatch):
+    monkeypatch.setattr(launch, "launch", lambda *_, **__: pytest.fail("starts processes"))
     assert main.main(line.split()) == 2
     said = capsys.readouterr().err.splitlines()
     assert says in said[0] and 1 <= len(said) <= 2 and len(said[0]) < 700

@@ -18,14 +18,16 @@ from typing import Any
 import numpy as np
 
 from vidgen import frame_size
-from vidgen.data.archives import printable
+from vidgen.data.attempts import each
+from vidgen.data.entry import Entry
 from vidgen.data.limits import Limits
-from vidgen.data.listing import Entry, by_number, is_toy, list_source, toy_source
+from vidgen.data.listing import by_number, is_toy, list_source, toy_source
 from vidgen.data.pack import Pack
 from vidgen.data.settings import PackSettings
 from vidgen.data.stream import ENOUGH, choose_stride, count_windows, describe_choice
-from vidgen.data.workers import Worker, each, frame_rate, request
+from vidgen.data.workers import Worker, frame_rate, request
 from vidgen.errors import DataError
+from vidgen.text import printable
 from vidgen.video.conversion import centre
 from vidgen.video.layout import film_strips
 from vidgen.video.writing import write_png
@@ -144,6 +146,7 @@ def inspect(
         ),
         limits=settings.limits,
         workers=workers,
+        name=lambda n: source.entries[n].name,
         progress=progress,
         text="decoding",
     )

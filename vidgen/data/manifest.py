@@ -12,7 +12,7 @@ from vidgen.video.decoding import Unreadable
 _KNOWN = ("path", "label", "caption", "start", "end")
 # Entries that a batch has of its own; `stop` is how processes of a run end together.
 RESERVED = ("video", "index", "stop")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ import sys
 from vidgen import __version__
 from vidgen.cli import commands, flags, process, sampling_flags
 from vidgen.errors import ConfigError, VidgenError
+from vidgen.text import legible
 
 COMMANDS = {
     "train": commands.train,
@@ -44,9 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     except VidgenError as error:
         if "--debug" in arguments:
             raise
-        print(f"vidgen: {error}", file=sys.stderr)
+        print(legible(f"vidgen: {error}", "\n\t"), file=sys.stderr)
         if error.hint:
-            print(f"        {error.hint}", file=sys.stderr)
+            print(legible(f"        {error.hint}", "\n\t"), file=sys.stderr)
         return error.exit_code
     except (RuntimeError, AssertionError) as error:
         if "--debug" in arguments or process.has_devices():

@@ -6,6 +6,8 @@ import pathlib
 import sys
 from typing import Any
 
+from vidgen.text import legible
+
 # One arena of memory on huge pages, from which blocks below 8 GiB come and whose end is kept. By
 # default glibc gives each large block back to the kernel, which clears the pages for the next.
 _MALLOC = {
@@ -29,6 +31,13 @@ def keep_memory() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+class _Legible(logging.Formatter):
+    """Writes no message of which a terminal would obey a part: names of files are anybody's."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return legible(super().format(record), "\n\t")
+
+
 def speak_plainly() -> None:
     """Prints warnings as one line each, and leaves out the pages that Orbax logs.
 
@@ -38,7 +47,9 @@ def speak_plainly() -> None:
     """
     import absl.logging
 
-    logging.basicConfig(format="vidgen: %(message)s", level=logging.WARNING)
+    shown = logging.StreamHandler()
+    shown.setFormatter(_Legible("vidgen: %(message)s"))
+    logging.basicConfig(handlers=[shown], level=logging.WARNING)
     absl.logging.set_verbosity(absl.logging.FATAL)
     before = sys.unraisablehook
     if getattr(before, "__module__", "") == __name__:  # a command in this process before

@@ -25,9 +25,11 @@ from typing import Any, BinaryIO
 
 from vidgen.data.faults import of_the_moment
 from vidgen.data.limits import DEPTH, NAME, PART, RATIO, WAYS, Limits
+from vidgen.text import printable, shortened
 from vidgen.video.decoding import Unreadable, reason
 
-_LISTED = b"PK\1\2"  # at the beginning of each line of a zip's list
+# Of a zip: before each line of its list, and before each member; a flag of both, in a second byte.
+_LISTED, _MEMBER, _UTF8 = b"PK\1\2", b"PK\3\4", 8
 _FURTHER = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 DAMAGE = (
     zipfile.BadZipFile,
@@ -132,7 +134,9 @@ def walk(root: str, refuse: Refuse, deep: bool = True) -> Iterator[Member]:
             info = os.stat(path)
             names = sorted(os.listdir(path), key=os.fsencode)
         except OSError as error:
-            if not folder or of_the_moment(error):
+            if of_the_moment(error):
+                raise _naming(error, folder) from error
+            if not folder:
                 raise
             refuse(folder, (error.strerror or str(error)).lower())
             continue
@@ -163,10 +167,15 @@ def walk(root: str, refuse: Refuse, deep: bool = True) -> Iterator[Member]:
                     refuse(below, f"is not a regular file ({file_type(mode)})")
             except OSError as error:
                 if of_the_moment(error):
-                    raise
+                    raise _naming(error, below) from error
                 broken = isinstance(error, FileNotFoundError)
                 refuse(below, "is a broken link" if broken else (error.strerror or "").lower())
         pending += reversed(deeper)
+
+
+def _naming(error: OSError, name: str) -> OSError:
+    said = f"{error.strerror}, of {shortened(printable(name)) or 'the folder itself'}"
+    return OSError(error.errno, said)
 
 
 def is_tar(path: str) -> bool:
@@ -219,17 +228,23 @@ def open_zip(path: str) -> zipfile.ZipFile:
 class _Names:
     """A zip file, of which names that say they are UTF-8 and are not say so no more.
 
-    The list at the end of a zip, which zipfile reads at once, says how each name is written.
-    zipfile gives up at the first that is written otherwise.
+    The list at the end of a zip, which zipfile reads at once, says how each name is written, and so
+    does what precedes a member. zipfile gives up at the first that is written otherwise.
     """
 
     def __init__(self, file: BinaryIO):
         self._file = file
-        self.seek, self.tell, self.close = file.seek, file.tell, file.close
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
 
     def read(self, count: int = -1) -> bytes:
         data = self._file.read(count)
-        return _without_utf8(data) if data.startswith(_LISTED) else data
+        if data.startswith(_LISTED):
+            return _without_utf8(data)
+        if data.startswith(_MEMBER) and len(data) == 30:
+            name = self._file.read(int.from_bytes(data[26:28], "little"))
+            self._file.seek(-len(name), os.SEEK_CUR)
+            return data if _is_utf8(name) else data[:7] + bytes([data[7] & ~_UTF8]) + data[8:]
+        return data
 
 
 def _without_utf8(data: bytes) -> bytes:
@@ -237,12 +252,18 @@ def _without_utf8(data: bytes) -> bytes:
     changed, at = bytearray(data), 0
     while data.startswith(_LISTED, at) and at + 46 <= len(data):
         length, more, comment = struct.unpack_from("<HHH", data, at + 28)
-        try:
-            data[at + 46 : at + 46 + length].decode()
-        except UnicodeDecodeError:
-            changed[at + 9] &= ~8
+        if not _is_utf8(data[at + 46 : at + 46 + length]):
+            changed[at + 9] &= ~_UTF8
         at += 46 + length + more + comment
     return bytes(changed)
+
+
+def _is_utf8(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def member_name(info: zipfile.ZipInfo) -> str:
@@ -296,23 +317,28 @@ def _tarred(
 def _infos(archive: tarfile.TarFile, refuse: Refuse) -> Iterator[tarfile.TarInfo]:
     """Yields the headers of a tar that make sense."""
     while True:
+        at = archive.offset  # type: ignore[attr-defined]
         try:
             info = archive.next()
         except (ValueError, OverflowError, LookupError, TypeError) as error:
-            refuse(_step_over(archive), f"has a header that makes no sense ({reason(error)})")
+            refuse(_step_over(archive, at), f"has a header that makes no sense ({reason(error)})")
             continue
         if info is None:
             return
         yield info
 
 
-def _step_over(archive: tarfile.TarFile) -> str:
+def _step_over(archive: tarfile.TarFile, at: int) -> str:
     """Moves on behind the member at whose further headers tarfile fails; returns its name.
+
+    Args:
+      archive: An open tar.
+      at: Where the first of these headers begins.
 
     Raises:
       tarfile.TarError: Its own header makes no sense, either.
     """
-    file, at = archive.fileobj, archive.offset  # type: ignore[attr-defined]
+    file: Any = archive.fileobj
     while True:
         file.seek(at)
         info = tarfile.TarInfo.frombuf(

@@ -25,7 +25,7 @@ import numpy as np
 from vidgen.data.collecting import collect
 from vidgen.data.decoder import decode
 from vidgen.data.entry import Entry
-from vidgen.data.faults import fault, why
+from vidgen.data.faults import fault, of_the_moment, why
 from vidgen.data.limits import Limits
 
 _CHUNK = 1 << 20  # bytes of frames that travel together
@@ -51,7 +51,10 @@ def main() -> None:
         except (Exception, MemoryError) as error:
             # The one place that catches everything: whatever a decoder raises on a strange file is
             # this file's reason, and travels to the parent, which names the file.
-            _send(answers, {"error": why(error), "fault": fault(error, request["ref"]["path"])})
+            # No decoder of FFmpeg's has a part in a listing, whose errors of the system are its own.
+            system = request["what"] == "list" and of_the_moment(error)
+            whose = "moment" if system else fault(error, request["ref"]["path"])
+            _send(answers, {"error": why(error), "fault": whose})
         _bound_time(None)
 
 

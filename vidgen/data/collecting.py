@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import itertools
 import json
 import os
 import stat
@@ -129,14 +130,15 @@ class Listing:
             raise Unreadable(self._bad[name])
         self._tell(name)
         try:
-            return job()
+            seen = job()
         except Exception as error:
             # Whatever a header makes a reader raise is this file's reason, as in `child.py`.
             if of_the_moment(error):
-                raise
-            raise Unreadable(said(error)) from error
-        finally:
+                raise  # and its name is what was told last
             self._tell(None)
+            raise Unreadable(said(error)) from error
+        self._tell(None)
+        return seen
 
     def take(self, members: Iterable[Member], root: str, archive: str | None) -> None:
         """Sorts the files of a folder or archive into clips, refusals and bystanders."""
@@ -302,7 +304,9 @@ class Listing:
                             f"has {size} bytes in its archive, data.limits.bytes={most}"
                         )
                     opened = io.BytesIO(opened.read(size + 1))
-                clips = list_clips(opened, suffix, size)
+                clips = list(itertools.islice(list_clips(opened, suffix, size), CLIPS + 1))
+                if len(clips) > CLIPS:
+                    raise Unreadable(f"holds more than {CLIPS} clips")
                 return [(key, n, None if name is None else _label(name)) for key, n, name in clips]
 
         return self._look(file.name, read)

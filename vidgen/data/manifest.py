@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 
+from vidgen.text import legible
 from vidgen.video.decoding import Unreadable
 
 _KNOWN = ("path", "label", "caption", "start", "end")
@@ -50,7 +51,7 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Row]:
     with open(path, encoding="utf-8-sig", newline="") as file:
         try:
             reader = csv.reader(file, strict=True, skipinitialspace=True)
-            names = [name.strip() for name in next(reader, [])]
+            names = [legible(name.strip()) for name in next(reader, [])]
             # A row may be several lines, and an empty line is none.
             rows = [(reader.line_num, cells) for cells in reader if cells]
         except (csv.Error, UnicodeDecodeError) as error:
@@ -70,9 +71,13 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Row]:
             )
     # Columns without a name are left alone: pandas writes one.
     return [
-        _row(line, {name: cell.strip() for name, cell in zip(names, cells, strict=False) if name})
+        _row(line, {name: _cell(cell) for name, cell in zip(names, cells, strict=False) if name})
         for line, cells in rows
     ]
+
+
+def _cell(text: str) -> str:
+    return legible(text.strip(), kept="\t\n\r")
 
 
 def _row(line: int, cells: dict[str, str]) -> Row:

@@ -5,6 +5,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from vidgen.text import legible
+
 
 class Terminal:
     """A progress bar on a terminal; elsewhere a plain line now and then.
@@ -80,7 +82,7 @@ def bar() -> Iterator[Callable[[int, int, str], None]]:
 
 def say(text: str) -> None:
     """Prints a line for the person who runs the program."""
-    print(text, file=sys.stderr, flush=True)
+    print(legible(text, "\n\t"), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -51,7 +51,7 @@ def main() -> None:
         except (Exception, MemoryError) as error:
             # The one place that catches everything: whatever a decoder raises on a strange file is
             # this file's reason, and travels to the parent, which names the file.
-            # No decoder of FFmpeg's has a part in a listing, whose errors of the system are its own.
+            # FFmpeg has no part in a listing, whose errors of the system are its own.
             system = request["what"] == "list" and of_the_moment(error)
             whose = "moment" if system else fault(error, request["ref"]["path"])
             _send(answers, {"error": why(error), "fault": whose})

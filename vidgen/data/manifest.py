@@ -71,13 +71,17 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Row]:
             )
     # Columns without a name are left alone: pandas writes one.
     return [
-        _row(line, {name: _cell(cell) for name, cell in zip(names, cells, strict=False) if name})
+        _row(
+            line,
+            {name: _cell(name, cell) for name, cell in zip(names, cells, strict=False) if name},
+        )
         for line, cells in rows
     ]
 
 
-def _cell(text: str) -> str:
-    return legible(text.strip(), kept="\t\n\r")
+def _cell(name: str, text: str) -> str:
+    """Returns a cell without what a terminal obeys; but for a path, which is that of a file."""
+    return text.strip() if name == "path" else legible(text.strip(), kept="\t\n\r")
 
 
 def _row(line: int, cells: dict[str, str]) -> Row:

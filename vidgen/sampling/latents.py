@@ -72,12 +72,8 @@ def check_latents(generator: Generator, latents: Latents) -> Latents:
         if x.dtype.kind == "f" and not np.isfinite(x).all():
             raise ConfigError(f"the latents' {name} holds what is not finite", "NaN or infinite")
     label = latents["label"]
-    if (
-        label.dtype.kind == "f"
-        or not label.size
-        or label.min() < 0
-        or label.max() >= max(generator.classes, 1)
-    ):
+    whole = label.dtype.kind in "iu" and label.size
+    if not whole or label.min() < 0 or label.max() >= max(generator.classes, 1):
         raise ConfigError(
             f"the latents' label is {label.tolist()}",
             f"whole numbers from 0 to {max(generator.classes, 1) - 1}",

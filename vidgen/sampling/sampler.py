@@ -376,7 +376,7 @@ class Sampler:
 
 
 def _is_whole(value: Any) -> bool:
-    """Tells whether a value is a whole number, and not a truth value, which Python takes for one."""
+    """Tells whether a value is a whole number; a truth value, which Python counts, is none."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import rich.console
 
-from vidgen.cli.main import main
+from vidgen.cli.main import COMMANDS, main
 from vidgen.cli.process import _Legible
 from vidgen.data import archives, collecting, listing, showing
 from vidgen.data.collecting import collect
@@ -408,11 +408,17 @@ def test_what_text_becomes():
 
 def test_nothing_reaches_the_terminal_that_it_obeys(tmp_path, capsys, monkeypatch):
     assert main(["data", "inspect", str(tmp_path / f"none{OBEYED}")]) == 3
+
+    def failing(options):
+        raise DataError(f"a file {OBEYED}", f"a hint {OBEYED}")
+
+    monkeypatch.setitem(COMMANDS, "doctor", failing)
+    assert main(["doctor"]) == 3
     logs.say(f"said {OBEYED}\nand more")
     record = logging.LogRecord("vidgen", logging.WARNING, "", 0, f"{OBEYED}: skipped", (), None)
     print(_Legible("%(message)s").format(record), file=sys.stderr)
     said = capsys.readouterr().err
-    assert not set(said) & RAW and said.count("\\x1b") == 3 and "\nand more" in said
+    assert not set(said) & RAW and said.count("\\x1b") == 5 and "\nand more" in said
 
 
 def test_readers_that_open_other_files_are_off(tmp_path):

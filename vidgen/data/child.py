@@ -12,7 +12,6 @@ An answer ends with `done`, or with `error`, the reason, and `fault`, which says
     "moment"    it is the machine's, now: a disk or a network that does not answer
 """
 
-import dataclasses
 import json
 import os
 import signal
@@ -24,7 +23,6 @@ import numpy as np
 
 from vidgen.data.collecting import collect
 from vidgen.data.decoder import decode
-from vidgen.data.entry import Entry
 from vidgen.data.faults import fault, of_the_moment, why
 from vidgen.data.limits import Limits
 
@@ -99,9 +97,8 @@ def _list(request: dict[str, Any], answers: BinaryIO) -> None:
             said, before = time.monotonic(), name
 
     listing = collect(request["ref"]["path"], limits, tell, request["bad"])
-    fields = [field.name for field in dataclasses.fields(Entry)]
     for kind, all_of_it in (
-        ("entries", [[getattr(entry, name) for name in fields] for entry in listing.entries]),
+        ("entries", [vars(entry) for entry in listing.entries]),
         ("skipped", listing.skipped),
     ):
         for first in range(0, len(all_of_it), _ROWS):

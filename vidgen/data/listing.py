@@ -179,8 +179,8 @@ class _Found:
     at: str | None = None
 
     def take(self, told: dict[str, Any]) -> None:
-        for *row, stamp in told.get("entries", ()):
-            self.entries.append(Entry(*row, tuple(stamp)))
+        for row in told.get("entries", ()):
+            self.entries.append(Entry(**row | {"stamp": tuple(row["stamp"])}))
         self.skipped += [(name, why) for name, why in told.get("skipped", ())]
         self.at = told.get("at")
 

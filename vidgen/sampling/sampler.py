@@ -8,7 +8,7 @@ vidgen.write_video("out.mp4", clips[0], fps=sampler.fps)
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import numpy as np
@@ -375,7 +375,7 @@ class Sampler:
         )
 
 
-def _is_whole(value: Any) -> bool:
+def _is_whole(value: Any) -> TypeGuard[int]:
     """Tells whether a value is a whole number; a truth value, which Python counts, is none."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 

@@ -3,7 +3,8 @@
 import pytest
 
 from vidgen.cli import config_flags, main
-from vidgen.errors import ConfigError, StorageError, plain
+from vidgen.errors import ConfigError, StorageError
+from vidgen.text import plain
 from vidgen.tools import launch
 from vidgen.video import atomic
 

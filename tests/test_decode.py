@@ -1,5 +1,6 @@
 """The decoding process: its answers, its limits, and what becomes of it on hostile files."""
 
+import errno
 import io
 import os
 import pathlib
@@ -18,10 +19,11 @@ import pytest
 from PIL import Image
 
 from vidgen.data import decoder as decoding
-from vidgen.data import workers
+from vidgen.data import faults, workers
 from vidgen.data.arrays import array_clips, strip_shape
+from vidgen.data.attempts import each
 from vidgen.data.limits import Limits
-from vidgen.data.workers import Worker, each, request
+from vidgen.data.workers import Disturbed, Worker, request
 from vidgen.errors import DataError
 from vidgen.video import decoding as video_decoding
 from vidgen.video import reading, writing
@@ -110,30 +112,83 @@ def test_no_frame_in_the_wanted_seconds(worker, video):
 
 def test_a_hanging_file_is_given_up_and_the_worker_replaced(tmp_path, video):
     os.mkfifo(tmp_path / "hang.mp4")  # opening it waits for a writer for ever
-    with Worker(Limits(seconds=3.0)) as worker:
+    with Worker(Limits(seconds=0.3)) as worker:
         decode(worker, video[0])
         before = worker._process.pid
         started = time.monotonic()
-        with pytest.raises(Unreadable, match=r"longer than data\.limits\.seconds=3\.0"):
+        with pytest.raises(
+            Disturbed, match=r"no answer in 3 s .* data\.limits\.seconds=0\.3"
+        ) as said:
             decode(worker, tmp_path / "hang.mp4")
-        assert time.monotonic() - started < 10
+        assert 2 < time.monotonic() - started < 10 and not said.value.crash
         assert len(decode(worker, video[0])[0]) == 10
         assert worker._process.pid != before
         assert not pathlib.Path(f"/proc/{before}").exists()
 
 
+def test_the_limit_is_of_processor_time(tmp_path):
+    """A file that costs too much is refused; one that had to wait for others is not."""
+    array = np.random.default_rng(0).integers(0, 256, (40, 240, 320, 3), np.uint8)
+    writing.write_video(tmp_path / "a.webp", array, fps=10)  # more than 0.3 s of a processor
+    long = r"longer than data\.limits\.seconds=0\.1"
+    with Worker(Limits(seconds=0.1)) as worker, pytest.raises(Unreadable, match=long):
+        decode(worker, tmp_path / "a.webp")
+    with Worker(Limits(seconds=2.0)) as worker:
+        decode(worker, tmp_path / "a.webp", end=0.1)
+        process = worker._process.pid
+        os.kill(process, signal.SIGSTOP)
+        timer = threading.Timer(2.5, os.kill, (process, signal.SIGCONT))
+        timer.start()
+        assert (decode(worker, tmp_path / "a.webp")[0] == array).all()
+        assert worker._process.pid == process
+        timer.join()
+
+
+def test_what_a_decoder_started_ends_with_it(tmp_path, monkeypatch, video):
+    """As a library does that calls a program for some format."""
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\nsleep 300 &\necho $! > {tmp_path}/child\nexec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with Worker(Limits()) as worker:
+        decode(worker, video[0])
+        child = int((tmp_path / "child").read_text())
+        os.kill(child, 0)
+    until = time.monotonic() + 10
+    while alive(child) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not alive(child)
+
+
+def alive(number):
+    """Tells whether a process runs; one that waits for somebody to ask how it ended does not."""
+    try:
+        return pathlib.Path(f"/proc/{number}/stat").read_text().rsplit(")")[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 @pytest.mark.parametrize(
-    ("number", "said"), [(signal.SIGKILL, "was killed"), (signal.SIGSEGV, "SIGSEGV")]
+    ("number", "said", "crash"),
+    [
+        (signal.SIGKILL, "was killed", False),
+        (signal.SIGTERM, "was killed", False),
+        (signal.SIGSEGV, "SIGSEGV", True),
+        (signal.SIGABRT, "SIGABRT", True),
+    ],
 )
-def test_a_dying_decoder_is_that_files_reason(tmp_path, video, number, said):
+def test_a_dying_decoder_may_be_of_the_moment(tmp_path, video, number, said, crash):
     os.mkfifo(tmp_path / "hang.mp4")
     with Worker(Limits()) as worker:
         decode(worker, video[0])
         timer = threading.Timer(0.3, os.kill, (worker._process.pid, number))
         timer.start()
-        with pytest.raises(Unreadable, match=said):
+        with pytest.raises(Disturbed, match=said) as caught:
             decode(worker, tmp_path / "hang.mp4")
         timer.join()
+        assert caught.value.crash == crash
         assert len(decode(worker, video[0])[0]) == 10
 
 
@@ -174,7 +229,7 @@ def test_a_clock_that_runs_out_after_the_last_frame_harms_no_other_file(video):
     path, array = video
     with Worker(Limits()) as worker:
         decode(worker, path)  # started and warm
-        worker.limits = Limits(seconds=0.5)
+        worker.limits = Limits(seconds=0.05)
         slow = request(place(path), worker.limits)
         info = worker.decode(slow, lambda frames: time.sleep(1.0))  # its answer waits in the pipe
         assert len(info["times"]) == 10
@@ -192,9 +247,46 @@ def test_memory_is_bounded(tmp_path):
     bounded = Limits(pixels=700_000_000, bytes=1)
     with (
         Worker(Limits(pixels=1_000_000, bytes=1)) as worker,
-        pytest.raises(Unreadable, match="memory"),
+        pytest.raises(Disturbed, match="memory") as caught,
     ):
         worker.decode(request(place(picture, "strip"), bounded), lambda frames: None)
+    assert caught.value.crash  # the file's, if it comes to that in a fresh process as well
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a file that gives EIO")
+def test_a_disk_that_does_not_answer_is_of_the_moment(worker, tmp_path):
+    for name, kind in (("a.mp4", "video"), ("a.npy", "array"), ("a.png", "strip")):
+        (tmp_path / name).symlink_to("/proc/self/mem")
+        ref = place(tmp_path / name, kind) | {"key": None, "index": None}
+        with pytest.raises(Disturbed, match="input/output error") as caught:
+            worker.decode(request(ref, worker.limits), lambda frames: None)
+        assert not caught.value.crash
+
+
+def test_what_an_error_is_worth(tmp_path):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"1")
+
+    def wrapped(cause):
+        error = Unreadable("after 3 good frames")
+        error.__cause__ = cause
+        return error
+
+    eio = OSError(errno.EIO, "Input/output error")
+    for error, readable, absent in (
+        (OSError(errno.ENFILE, ""), "moment", "moment"),
+        (wrapped(OSError(errno.ESTALE, "")), "moment", "moment"),
+        (wrapped(MemoryError()), "again?", "again?"),
+        (OSError(errno.ENOENT, ""), "file", "file"),
+        (OSError("image file is truncated"), "file", "file"),
+        (wrapped(ValueError()), "file", "file"),
+        (KeyError("x"), "file", "file"),
+    ):
+        assert faults.fault(error, str(path)) == readable, error
+        assert faults.fault(error, str(tmp_path / "absent")) == absent, error
+    assert faults.fault(eio, str(path)) == "again?"  # FFmpeg's word for a strange file
+    if sys.platform == "linux":
+        assert faults.fault(eio, "/proc/self/mem") == "moment"
 
 
 def test_a_decoder_that_cannot_start_says_why(tmp_path, monkeypatch):
@@ -203,7 +295,7 @@ def test_a_decoder_that_cannot_start_says_why(tmp_path, monkeypatch):
     broken.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(broken))
     with Worker(Limits()) as worker, pytest.raises(DataError, match="start: no such module"):
-        worker.picture_header(place("x"))
+        decode(worker, tmp_path / "x")
 
 
 def test_the_process_loads_no_jax_and_needs_no_main_guard(video):
@@ -377,6 +469,44 @@ def test_each_keeps_order_of_results_and_reasons_apart(tmp_path, video):
     assert seen[-1] == (3, 3, "testing")
 
 
+def test_each_does_again_alone_what_was_disturbed():
+    """And tells what is the file's, what was of the moment, and what stays."""
+    killed, crashed = Disturbed("was killed", crash=False), Disturbed("SIGSEGV", crash=True)
+    ends = {
+        0: [None],
+        1: [killed, None],
+        2: [crashed, None],
+        3: [crashed, crashed],
+        4: [killed, crashed, crashed],
+        5: [killed, crashed, None],
+        6: [killed, Unreadable("empty")],
+    }
+    seen, running, busy = [], [], threading.Lock()
+
+    def job(slot, worker, number):
+        with busy:
+            running.append(number)
+            alone = len(running) == 1
+            seen.append((number, worker, alone))
+        time.sleep(0.05)
+        end = ends[number].pop(0)
+        with busy:
+            running.remove(number)
+        if end:
+            raise end
+        return number
+
+    results, refused = each(range(7), job, limits=Limits(), workers=2)
+    assert results == {n: n for n in (0, 1, 2, 5)}
+    assert refused == {3: "SIGSEGV", 4: "SIGSEGV", 6: "empty"} and not any(ends.values())
+    assert all(alone for _, _, alone in seen[7:])
+    assert len({worker for _, worker, _ in seen[7:]}) == len(seen[7:])  # each in a fresh process
+    ends |= {0: [None], 1: [killed, killed], 2: [None]}
+    with pytest.raises(DataError, match=r"^clip 1: was killed, again when tried alone") as caught:
+        each(range(3), job, limits=Limits(), workers=2, name=lambda number: f"clip {number}")
+    assert "data.limits.seconds" in caught.value.hint
+
+
 def test_each_ends_its_processes_when_something_raises(tmp_path):
     os.mkfifo(tmp_path / "hang.mp4")
     pids = []
@@ -496,10 +626,10 @@ def test_grey_of_16_bits_keeps_its_levels(worker, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
-def test_pictures_without_a_white_are_refused(worker, tmp_path, dtype):
+def test_pictures_without_a_white_are_refused(tmp_path, dtype):
     Image.fromarray(np.zeros((16, 64), dtype)).save(tmp_path / "a.tiff")
     with pytest.raises(Unreadable, match="pictures have 8 or 16 bits"):
-        worker.picture_header(place(tmp_path / "a.tiff", "strip"))
+        decoding.picture_header(place(tmp_path / "a.tiff", "strip"), Limits())
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 PROJECT = pathlib.Path(__file__).parents[1]
 ROOT = PROJECT / "vidgen"
 FLOORS = [
-    {"errors", "frame_size", "seeds"},
+    {"errors", "frame_size", "seeds", "text"},
     {"config", "video"},
     {"data"},
     {"keys"},

@@ -14,19 +14,12 @@ from test_video_reading import numbered
 from vidgen.cli import config_flags
 from vidgen.cli.main import main
 from vidgen.data import inspect as inspection
-from vidgen.data.inspect import (
-    at_common_rate,
-    common_rate,
-    inspect,
-    lines,
-    show,
-    train_command,
-    write_contact_sheet,
-)
+from vidgen.data.inspect import at_common_rate, common_rate, inspect
 from vidgen.data.listing import list_source
 from vidgen.data.pack import open_store
 from vidgen.data.packing import write_pack
 from vidgen.data.settings import PackSettings, pack_settings
+from vidgen.data.showing import lines, show, train_command, write_contact_sheet
 from vidgen.data.stream import Clips
 from vidgen.errors import DataError
 from vidgen.video import writing

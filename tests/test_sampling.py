@@ -13,6 +13,7 @@ from vidgen.cli import sampling_flags
 from vidgen.errors import ConfigError, StorageError
 from vidgen.models import protocol
 from vidgen.runtime.checkpoint import Checkpoints
+from vidgen.sampling.latents import interpolate
 
 
 @functools.cache
@@ -74,6 +75,8 @@ def test_labels_choose_the_class():
         (lambda all: all.update(label=np.array([0, 2])), r"label is \[0, 2\]"),
         (lambda all: all.update(label=np.array([0.5, 1])), r"label is \[0\.5, "),
         (lambda all: all.update(cycle=all["cycle"].astype(str)), "cycle is <U"),
+        (lambda all: all.update(content=[[1.0], [1.0, 2.0]]), "are no arrays"),
+        (lambda all: all.update({name: x[:0] for name, x in all.items()}), r"label is \[\]"),
     ],
 )
 def test_latents_that_cannot_be_decoded_are_refused(change, says):
@@ -121,12 +124,45 @@ def test_decoded_latents_are_the_sample_and_can_be_edited():
         ({"seeds": [1], "frames": 4, "labels": "cube"}, "'cube'"),
         ({"seeds": [1], "frames": 4, "labels": 2}, "2"),
         ({"seeds": [1, 2], "frames": 4, "labels": [0]}, "1 labels for 2 seeds"),
+        ({"seeds": [1], "frames": 4, "labels": [1.7]}, "1.7"),
+        ({"seeds": [1], "frames": 4, "labels": 1.7}, "1.7"),
+        ({"seeds": [1], "frames": 4, "labels": np.array([1.0])}, "1.0"),
+        ({"seeds": [1], "frames": 4, "labels": np.array(1.7)}, "1.7"),
+        ({"seeds": [1], "frames": 4, "labels": True}, "True"),
+        ({"seeds": [1], "frames": 4, "labels": [np.nan]}, "nan"),
+        ({"seeds": [1], "frames": 4, "labels": b"square"}, "b'square'"),
+        ({"seeds": [1], "frames": 4, "labels": [[0]]}, "[0]"),
+        ({"seeds": [1], "frames": 4, "labels": {"square"}}, "square"),
+        ({"seeds": True, "frames": 4}, "True"),
+        ({"seeds": None, "frames": 4}, "None"),
+        ({"seeds": "1", "frames": 4}, "1"),
+        ({"seeds": [[1], [2, 3]], "frames": 4}, "[[1], [2, 3]]"),
+        ({"seeds": [2**80], "frames": 4}, "seeds"),
+        ({"seeds": [1], "frames": 4.0}, "frames is 4.0"),
+        ({"seeds": [1], "frames": "4"}, "frames is '4'"),
+        ({"seeds": [1], "frames": 4, "start": 0.5}, "start is 0.5"),
+        ({"seeds": [1], "frames": 4, "start": np.nan}, "start is nan"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, says):
     with pytest.raises(ConfigError) as error:
         make().sample(**arguments)
     assert says in f"{error.value} {error.value.hint}"
+
+
+def test_what_is_no_latents_is_refused():
+    sampler = make()
+    with pytest.raises(ConfigError, match="latents are ndarray"):
+        sampler.decode(np.zeros((1, 4)), 4)
+    with pytest.raises(ConfigError, match=r"start is 1\.5"):
+        next(sampler.stream(1, 1.5))
+    latents = sampler.latents([0, 1], 8)
+    for parts in ([np.nan], ["0"], [], [1.1], 0.5):
+        with pytest.raises(ConfigError, match="parts are"):
+            interpolate(latents, latents, parts)
+    np.testing.assert_array_equal(
+        sampler.sample([4, 5], 8, labels=np.array(1)), sampler.sample([4, 5], 8, labels=(1, 1))
+    )
 
 
 def test_a_number_is_one_seed():

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vidgen.data.collecting import collect
+from vidgen.data.limits import Limits
 from vidgen.data.listing import UNLABELLED, list_source, open_source
 from vidgen.data.pack import open_store
 from vidgen.data.settings import PackSettings
@@ -253,8 +255,9 @@ def test_an_archive_of_arrays_is_opened_once(tmp_path, monkeypatch):
         for module, name in ((zipfile, "ZipFile"), (tarfile, "open")):
             real = getattr(module, name)
             monkeypatch.setattr(module, name, functools.partial(_counted, real, opened))
-        source = list_source(path)
+        collect(str(path), Limits())
         monkeypatch.undo()
+        source = list_source(path)
         assert sum(file == str(path) for file in opened) <= 2  # once of which, to know its kind
         assert [e.name for e in source.entries] == names  # a tar that ends with a zip is a tar
         assert (source[7].frames == array).all()

@@ -1,17 +1,6 @@
 """The errors that a person is meant to read, each with the exit code that a script may rely on."""
 
 
-def plain(text: str, most: int = 500) -> str:
-    """Returns text that may hold anything as one line that a terminal only shows.
-
-    Args:
-      text: Perhaps with control characters or bytes that are no text, of any length.
-      most: Characters; of longer text the middle is left out.
-    """
-    shown = text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
-
-
 class VidgenError(Exception):
     """Something that the user can mend; printed as one or two lines, without a traceback.
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from vidgen import __version__
 from vidgen.cli import process, sampling_flags
-from vidgen.errors import ConfigError, StorageError, plain
+from vidgen.errors import ConfigError, StorageError
+from vidgen.text import plain
 
 
 def train(options: argparse.Namespace) -> None:
@@ -307,7 +308,7 @@ def compare(options: argparse.Namespace) -> None:
 
 def inspect(options: argparse.Namespace) -> None:
     """Prints what clips there are and what can be used, and writes a contact sheet."""
-    from vidgen.data import inspect
+    from vidgen.data import inspect, showing
     from vidgen.data.settings import PackSettings, pack_settings
     from vidgen.run import logs
     from vidgen.video import atomic
@@ -334,10 +335,10 @@ def inspect(options: argparse.Namespace) -> None:
         )
     if data is None:
         report = inspect.at_common_rate(report)
-    inspect.show(report)
-    inspect.write_contact_sheet(options.sheet, report)
+    showing.show(report)
+    showing.write_contact_sheet(options.sheet, report)
     print(options.sheet)
-    print(inspect.train_command(report, options.data, settings, options.config_flags or None))
+    print(showing.train_command(report, options.data, settings, options.config_flags or None))
 
 
 def pack(options: argparse.Namespace) -> None:

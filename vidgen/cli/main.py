@@ -13,8 +13,9 @@ import sys
 
 from vidgen import __version__
 from vidgen.cli import commands, flags, process, sampling_flags
-from vidgen.errors import ConfigError, StorageError, VidgenError, plain
+from vidgen.errors import ConfigError, StorageError, VidgenError
 from vidgen.run import signals
+from vidgen.text import plain
 
 COMMANDS = {
     "train": commands.train,

@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 from vidgen.errors import StorageError
+from vidgen.text import legible
 
 # One arena of memory on huge pages, from which blocks below 8 GiB come and whose end is kept. By
 # default glibc gives each large block back to the kernel, which clears the pages for the next.
@@ -92,6 +93,13 @@ def own_streams() -> None:
         setattr(sys, name, made)
 
 
+class _Legible(logging.Formatter):
+    """Writes no message of which a terminal would obey a part: names of files are anybody's."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return legible(super().format(record), "\n\t")
+
+
 def speak_plainly() -> None:
     """Prints warnings as one line each, and leaves out the pages that Orbax logs.
 
@@ -101,7 +109,9 @@ def speak_plainly() -> None:
     """
     import absl.logging
 
-    logging.basicConfig(format="vidgen: %(message)s", level=logging.WARNING)
+    shown = logging.StreamHandler()
+    shown.setFormatter(_Legible("vidgen: %(message)s"))
+    logging.basicConfig(handlers=[shown], level=logging.WARNING)
     absl.logging.set_verbosity(absl.logging.FATAL)
     before = sys.unraisablehook
     if getattr(before, "__module__", "") == __name__:  # a command in this process before

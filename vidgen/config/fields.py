@@ -104,7 +104,9 @@ DATA: Section = {
         "bytes": Field(
             4_000_000_000, "bytes of a file's frames at the packed size", least=1, most=2**60
         ),
-        "seconds": Field(120.0, "seconds that decoding a file may take", least=0.1, most=1e6),
+        "seconds": Field(
+            120.0, "seconds of processor time that a file may take", least=0.1, most=1e6
+        ),
     },
 }
 PICK: Section = {

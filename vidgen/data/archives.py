@@ -2,22 +2,35 @@
 
 What must not be followed is refused by name: links that loop or lead out of an archive, members
 with absolute or climbing paths, and whatever is no regular file (a FIFO would block its reader for
-ever).
+ever). A member whose header makes no sense is refused, and the next one taken.
 """
 
+import collections
 import contextlib
 import dataclasses
 import functools
+import io
 import lzma
+import math
 import os
 import pathlib
 import stat
+import struct
 import tarfile
+import weakref
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
+from vidgen.data.faults import of_the_moment
+from vidgen.data.limits import DEPTH, NAME, PART, RATIO, WAYS, Limits
+from vidgen.text import printable, shortened
+from vidgen.video.decoding import Unreadable, reason
+
+# Of a zip: before each line of its list, and before each member; a flag of both, in a second byte.
+_LISTED, _MEMBER, _UTF8 = b"PK\1\2", b"PK\3\4", 8
+_FURTHER = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -26,7 +39,6 @@ DAMAGE = (
     NotImplementedError,
     RuntimeError,
 )
-_LINKS = 40  # folders within folders; more is a loop or a prank
 
 _VIDEOS = """
 3g2 3gp asf avi dv f4v flv gif ivf m2ts m2v m4v mjpeg mkv mov mp4 mpeg mpg mts mxf nut ogm ogv rm
@@ -53,6 +65,7 @@ class Member:
       open: Opens it for reading, as long as its archive is open.
       head: Returns its first 16 bytes.
       place: Offset and bytes in the uncompressed tar that it lies in.
+      packed: Whether to go back in it is to read it anew.
     """
 
     name: str
@@ -60,6 +73,7 @@ class Member:
     open: Callable[[], contextlib.AbstractContextManager[BinaryIO]]
     head: Callable[[], bytes]
     place: tuple[int, int] | None = None
+    packed: bool = False
 
 
 def suffix(name: str) -> str:
@@ -67,14 +81,9 @@ def suffix(name: str) -> str:
     return pathlib.PurePosixPath(name).suffix[1:].lower()
 
 
-def _telling(name: str) -> bool:
+def telling(name: str) -> bool:
+    """Tells whether a file's name says what it is."""
     return suffix(name) in VIDEOS | PICTURES | ARRAYS | SOUNDS
-
-
-def printable(name: str) -> str:
-    r"""Returns a name that any terminal or JSON file takes; bytes that are no UTF-8 as `\xff`."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def file_type(mode: int) -> str:
@@ -103,14 +112,21 @@ def _head(opener: Callable[[], Any]) -> bytes:
         return file.read(16)
 
 
-def walk(root: str, refuse: Refuse) -> Iterator[Member]:
+def walk(root: str, refuse: Refuse, deep: bool = True) -> Iterator[Member]:
     """Yields the regular files below a folder, in order; follows links, but not round in circles.
 
     Args:
       root: The folder.
       refuse: Called with the name and the reason for each file or folder that cannot be taken.
+      deep: Whether to go into the folders in it.
+
+    Raises:
+      OSError: The root cannot be read, or the system fails now.
     """
-    pending = [("", ())]
+    parents = pathlib.Path(os.path.realpath(root)).parents
+    outside = tuple((info.st_dev, info.st_ino) for info in map(os.stat, parents))
+    ways: collections.Counter[tuple[int, int]] = collections.Counter()
+    pending: list[tuple[str, tuple]] = [("", ())]
     while pending:
         folder, above = pending.pop()
         path = os.path.join(root, folder)
@@ -118,13 +134,22 @@ def walk(root: str, refuse: Refuse) -> Iterator[Member]:
             info = os.stat(path)
             names = sorted(os.listdir(path), key=os.fsencode)
         except OSError as error:
+            if of_the_moment(error):
+                raise _naming(error, folder) from error
             if not folder:
                 raise
             refuse(folder, (error.strerror or str(error)).lower())
             continue
         here = (info.st_dev, info.st_ino)
-        if here in above or len(above) > _LINKS:
+        ways[here] += 1
+        if here in above or here in outside:
             refuse(folder, "is a link to a folder that it lies in")
+            continue
+        if len(above) > DEPTH:
+            refuse(folder, f"lies deeper than {DEPTH} folders")
+            continue
+        if ways[here] > WAYS:
+            refuse(folder, f"is a folder that {WAYS} other links lead to")
             continue
         deeper = []
         for name in names:
@@ -134,15 +159,23 @@ def walk(root: str, refuse: Refuse) -> Iterator[Member]:
             try:
                 mode = os.stat(os.path.join(root, below)).st_mode
                 if stat.S_ISDIR(mode):
-                    deeper.append((below, (*above, here)))
+                    if deep:
+                        deeper.append((below, (*above, here)))
                 elif stat.S_ISREG(mode):
                     yield on_disk(os.path.join(root, below), below)
                 else:
                     refuse(below, f"is not a regular file ({file_type(mode)})")
             except OSError as error:
+                if of_the_moment(error):
+                    raise _naming(error, below) from error
                 broken = isinstance(error, FileNotFoundError)
                 refuse(below, "is a broken link" if broken else (error.strerror or "").lower())
         pending += reversed(deeper)
+
+
+def _naming(error: OSError, name: str) -> OSError:
+    said = f"{error.strerror}, of {shortened(printable(name)) or 'the folder itself'}"
+    return OSError(error.errno, said)
 
 
 def is_tar(path: str) -> bool:
@@ -154,10 +187,11 @@ def is_tar(path: str) -> bool:
 
 
 @contextlib.contextmanager
-def zip_members(path: str, refuse: Refuse) -> Iterator[Iterator[Member]]:
+def zip_members(path: str, refuse: Refuse, limits: Limits) -> Iterator[Iterator[Member]]:
     """Gives the files in a zip, and refuses those that escape its root or are encrypted."""
+    del limits  # what a member may have is looked at where it is read
     changed = os.stat(path).st_mtime_ns
-    with zipfile.ZipFile(path) as archive:
+    with open_zip(path) as archive:
         yield _zipped(archive, changed, refuse)
 
 
@@ -177,7 +211,59 @@ def _zipped(archive: zipfile.ZipFile, changed: int, refuse: Refuse) -> Iterator[
             continue
         opener: Any = functools.partial(archive.open, info)
         stamp = (info.file_size, changed + info.CRC)
-        yield Member(name, stamp, opener, functools.partial(_head, opener))
+        yield Member(name, stamp, opener, functools.partial(_head, opener), packed=True)
+
+
+def open_zip(path: str) -> zipfile.ZipFile:
+    """Opens a zip, whatever the bytes of its names."""
+    try:
+        return zipfile.ZipFile(path)
+    except UnicodeDecodeError:
+        file = open(path, "rb")  # noqa: SIM115 - closed with the archive
+        archive = zipfile.ZipFile(_Names(file))  # type: ignore[arg-type]
+        weakref.finalize(archive, file.close)
+        return archive
+
+
+class _Names:
+    """A zip file, of which names that say they are UTF-8 and are not say so no more.
+
+    The list at the end of a zip, which zipfile reads at once, says how each name is written, and so
+    does what precedes a member. zipfile gives up at the first that is written otherwise.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, count: int = -1) -> bytes:
+        data = self._file.read(count)
+        if data.startswith(_LISTED):
+            return _without_utf8(data)
+        if data.startswith(_MEMBER) and len(data) == 30:
+            name = self._file.read(int.from_bytes(data[26:28], "little"))
+            self._file.seek(-len(name), os.SEEK_CUR)
+            return data if _is_utf8(name) else data[:7] + bytes([data[7] & ~_UTF8]) + data[8:]
+        return data
+
+
+def _without_utf8(data: bytes) -> bytes:
+    """Returns the list of a zip, in which no name claims to be UTF-8 that is not."""
+    changed, at = bytearray(data), 0
+    while data.startswith(_LISTED, at) and at + 46 <= len(data):
+        length, more, comment = struct.unpack_from("<HHH", data, at + 28)
+        if not _is_utf8(data[at + 46 : at + 46 + length]):
+            changed[at + 9] &= ~_UTF8
+        at += 46 + length + more + comment
+    return bytes(changed)
+
+
+def _is_utf8(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def member_name(info: zipfile.ZipInfo) -> str:
@@ -186,15 +272,23 @@ def member_name(info: zipfile.ZipInfo) -> str:
 
 
 @contextlib.contextmanager
-def tar_members(path: str, refuse: Refuse) -> Iterator[Iterator[Member]]:
+def tar_members(path: str, refuse: Refuse, limits: Limits) -> Iterator[Iterator[Member]]:
     """Gives the files in a tar, and refuses those that escape its root, links and devices."""
-    changed = os.stat(path).st_mtime_ns
+    status = os.stat(path)
     with tarfile.open(path) as archive:
-        yield _tarred(archive, changed, refuse)
+        packed = not isinstance(archive.fileobj, io.BufferedReader)
+        most = limits.bytes + RATIO * status.st_size if packed else math.inf
+        yield _tarred(archive, status.st_mtime_ns, refuse, packed, most)
 
 
-def _tarred(archive: tarfile.TarFile, changed: int, refuse: Refuse) -> Iterator[Member]:
-    for info in archive:
+def _tarred(
+    archive: tarfile.TarFile, changed: int, refuse: Refuse, packed: bool, most: float
+) -> Iterator[Member]:
+    for info in _infos(archive, refuse):
+        if info.offset_data + info.size > most:
+            raise Unreadable(
+                f"expands to more than {RATIO} times its size; unpack it, and give that folder"
+            )
         name = info.name.removeprefix("./")
         if info.isdir() or _hidden(name):
             continue
@@ -208,15 +302,52 @@ def _tarred(archive: tarfile.TarFile, changed: int, refuse: Refuse) -> Iterator[
             continue
         opener: Any = functools.partial(archive.extractfile, info)
         # Read in passing: a compressed tar is slow to go back in.
-        head = b"" if _telling(name) else _head(opener)
+        head = b"" if telling(name) else _head(opener)
         yield Member(
             name,
-            (info.size, changed + int(info.mtime)),
+            (info.size, changed + (int(info.mtime) if abs(info.mtime) < 1e15 else 0)),
             opener,
             functools.partial(bytes, head),
             (info.offset_data, info.size),
+            packed,
         )
     _check_end(archive)
+
+
+def _infos(archive: tarfile.TarFile, refuse: Refuse) -> Iterator[tarfile.TarInfo]:
+    """Yields the headers of a tar that make sense."""
+    while True:
+        at = archive.offset  # type: ignore[attr-defined]
+        try:
+            info = archive.next()
+        except (ValueError, OverflowError, LookupError, TypeError) as error:
+            refuse(_step_over(archive, at), f"has a header that makes no sense ({reason(error)})")
+            continue
+        if info is None:
+            return
+        yield info
+
+
+def _step_over(archive: tarfile.TarFile, at: int) -> str:
+    """Moves on behind the member at whose further headers tarfile fails; returns its name.
+
+    Args:
+      archive: An open tar.
+      at: Where the first of these headers begins.
+
+    Raises:
+      tarfile.TarError: Its own header makes no sense, either.
+    """
+    file: Any = archive.fileobj
+    while True:
+        file.seek(at)
+        info = tarfile.TarInfo.frombuf(
+            file.read(tarfile.BLOCKSIZE), tarfile.ENCODING, "surrogateescape"
+        )
+        at += tarfile.BLOCKSIZE + -(-max(info.size, 0) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        if info.type not in _FURTHER:
+            archive.offset = at  # type: ignore[attr-defined]
+            return info.name
 
 
 def _check_end(archive: tarfile.TarFile) -> None:
@@ -240,10 +371,15 @@ def _hidden(name: str) -> bool:
 
 
 def _escape(name: str) -> str:
-    """Returns why a path leads out of its archive, or ""."""
+    """Returns why a path leads out of its archive, or is none of a file, or ""."""
     flat = name.replace("\\", "/")
+    parts = flat.split("/")
+    if len(flat) > NAME or max(map(len, parts)) > PART:
+        return f"has a name of {len(flat)} characters"
+    if len(parts) > DEPTH + 1:
+        return f"lies deeper than {DEPTH} folders"
     if flat.startswith("/") or (len(flat) > 1 and flat[1] == ":"):
         return "has an absolute path in its archive"
-    if ".." in flat.split("/"):
+    if ".." in parts:
         return "climbs out of its archive (..)"
     return ""

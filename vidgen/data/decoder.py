@@ -1,9 +1,4 @@
-"""The decoding process: files of strangers to RGB frames, within limits.
-
-`python -m vidgen.data.decoder BYTES` reads requests from its standard input and answers on its
-standard output, one file at a time, with at most BYTES of address space. A request is JSON, an
-answer is JSON headers each followed by raw frames; nothing is unpickled. `workers.py` is the other
-end.
+"""One file of a stranger to RGB frames, within limits, in a process of its own (`child.py`).
 
 A request names a place (`ref`), which is one of
 
@@ -21,27 +16,20 @@ import functools
 import io
 import itertools
 import json
-import lzma
 import os
-import signal
-import sys
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from vidgen.data.archives import member_name
+from vidgen.data.archives import member_name, open_zip
 from vidgen.data.arrays import channels_last, read_npy, read_npz, strip_shape
 from vidgen.data.limits import Limits
 from vidgen.video.containers import missing
 from vidgen.video.conversion import converter
 from vidgen.video.decoding import Unreadable, open_image, reason, resample, timed_frames
-
-_CHUNK = 1 << 20  # bytes of frames that travel together
-
 
 # -------------------------------------------------------------------------------- one file
 
@@ -190,6 +178,20 @@ def _picture(ref: dict, name: str | None, limits: Limits) -> Any:
         return ImageOps.exif_transpose(image)  # a copy, loaded
 
 
+def picture_header(ref: dict[str, Any], limits: Limits) -> dict[str, int]:
+    """Returns `frames`, `width` and `height` of a picture, from its header.
+
+    Raises:
+      Unreadable, OSError, MemoryError, ValueError: It is no picture.
+    """
+    with open_image(_open(ref, ref.get("member"), limits), limits.pixels) as image:
+        return {
+            "frames": getattr(image, "n_frames", 1),
+            "width": image.width,
+            "height": image.height,
+        }
+
+
 def _array(ref: dict, request: dict, limits: Limits) -> Opened:
     if ref["key"] is None:
         file = _open(ref, ref.get("member"), limits)
@@ -278,7 +280,7 @@ def _bound_member(size: int, limits: Limits) -> None:
 @functools.lru_cache(maxsize=1)
 def _zip(path: str, stamp: tuple[int, int]) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
     del stamp  # part of the cache key only
-    archive = zipfile.ZipFile(path)
+    archive = open_zip(path)
     return archive, {member_name(info): info for info in archive.infolist()}
 
 
@@ -295,96 +297,3 @@ _READERS: dict[str, Callable[[dict, dict, Limits], Opened]] = {
     "strip": _strip,
     "array": _array,
 }
-
-# -------------------------------------------------------------------------------- the process
-
-
-def main() -> None:
-    """Serves requests until standard input closes."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # so that a library that prints cannot spoil the answers
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
-    _bound_memory(int(sys.argv[1]))
-    _send(answers, {"ready": True})
-    while (request := _receive(sys.stdin.buffer)) is not None:
-        _alarm(request["limits"]["seconds"] + 10)
-        try:
-            if request["what"] == "picture header":
-                _send(answers, {"done": _picture_header(request)})
-            else:
-                _serve(request, answers)
-        except (Exception, MemoryError) as error:
-            # The one place that catches everything: whatever a decoder raises on a strange file is
-            # this file's reason, and travels to the parent, which names the file.
-            _send(answers, {"error": _why(error)})
-        _alarm(0)
-
-
-def _alarm(seconds: float) -> None:
-    """Ends this process then, even inside C: a decoder may hang when the parent is gone."""
-    if hasattr(signal, "setitimer"):  # not on Windows
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-
-
-def _why(error: BaseException) -> str:
-    if isinstance(error, KeyError):
-        return f"has no member {error}"
-    archive = zipfile.BadZipFile | tarfile.TarError | zlib.error | lzma.LZMAError | EOFError
-    if isinstance(error, archive) and not getattr(error, "strerror", None):  # that is FFmpeg's
-        return f"damaged archive: {error}"
-    return reason(error)
-
-
-def _serve(request: dict[str, Any], answers: BinaryIO) -> None:
-    times: list[float] = []
-    held: list[np.ndarray] = []
-    info, timed = decode(request)
-    for seconds, array in timed:
-        times.append(seconds)
-        held.append(array)
-        if len(held) * array.nbytes >= _CHUNK:
-            _send(answers, {"shape": array.shape, "frames": len(held)}, held)
-            held = []
-    if held:
-        _send(answers, {"shape": held[0].shape, "frames": len(held)}, held)
-    _send(answers, {"done": {**info, "times": times}})
-
-
-def _picture_header(request: dict[str, Any]) -> dict[str, int]:
-    ref, limits = request["ref"], Limits(**request["limits"])
-    with open_image(_open(ref, ref.get("member"), limits), limits.pixels) as image:
-        return {
-            "frames": getattr(image, "n_frames", 1),
-            "width": image.width,
-            "height": image.height,
-        }
-
-
-def _bound_memory(most: int) -> None:
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if hard == resource.RLIM_INFINITY or most < hard:
-        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
-
-
-def _receive(file: BinaryIO) -> dict[str, Any] | None:
-    head = file.read(4)
-    if len(head) < 4:
-        return None
-    return json.loads(file.read(int.from_bytes(head, "big")))
-
-
-def _send(file: BinaryIO, header: dict[str, Any], frames: list[np.ndarray] | None = None) -> None:
-    text = json.dumps(header).encode()
-    file.write(len(text).to_bytes(4, "big") + text)
-    for frame in frames or ():
-        file.write(np.ascontiguousarray(frame).data)
-    file.flush()
-
-
-if __name__ == "__main__":
-    main()

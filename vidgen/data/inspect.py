@@ -1,39 +1,33 @@
 """What a path holds, before anything is trained on it: the report of `vidgen data inspect`.
 
     report = inspect("clips/", frames=16, stride=2, progress=bar)
-    show(report)                                  # tables on the terminal
-    write_contact_sheet("sheet.png", report)      # a row a clip, a column a frame
+    showing.show(report)                              # tables on the terminal
+    showing.write_contact_sheet("sheet.png", report)  # a row a clip, a column a frame
 
 Every clip is decoded from end to end, as packing would: what the report calls good is good.
 """
 
-import collections
 import dataclasses
 import os
 import pathlib
-import shlex
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from vidgen import frame_size
-from vidgen.data.archives import printable
+from vidgen.data.attempts import each
+from vidgen.data.entry import Entry
 from vidgen.data.limits import Limits
-from vidgen.data.listing import Entry, by_number, is_toy, list_source, toy_source
+from vidgen.data.listing import is_toy, list_source, toy_source
 from vidgen.data.pack import Pack
 from vidgen.data.settings import PackSettings
-from vidgen.data.stream import ENOUGH, choose_stride, count_windows, describe_choice
-from vidgen.data.workers import Worker, each, frame_rate, request
-from vidgen.errors import DataError
+from vidgen.data.stream import ENOUGH, choose_stride, count_windows
+from vidgen.data.workers import Worker, frame_rate, request
 from vidgen.video.conversion import centre
-from vidgen.video.layout import film_strips
-from vidgen.video.writing import write_png
 
 Path = str | os.PathLike[str]
-_SHOWN, _ROWS = 8, 32  # frames of a clip, and clips, on the contact sheet
-# Highest over lowest from which a difference among clips is worth a remark.
-_DURATIONS, _RATES, _CLASSES = 3.0, 1.1, 4.0
+SHOWN, _ROWS = 8, 32  # frames of a clip, and clips, on the contact sheet
+_RATES = 1.1  # highest over lowest from which clips of different rates are told
 _UNEVEN = 1.5  # longest over shortest distance of two frames, from which a clip's rate varies
 
 
@@ -144,6 +138,7 @@ def inspect(
         ),
         limits=settings.limits,
         workers=workers,
+        name=lambda n: source.entries[n].name,
         progress=progress,
         text="decoding",
     )
@@ -164,14 +159,14 @@ def inspect(
         windows=0,
         short=(),
     )
-    return _counted(report)
+    return counted(report)
 
 
-def _counted(report: Report) -> Report:
+def counted(report: Report) -> Report:
     """Returns a report with its windows counted, and its stride chosen where the clips choose."""
-    lengths, stride = _lengths(report), report.stride
+    lengths, stride = clip_lengths(report), report.stride
     if report.chosen:
-        stride = choose_stride(lengths, _rate(report), report.frames)
+        stride = choose_stride(lengths, pack_rate(report), report.frames)
     span = (report.frames - 1) * stride + 1
     counts = count_windows(lengths, span, "loop" if report.loop else "skip")
     names = (clip.name for clip in report.clips)
@@ -183,11 +178,12 @@ def _counted(report: Report) -> Report:
     )
 
 
-def _lengths(report: Report) -> np.ndarray:
-    return np.array([_length(clip, report.fps) for clip in report.clips], np.int64)
+def clip_lengths(report: Report) -> np.ndarray:
+    """Returns int64 `[N]`, the frames that each clip of a report would have in a pack."""
+    return np.array([frames_at(clip, report.fps) for clip in report.clips], np.int64)
 
 
-def _rate(report: Report) -> float:
+def pack_rate(report: Report) -> float:
     """Returns the frames per second that a pack of the clips would have."""
     rates = [clip.fps for clip in report.clips]
     return report.fps or (round(float(np.median(rates)), 6) if rates else 0.0)
@@ -206,12 +202,12 @@ def common_rate(report: Report) -> float | None:
 
 def at_common_rate(report: Report) -> Report:
     """Returns the report as it would be with all clips at one rate, if they stay long enough."""
-    changed = _counted(dataclasses.replace(report, fps=common_rate(report)))
-    enough = np.mean(_lengths(changed) >= report.frames) >= ENOUGH if report.clips else False
+    changed = counted(dataclasses.replace(report, fps=common_rate(report)))
+    enough = np.mean(clip_lengths(changed) >= report.frames) >= ENOUGH if report.clips else False
     return changed if changed.fps and enough else report
 
 
-def _length(clip: ClipReport, fps: float | None) -> int:
+def frames_at(clip: ClipReport, fps: float | None) -> int:
     """Returns the frames of a clip, resampled to `fps` as `decoding.resample` does."""
     if fps is None or not clip.fps:
         return clip.frames
@@ -233,7 +229,7 @@ def _report(
         for frame in frames if shown else ():
             if seen % every == 0:
                 kept.append(frame)
-                if len(kept) > 4 * _SHOWN:  # thin out: memory stays bounded, whatever the length
+                if len(kept) > 4 * SHOWN:  # thin out: memory stays bounded, whatever the length
                     kept, every = kept[::2], every * 2
             seen += 1
 
@@ -253,7 +249,7 @@ def _report(
         seconds=float(times[-1] - times[0]) + (1 / fps if fps else 0.0),
         codec=info["codec"],
         notes=_notes(info, times, min(cut)),
-        thumbnails=np.stack([kept[n] for n in _spread(len(kept), _SHOWN)])
+        thumbnails=np.stack([kept[n] for n in _spread(len(kept), SHOWN)])
         if kept
         else np.zeros((0, *cut, 3), np.uint8),
     )
@@ -288,7 +284,7 @@ def _of_store(path: Path, frames: int, stride: int, short: str) -> Report:
         pictures = np.zeros((0, 1, 1, 3), np.uint8)
         if n in shown:
             clip = store[n]
-            pictures = centre(clip, store.size)[_spread(length, _SHOWN)]
+            pictures = centre(clip, store.size)[_spread(length, SHOWN)]
         label = store.classes[store.labels[n]] if store.classes else None
         codec = "pack" if packed else "toy"
         seconds = length / store.fps
@@ -310,180 +306,4 @@ def _of_store(path: Path, frames: int, stride: int, short: str) -> Report:
         windows=0,
         short=(),
     )
-    return _counted(report)
-
-
-# -------------------------------------------------------------------------------- showing
-
-
-def show(report: Report, console: Any = None) -> None:
-    """Prints a report: a row for each class, what is worth knowing, and every file of no use.
-
-    Args:
-      report: From `inspect`.
-      console: A rich Console; None makes one on standard output.
-    """
-    import rich.console
-    import rich.markup
-    import rich.table
-
-    console = console or rich.console.Console()
-    table = rich.table.Table(title=rich.markup.escape(report.root))
-    for heading in ("class", "clips", "frames", "seconds", "length", "size", "fps", "codec"):
-        table.add_column(heading, justify="left" if heading in ("class", "codec") else "right")
-    groups: dict[str, list[ClipReport]] = {}
-    for clip in report.clips:
-        groups.setdefault(clip.label or "", []).append(clip)
-    for label, clips in sorted(groups.items(), key=lambda group: by_number(group[0])):
-        table.add_row(rich.markup.escape(label or "-"), *_row(clips))
-    if len(groups) > 1:
-        table.add_section()
-        table.add_row("total", *_row(list(report.clips)))
-    console.print(table)
-    for line in lines(report):
-        console.print(rich.markup.escape(line), highlight=False, soft_wrap=True)
-
-
-def _row(clips: list[ClipReport]) -> list[str]:
-    sizes = collections.Counter(f"{c.width}x{c.height}" for c in clips).most_common()
-    codecs = collections.Counter(c.codec for c in clips).most_common()
-    return [
-        str(len(clips)),
-        str(sum(c.frames for c in clips)),
-        f"{sum(c.seconds for c in clips):.1f}",
-        _range([c.frames for c in clips], "{:d}"),
-        sizes[0][0] + (f" and {len(sizes) - 1} more" if len(sizes) > 1 else ""),
-        _range([c.fps for c in clips], "{:.4g}"),
-        ", ".join(name for name, _ in codecs),
-    ]
-
-
-def _range(values: list[Any], form: str) -> str:
-    low, high = form.format(min(values)), form.format(max(values))
-    return low if low == high else f"{low}-{high}"
-
-
-def lines(report: Report) -> list[str]:
-    """Returns what a report says below its table, as plain lines."""
-    said = []
-    notes = collections.Counter(note for clip in report.clips for note in clip.notes)
-    for note, count in notes.most_common():
-        said.append(f"{note}: {_some([c.name for c in report.clips if note in c.notes], count)}")
-    said += _differences(report)
-    if report.short:
-        some = _some(list(report.short), len(report.short))
-        said.append(f"too short for a window: {some}; {_cure(report)}")
-    if report.chosen and report.clips:
-        short = "loop" if report.loop else "skip"
-        said.append(
-            describe_choice(_lengths(report), _rate(report), report.frames, report.stride, short)
-        )
-    said.append(
-        f"{report.windows} windows of {report.frames} frames, stride {report.stride}, in "
-        f"{len(report.clips) - len(report.short)} clips"
-    )
-    if report.ignored:
-        said.append(f"{report.ignored} files are no videos and were left alone")
-    said += [f"cannot be used: {name}: {why}" for name, why in report.skipped]
-    return said
-
-
-def _differences(report: Report) -> list[str]:
-    """Says what differs much among the clips, in lines."""
-    said, clips = [], report.clips
-    seconds = [clip.seconds for clip in clips if clip.seconds]
-    if seconds and max(seconds) >= _DURATIONS * min(seconds):
-        middle = float(np.median(seconds))
-        said.append(
-            f"durations differ: {min(seconds):.3g} s to {max(seconds):.3g} s, half of the clips at "
-            f"most {middle:.3g} s; each clip is drawn equally often, whatever its length"
-        )
-    if rate := common_rate(report):
-        low, high = min(c.fps for c in clips if c.fps), max(c.fps for c in clips)
-        short = int(np.sum([_length(clip, rate) < report.frames for clip in clips]))
-        said.append(
-            f"rates differ: {low:.4g} to {high:.4g} fps; --config.data.fps={rate:g} would make "
-            "them alike"
-            + (f", and {short} of {len(clips)} clips shorter than a window" if short else "")
-        )
-    counts = collections.Counter(clip.label for clip in clips if clip.label).most_common()
-    if counts and counts[0][1] >= _CLASSES * counts[-1][1]:
-        (most, many), (least, few) = counts[0], counts[-1]
-        said.append(
-            f"classes differ: {least} has {few} {'clip' if few == 1 else 'clips'}, {most} {many}; "
-            "each class is drawn as often as it has clips"
-        )
-    return said
-
-
-def _cure(report: Report) -> str:
-    """Says which field would let training have clips that are too short for a window."""
-    count = len(report.clips)
-    others = {
-        "stride=0": dataclasses.replace(report, chosen=True),
-        "fps=0": dataclasses.replace(report, fps=None),
-    }
-    for field, other in others.items():
-        kept = count - len(_counted(other).short)
-        if kept >= ENOUGH * count:
-            return f"--config.data.{field} would keep {kept} of {count} clips"
-    return "--config.data.short=loop would repeat their frames"
-
-
-def train_command(
-    report: Report, path: Path, settings: PackSettings, flags: Sequence[str] | None = None
-) -> str:
-    """Returns the command that trains on what a report is of, quoted for a shell.
-
-    Args:
-      report: From `inspect`.
-      path: The path that was inspected.
-      settings: Those of the config.
-      flags: The config's flags; None for configs/clips64.py at the rate of the report.
-
-    Raises:
-      DataError: There is no good clip, or a pack is of another size than the config's.
-    """
-    if not report.clips:
-        raise DataError(f"{report.root}: holds no clip that can be trained on")
-    made = frame_size.normal(report.made_with["size"]) if report.made_with else settings.size
-    if made != settings.size:
-        raise DataError(
-            f"{report.root}: the pack's frames are of size {made}, those of the config "
-            f"{settings.size}",
-            f"give --config a file with data.size={made}, or the clips that the pack was made of",
-        )
-    name = "".join(c if c.isalnum() or c in "._-" else "_" for c in pathlib.Path(path).stem)
-    words = list(flags or [])
-    if flags is None:
-        words += [f"--config=configs/{'toy' if is_toy(path) else 'clips64'}.py"]
-        words += [f"--config.data.fps={report.fps:g}"] if report.fps else []
-    wanted = settings.of_frames()
-    for field, made in (report.made_with or {}).items():
-        if made != wanted.get(field):
-            value = tuple(made) if isinstance(made, list) else 0.0 if made is None else made
-            words.append(f"--config.data.{field}={value}")
-    words += [f"--config.data.path={os.fspath(path)}", f"--workdir=runs/{name or 'mine'}"]
-    once = {word.partition("=")[0]: word for word in words}  # of each flag the last
-    return printable(shlex.join(["vidgen", "train", *once.values()]))
-
-
-def _some(names: list[str], count: int) -> str:
-    return f"{count} ({', '.join(names[:3])}{', ...' if count > 3 else ''})"
-
-
-def write_contact_sheet(path: Path, report: Report) -> None:
-    """Writes a PNG with a row for each of up to 32 clips, spread over the source, frames across.
-
-    Raises:
-      DataError: There is no good clip.
-      StorageError: The file cannot be written.
-    """
-    shown = [clip.thumbnails for clip in report.clips if len(clip.thumbnails)]
-    if not shown:
-        raise DataError(f"{report.root}: holds no clip to show")
-    rows = []
-    for pictures in shown:
-        blank = np.zeros((_SHOWN - len(pictures), *pictures.shape[1:]), np.uint8)
-        rows.append(film_strips(np.concatenate([pictures, blank])[None], _SHOWN))
-    write_png(path, np.concatenate(rows))
+    return counted(report)

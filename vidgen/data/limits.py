@@ -2,6 +2,15 @@
 
 import dataclasses
 
+# What listing may cost. Nobody's clips are near these; claims of archives and headers may be.
+MEMBERS = 10_000_000  # files of a folder or archive
+CLIPS = 1_000_000  # of a source
+DEPTH = 40  # folders within folders; more is a loop or a prank
+PART, NAME = 255, 4096  # characters between two slashes of a name, and in all; as file systems have
+LABEL = 1000  # characters of a class's name
+RATIO = 100  # bytes of a compressed tar for each of its file, beyond those of one member
+WAYS = 16  # by which links may lead to one folder
+
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
@@ -11,7 +20,7 @@ class Limits:
       frames: Frames kept of a file.
       pixels: Pixels of one frame, as stored and as resized.
       bytes: Bytes of all its frames at the size kept, or of one member of an archive.
-      seconds: Seconds that decoding may take.
+      seconds: Seconds of processor time that decoding may take.
     """
 
     frames: int = 100_000
@@ -26,3 +35,7 @@ class Limits:
         frames of 1.5 bytes and the frame being converted comes on top; one archive member.
         """
         return (1 << 30) + 40 * self.pixels + self.bytes
+
+    def patience(self) -> float:
+        """Returns the seconds by the clock after which a decoder hangs: others may be busy, too."""
+        return 10 * self.seconds

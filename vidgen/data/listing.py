@@ -4,8 +4,9 @@
     len(source), source.classes                   # 56, ("bend", "wave")
     source[0].frames                              # uint8 [T, H, W, 3]
 
-Listing reads names and, of pictures and arrays, headers; a file is decoded only when it is asked
-for. What is no clip is in `source.skipped`, with its reason. docs/data.md has the formats.
+Listing reads names and, of pictures and arrays, headers, in a child process (`collecting.py`); a
+file is decoded only when it is asked for. What is no clip is in `source.skipped`, with its reason.
+docs/data.md has the formats.
 """
 
 import dataclasses
@@ -14,53 +15,25 @@ import hashlib
 import json
 import os
 import re
-import stat
 import threading
-import zipfile
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
-from vidgen.data import archives
-from vidgen.data.archives import ARRAYS, PICTURES, VIDEOS, Member, printable
-from vidgen.data.arrays import list_clips, strip_shape
-from vidgen.data.manifest import Row, read_manifest, typed
+from vidgen.data.attempts import HELP, once_more
+from vidgen.data.entry import Entry
+from vidgen.data.limits import Limits
+from vidgen.data.manifest import typed
 from vidgen.data.settings import PackSettings
 from vidgen.data.toy import ToySource
-from vidgen.data.workers import Worker, frame_rate, request
+from vidgen.data.workers import Disturbed, Overtime, Worker, frame_rate, request
 from vidgen.errors import ConfigError, DataError
-from vidgen.video.containers import starts_like_video
-from vidgen.video.decoding import Unreadable, reason
-from vidgen.video.sequences import in_order, sequences
+from vidgen.text import printable
+from vidgen.video.decoding import Unreadable
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
+_BAD = 20  # files that end the process that lists them, at which a path is given up
 UNLABELLED = "(none)"  # the class of a clip without a label where other clips have one
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One clip that a source lists.
-
-    Attributes:
-      name: Its path below the root, printable whatever the bytes of the file's name.
-      ref: Where it is, for the decoder; see `decoder.py`.
-      label: Name of its class, or None.
-      caption: Text from a manifest.
-      start: First second, from a manifest.
-      end: Seconds at which it stops, exclusive; None for the end of the file.
-      cells: What a manifest says of it in further columns, by their names.
-      stamp: Bytes, and time of change (or a hash of all of its files), to notice others.
-    """
-
-    name: str
-    ref: dict[str, Any]
-    label: str | None = None
-    caption: str = ""
-    start: float = 0.0
-    end: float | None = None
-    cells: dict[str, str] = dataclasses.field(default_factory=dict)
-    stamp: tuple[int, int] = (0, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +96,13 @@ class Source:
         asked = request(entry.ref, limits, start=entry.start, end=entry.end)
         with _LOCK:
             worker = _worker(limits)
+
+            def decode(worker: Worker) -> dict[str, Any]:
+                chunks.clear()
+                return worker.decode(asked, chunks.append)
+
             try:
-                info = worker.decode(asked, chunks.append)
+                info = once_more(decode, worker, entry.name)
             except Unreadable as error:
                 raise DataError(f"{entry.name}: {error}") from error
         times = np.array(info.pop("times"), np.float64)
@@ -185,40 +163,61 @@ def list_source(spec: str | os.PathLike[str], settings: PackSettings | None = No
     settings = settings or PackSettings()
     root = os.path.abspath(os.fspath(spec))
     try:
-        kind = _kind(root)
-        with Worker(settings.limits) as worker:
-            listing = _Listing(worker)
-            if kind == "folder":
-                listing.take(archives.walk(root, listing.refuse), root, None)
-            elif kind == "csv":
-                listing.take_rows(read_manifest(root), os.path.dirname(root))
-            elif kind in ("zip", "tar"):
-                opened = archives.zip_members if kind == "zip" else archives.tar_members
-                with opened(root, listing.refuse) as members:
-                    listing.take(members, root, kind)
-            else:
-                listing.single(root, kind)
-    except (OSError, Unreadable, EOFError, *archives.DAMAGE) as error:
-        why = str(error) if isinstance(error, archives.DAMAGE) else reason(error)
-        raise DataError(f"{printable(root)}: {why}", "give data.path a folder of clips") from error
-    return _source(printable(root), listing, settings)
+        found = _listed(root, settings.limits)
+    except Unreadable as error:
+        raise DataError(f"{printable(root)}: {error}", "give data.path a folder of clips") from None
+    return _source(printable(root), found, settings)
 
 
-def _kind(root: str) -> str:
-    """Returns folder, zip, tar, csv, or the suffix of a single file."""
-    mode = os.stat(root).st_mode
-    if stat.S_ISDIR(mode):
-        return "folder"
-    if not stat.S_ISREG(mode):
-        raise Unreadable(f"is neither a folder nor a file ({archives.file_type(mode)})")
-    suffix = archives.suffix(root)
-    if suffix == "csv":
-        return "csv"
-    if suffix in ARRAYS:  # .npz is a zip as well
-        return suffix
-    if archives.is_tar(root):  # first: one that ends with an .npz is a zip to is_zipfile
-        return "tar"
-    return "zip" if zipfile.is_zipfile(root) else suffix
+@dataclasses.dataclass
+class _Found:
+    """What a child has told of a path; `at` is the file that it looks into, or None."""
+
+    entries: list[Entry] = dataclasses.field(default_factory=list)
+    skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    ignored: int = 0
+    at: str | None = None
+
+    def take(self, told: dict[str, Any]) -> None:
+        for row in told.get("entries", ()):
+            self.entries.append(Entry(**row | {"stamp": tuple(row["stamp"])}))
+        self.skipped += [(name, why) for name, why in told.get("skipped", ())]
+        self.at = told.get("at")
+
+
+def _listed(root: str, limits: Limits) -> _Found:
+    """Lists a path in a child process, and once more where a file ended it, without that file.
+
+    Raises:
+      Unreadable: The path cannot be listed; or too many of its files end the process.
+      DataError: The machine was at fault, twice.
+    """
+    bad: dict[str, str] = {}
+    failed: dict[str | None, Disturbed] = {}
+    while True:
+        found = _Found()
+        asked = {"what": "list", "ref": {"path": root}, "limits": vars(limits), "bad": bad}
+        try:
+            with Worker(limits) as worker:
+                found.ignored = worker.decode(asked, _nothing, found.take)["ignored"]
+            return found
+        except Disturbed as error:
+            if found.at not in failed:
+                failed[found.at] = error
+                continue
+            name = printable(root) if found.at is None else f"{printable(root)}: {found.at}"
+            if not error.crash or not failed[found.at].crash:
+                raise DataError(f"{name}: {error}, again when tried again", HELP) from None
+            why = str(error)
+        except Overtime as error:
+            why = str(error)
+        if found.at is None or len(bad) == _BAD:
+            raise Unreadable(f"cannot be listed: {why}")
+        bad[found.at] = why
+
+
+def _nothing(frames: np.ndarray) -> None:
+    """A listing has no frames."""
 
 
 def by_number(name: str) -> tuple[bool, float, str]:
@@ -227,7 +226,7 @@ def by_number(name: str) -> tuple[bool, float, str]:
     return not number, float(name) if number else 0.0, name
 
 
-def _source(root: str, listing: "_Listing", settings: PackSettings) -> Source:
+def _source(root: str, listing: _Found, settings: PackSettings) -> Source:
     entries = sorted(listing.entries, key=lambda entry: entry.name)
     if settings.labels == "none":
         entries = [dataclasses.replace(entry, label=None) for entry in entries]
@@ -268,213 +267,3 @@ def _source(root: str, listing: "_Listing", settings: PackSettings) -> Source:
         fingerprint=hashlib.sha256(text.encode()).hexdigest(),
         settings=settings,
     )
-
-
-# -------------------------------------------------------------------------------- listing
-
-
-class _Listing:
-    """Collects entries, and what is refused, while a root is listed."""
-
-    def __init__(self, worker: Worker):
-        self.worker = worker
-        self.entries: list[Entry] = []
-        self.skipped: list[tuple[str, str]] = []
-        self.ignored = 0
-
-    def refuse(self, name: str, why: str) -> None:
-        self.skipped.append((printable(name), why))
-
-    def add(self, name: str, ref: dict[str, Any], stamp: tuple[int, int], **more: Any) -> None:
-        self.entries.append(Entry(name=printable(name), ref=ref, stamp=stamp, **more))
-
-    def take(self, members: Iterable[Member], root: str, archive: str | None) -> None:
-        """Sorts the files of a folder or archive into clips, refusals and bystanders."""
-        folders: dict[str, list[Member]] = {}
-        for member in members:
-            folders.setdefault(os.path.dirname(member.name), []).append(member)
-        for folder, files in sorted(folders.items()):
-            self._take_folder(folder, files, functools.partial(_ref, root, archive))
-        self._name_classes(wrapped=archive is not None and self._one_folder())
-
-    def _one_folder(self) -> bool:
-        """Tells whether one folder wraps all clips, and is not itself their class.
-
-        It is their class if nothing below it tells them apart: no folder, no label of their own.
-        """
-        parts = [entry.name.split("/") for entry in self.entries]
-        return (
-            len({p[0] for p in parts}) == 1
-            and all(len(p) >= 2 for p in parts)
-            and (any(len(p) >= 3 for p in parts) or any(e.label for e in self.entries))
-        )
-
-    def _name_classes(self, wrapped: bool) -> None:
-        """Labels each clip that has no label of its own with the first folder in its name."""
-        for n, entry in enumerate(self.entries):
-            parts = entry.name.split("/")[wrapped:]
-            label = parts[0] if entry.label is None and len(parts) > 1 else entry.label
-            self.entries[n] = dataclasses.replace(entry, name="/".join(parts), label=label)
-
-    def _take_folder(self, folder: str, files: list[Member], ref: Callable[..., dict]) -> None:
-        kinds: dict[str, list[Member]] = {"video": [], "picture": [], "array": []}
-        named = {member.name: member for member in files}
-        for file in (named[name] for name in in_order(named)):
-            suffix = archives.suffix(file.name)
-            if suffix in VIDEOS:
-                kinds["video"].append(file)
-            elif suffix in PICTURES:
-                kinds["picture"].append(file)
-            elif suffix in ARRAYS:
-                kinds["array"].append(file)
-            elif suffix in archives.SOUNDS:
-                self.ignored += 1
-            else:
-                try:
-                    video = starts_like_video(file.head())
-                except (OSError, EOFError, *archives.DAMAGE) as error:
-                    self.refuse(file.name, reason(error))
-                    continue
-                if video:
-                    kinds["video"].append(file)
-                else:
-                    self.ignored += 1
-        for file in kinds["video"]:
-            self.add(file.name, ref("video", file), file.stamp)
-        for file in kinds["array"]:
-            self._arrays(file, archives.suffix(file.name), ref)
-        if kinds["picture"]:
-            self._pictures(folder, kinds["picture"], bool(kinds["video"]), ref)
-
-    def _pictures(
-        self, folder: str, files: list[Member], videos: bool, ref: Callable[..., dict]
-    ) -> None:
-        """Tells strips, animations and the frames of one clip apart, by the first good header."""
-        header = None
-        for file in files[:4]:
-            try:
-                header = self.worker.picture_header(ref("strip", file))
-                break
-            except Unreadable as error:
-                why = str(error)
-        if header is None:
-            self.refuse(files[0].name, why)
-            if len(files) > 1:
-                self.refuse(
-                    folder or ".", f"{len(files) - 1} more pictures beside an unreadable one"
-                )
-        elif header["frames"] > 1:
-            for file in files:
-                self.add(file.name, ref("video", file), file.stamp)
-        elif strip_shape(header["width"], header["height"])[1]:
-            for file in files:
-                self.add(file.name, ref("strip", file), file.stamp)
-        elif len(files) == 1:
-            self.refuse(files[0].name, "is a single still picture, not a clip")
-        elif videos:
-            self.refuse(folder or ".", f"{len(files)} still pictures beside videos are no clip")
-        elif any(not any(c.isdigit() for c in os.path.basename(f.name)) for f in files):
-            self.refuse(folder or ".", f"{len(files)} still pictures that are not numbered frames")
-        else:
-            self._sequences(folder, {f.name: f for f in files}, ref)
-
-    def _sequences(self, folder: str, files: dict[str, Member], ref: Callable[..., dict]) -> None:
-        """Takes the numbered frames of a folder: of one clip, or of several side by side."""
-        taken: dict[tuple[str, ...], str] = {}
-        clips = []
-        for title, names in sequences(files).items():
-            name = f"{folder} [{title}]".strip() if title else folder or "."
-            stems = tuple(os.path.splitext(n)[0] for n in names)
-            if len(names) == 1:
-                self.refuse(names[0], "is a single still picture, not a clip")
-            elif stems in taken:
-                self.refuse(name, f"are the frames of {taken[stems]} again, in another format")
-            else:
-                taken[stems] = name
-                clips.append((name, [files[n] for n in names]))
-        for name, some in clips:
-            # Of every frame, so that one replaced by an older one, or two swapped, are noticed.
-            every = json.dumps([(f.name, f.stamp) for f in some]).encode()
-            digest = int(hashlib.sha256(every).hexdigest()[:16], 16)
-            name = name if len(clips) > 1 else folder or "."
-            self.add(name, ref("frames", *some), (sum(f.stamp[0] for f in some), digest))
-
-    def _arrays(self, file: Member, suffix: str, ref: Callable[..., dict]) -> None:
-        try:
-            with file.open() as opened:
-                clips = list(list_clips(opened, suffix, file.stamp[0]))
-        except (OSError, ValueError, EOFError, KeyError, Unreadable, *archives.DAMAGE) as error:
-            self.refuse(file.name, reason(error))
-            return
-        for key, index, label in clips:
-            more = {} if label is None else {"label": label}
-            place = ref("array", file) | {"key": key, "index": index}
-            name = file.name if index is None else f"{file.name}[{index}]"
-            self.add(name, place, file.stamp, **more)
-
-    def take_rows(self, rows: list[Row], root: str) -> None:
-        """Takes the clips that a manifest names, with paths relative to `root`."""
-        for row in rows:
-            try:
-                if not row.path:
-                    raise Unreadable("has no path")
-                self.single(
-                    os.path.join(root, row.path),
-                    archives.suffix(row.path),
-                    row.name,
-                    label=row.label,
-                    caption=row.caption,
-                    start=row.start,
-                    end=row.end,
-                    cells=row.cells,
-                )
-            except (Unreadable, OSError) as error:
-                self.refuse(row.name, f"line {row.line}: {reason(error)}")
-
-    def single(self, path: str, suffix: str, name: str | None = None, **more: Any) -> None:
-        """Takes one file, or one folder of numbered frames, that is named by itself."""
-        name = name or os.path.basename(path)
-        before = len(self.entries)
-        if os.path.isdir(path):
-            inner = _Listing(self.worker)
-            inner.take(archives.walk(path, inner.refuse), path, None)
-            frames = [e.ref["files"] for e in inner.entries if e.ref["kind"] == "frames"]
-            if len(inner.entries) != 1 or not frames or os.path.dirname(frames[0][0]):
-                found = ", ".join(entry.name for entry in inner.entries[:4])
-                raise Unreadable(
-                    "is a folder, but not one of numbered frames"
-                    + (f": it holds {found}" if found else "")
-                )
-            for other, why in inner.skipped:
-                self.refuse(f"{name}/{other}", why)
-            self.add(name, inner.entries[0].ref, inner.entries[0].stamp)
-        elif not os.path.isfile(path):
-            mode = os.stat(path).st_mode
-            raise Unreadable(f"is not a regular file ({archives.file_type(mode)})")
-        else:
-            member = archives.on_disk(path, name)
-            if suffix in ARRAYS:
-                self._arrays(member, suffix, lambda kind, _: {"kind": kind, "path": path})
-            else:
-                place = {"kind": "strip", "path": path}
-                still = suffix in PICTURES and suffix not in ("webp", "apng", "avif")
-                if not still or self.worker.picture_header(place)["frames"] > 1:
-                    place["kind"] = "video"
-                self.add(name, place, member.stamp)
-        self.entries[before:] = [
-            dataclasses.replace(entry, **more) for entry in self.entries[before:]
-        ]
-
-
-def _ref(root: str, archive: str | None, kind: str, *files: Member) -> dict[str, Any]:
-    """Returns the place of files below a root, for the decoder."""
-    names = [file.name for file in files]
-    if archive is None and kind != "frames":
-        return {"kind": kind, "path": os.path.join(root, names[0])}
-    place: dict[str, Any] = {"kind": kind, "path": root}
-    place |= {"files": names} if kind == "frames" else {"member": names[0]}
-    if archive is not None:
-        place["archive"] = archive
-    if archive == "tar":
-        place["places"] = {file.name: file.place for file in files}
-    return place

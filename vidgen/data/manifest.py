@@ -7,12 +7,13 @@ import re
 
 import numpy as np
 
+from vidgen.text import legible
 from vidgen.video.decoding import Unreadable
 
 _KNOWN = ("path", "label", "caption", "start", "end")
 # Entries that a batch has of its own; `stop` is how processes of a run end together.
 RESERVED = ("video", "index", "stop")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Row]:
     with open(path, encoding="utf-8-sig", newline="") as file:
         try:
             reader = csv.reader(file, strict=True, skipinitialspace=True)
-            names = [name.strip() for name in next(reader, [])]
+            names = [legible(name.strip()) for name in next(reader, [])]
             # A row may be several lines, and an empty line is none.
             rows = [(reader.line_num, cells) for cells in reader if cells]
         except (csv.Error, UnicodeDecodeError) as error:
@@ -70,9 +71,17 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Row]:
             )
     # Columns without a name are left alone: pandas writes one.
     return [
-        _row(line, {name: cell.strip() for name, cell in zip(names, cells, strict=False) if name})
+        _row(
+            line,
+            {name: _cell(name, cell) for name, cell in zip(names, cells, strict=False) if name},
+        )
         for line, cells in rows
     ]
+
+
+def _cell(name: str, text: str) -> str:
+    """Returns a cell without what a terminal obeys; but for a path, which is that of a file."""
+    return text.strip() if name == "path" else legible(text.strip(), kept="\t\n\r")
 
 
 def _row(line: int, cells: dict[str, str]) -> Row:

@@ -17,7 +17,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from vidgen.data.listing import Entry, Source
+from vidgen.data.attempts import each
+from vidgen.data.entry import Entry
+from vidgen.data.listing import Source
 from vidgen.data.pack import (
     FORMAT,
     Damaged,
@@ -30,7 +32,7 @@ from vidgen.data.pack import (
     to_json,
     warn_skipped,
 )
-from vidgen.data.workers import Worker, each, frame_rate, request
+from vidgen.data.workers import Disturbed, Worker, frame_rate, request
 from vidgen.errors import DataError, StorageError
 from vidgen.video.atomic import storage
 from vidgen.video.decoding import Unreadable
@@ -95,6 +97,7 @@ def write_pack(
                 lambda slot, worker, n: _append(shards[slot], worker, asked[n]) | {"file": slot},
                 limits=settings.limits,
                 workers=workers,
+                name=lambda n: source.entries[n].name,
                 refuse=refuse,
                 progress=progress,
                 text="packing",
@@ -165,7 +168,7 @@ def _append(file: BinaryIO, worker: Worker, asked: dict[str, Any]) -> dict[str, 
 
     try:
         info = worker.decode(asked, sink)
-    except Unreadable:
+    except (Unreadable, Disturbed):
         file.seek(start)
         file.truncate()
         raise

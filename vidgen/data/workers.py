@@ -7,22 +7,20 @@ A worker is a fresh interpreter, not a fork: the parent may run JAX's threads, b
 script without a main guard.
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import json
 import math
 import os
 import pathlib
-import queue
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +34,7 @@ RATE = 25.0  # frames per second of pictures and arrays, which carry no times
 
 
 _CLOCK = 1000  # ticks per second of the clock of some containers
+_START = 60.0  # seconds by the clock that a process may take to start
 _GAP = 50  # medians of the steps between frames: a longer one is a gap
 
 
@@ -92,12 +91,41 @@ def frame_rate(times: np.ndarray, declared: float) -> float:
     return float(len(steps) / steps.sum())
 
 
-Result = TypeVar("Result")
 _Process = subprocess.Popen[bytes]
 
 
+class Overtime(Unreadable):
+    """A file took more processor time than it may, at which its process ended."""
+
+
+class Disturbed(Exception):
+    """A file came to nothing, and the reason may lie in the moment: it is worth another try, alone.
+
+    Attributes:
+      crash: Whether it is the file's own if it happens twice: a crash, or a want of memory. If not,
+        it is the machine's: a signal from outside, a disk or a clock that ran out.
+    """
+
+    def __init__(self, message: str, crash: bool):
+        super().__init__(message)
+        self.crash = crash
+
+
 class _Lost(Exception):
-    """The process is gone; the message is why."""
+    """The process is gone; the message is why, and `signal` what ended it (0: it ended itself)."""
+
+    def __init__(self, message: str, number: int = 0):
+        super().__init__(message)
+        self.signal = number
+
+
+# Of these a process dies by itself, whatever the machine does.
+_CRASHES = frozenset(
+    getattr(signal, name)
+    for name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP")
+    if hasattr(signal, name)
+)
+_OVERTIME = getattr(signal, "SIGPROF", None)  # see `child._bound_time`
 
 
 class Worker:
@@ -126,71 +154,97 @@ class Worker:
         self._closed = True
         self._kill()
 
-    def picture_header(self, ref: dict[str, Any]) -> dict[str, int]:
-        """Returns `frames`, `width` and `height` of a picture, from its header.
-
-        Raises:
-          Unreadable: It is no picture.
-        """
-        asked = {"what": "picture header", "ref": ref, "limits": dataclasses.asdict(self.limits)}
-        return self.decode(asked, lambda chunk: None)
-
-    def decode(self, asked: dict[str, Any], sink: Callable[[np.ndarray], None]) -> dict[str, Any]:
-        """Decodes one clip.
+    def decode(
+        self,
+        asked: dict[str, Any],
+        sink: Callable[[np.ndarray], None],
+        told: Callable[[Any], None] = lambda what: None,
+    ) -> dict[str, Any]:
+        """Decodes one clip, or does what else `child.py` knows of.
 
         Args:
           asked: From `request`.
           sink: Called in order with uint8 `[n, H, W, 3]`, read-only.
+          told: Called with what a listing tells in between; each has its own time by the clock.
 
         Returns:
           What is known of the file (see `decoding.timed_frames`), and `times`, its frames' seconds.
 
         Raises:
-          Unreadable: The file cannot be decoded within the limits; the message says why. `sink` may
-            have been given frames before.
+          Unreadable: The file cannot be decoded within the limits, now or ever; the message says
+            why. `sink` may have been given frames before.
+          Disturbed: It was not decoded, and may be another time; `sink` may have been given frames.
           DataError: The process cannot be started at all.
         """
         process = self._start()
         try:
-            answer = self._exchange(process, asked, sink)
+            answer = self._exchange(process, asked, sink, told)
             why = None if "done" in answer else str(answer["error"])
         except _Lost as lost:
             self._kill()
-            raise Unreadable(str(lost)) from None
+            if lost.signal == _OVERTIME:
+                raise Overtime(
+                    f"took longer than data.limits.seconds={self.limits.seconds}"
+                ) from None
+            raise Disturbed(str(lost), lost.signal in _CRASHES or not lost.signal) from None
         except BaseException:
             self._kill()  # its answer was not read to the end, so it is of no more use
             raise
-        if why is not None:
+        if why is None:
+            return answer["done"]
+        if answer["fault"] == "file":
             raise Unreadable(why)
-        return answer["done"]
+        self._kill()  # what it has kept and opened may be why
+        raise Disturbed(why, answer["fault"] == "again?")
 
     def _exchange(
-        self, process: _Process, asked: dict[str, Any], sink: Callable[[np.ndarray], None]
+        self,
+        process: _Process,
+        asked: dict[str, Any],
+        sink: Callable[[np.ndarray], None],
+        told: Callable[[Any], None],
     ) -> dict[str, Any]:
-        late = threading.Event()
-
-        def stop() -> None:
-            late.set()
-            process.kill()
-
-        timer = threading.Timer(self.limits.seconds, stop)
-        timer.daemon = True
-        timer.start()
-        try:
+        with self._clock(process, self.limits.patience()) as wind:
             _send(process, asked)
             while True:
                 header = _header(process)
-                if "shape" not in header:
+                if "told" in header:
+                    told(header["told"])
+                    wind()
+                elif "shape" in header:
+                    shape = (header["frames"], *header["shape"])
+                    sink(np.frombuffer(_read(process, math.prod(shape)), np.uint8).reshape(shape))
+                else:
                     return header
-                shape = (header["frames"], *header["shape"])
-                sink(np.frombuffer(_read(process, math.prod(shape)), np.uint8).reshape(shape))
+
+    @contextlib.contextmanager
+    def _clock(self, process: _Process, seconds: float) -> Iterator[Callable[[], None]]:
+        """Ends a process that overstays, and says so; gives a function that winds the clock."""
+        late, timers = threading.Event(), []
+
+        def stop() -> None:
+            late.set()
+            _kill_group(process)
+
+        def wind() -> None:
+            if timers:
+                timers.pop().cancel()
+            timers.append(threading.Timer(seconds, stop))
+            timers[0].daemon = True
+            timers[0].start()
+
+        wind()
+        try:
+            yield wind
         except _Lost:
             if late.is_set():
-                raise _Lost(f"took longer than data.limits.seconds={self.limits.seconds}") from None
+                within = f"data.limits.seconds={self.limits.seconds} of processor time"
+                why = f"gave no answer in {seconds:g} s by the clock, and within {within}"
+                raise _Lost(why, signal.SIGKILL) from None
             raise
         finally:
-            timer.cancel()
-            timer.join()
+            timers[0].cancel()
+            timers[0].join()
             if late.is_set():  # if only after the last answer, that one is good, but no other comes
                 self._kill()
 
@@ -203,21 +257,29 @@ class Worker:
         search = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         # One thread each: the threads of OpenBLAS would take address space for nothing.
         quiet = {"PYTHONPATH": search, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "vidgen.data.decoder", str(self.limits.memory())]
+        command = [sys.executable, "-m", "vidgen.data.child", str(self.limits.memory())]
         with tempfile.TemporaryFile() as complaints:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=complaints,
-                env=os.environ | quiet,
-            )
+            try:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=complaints,
+                    env=os.environ | quiet,
+                    start_new_session=True,  # what it starts is in its group, and ends with it
+                )
+            except BlockingIOError as error:  # too many processes, now
+                why = f"the decoding process cannot be started ({error.strerror})"
+                raise Disturbed(why, crash=False) from None
             # Runs once: when asked to, with the last reference to this worker, or at exit.
             self._end = weakref.finalize(self, _end, process)
             try:
-                _header(process)
+                with self._clock(process, max(_START, self.limits.patience())):
+                    _header(process)
             except _Lost as lost:
                 self._kill()
+                if lost.signal:
+                    raise Disturbed(f"{lost}, before it began", crash=False) from None
                 complaints.seek(0)
                 said = complaints.read().decode(errors="replace").strip().splitlines()
                 raise DataError(
@@ -235,78 +297,21 @@ class Worker:
         self._end()
 
 
+def _kill_group(process: _Process) -> None:
+    """Ends a process and all that it has started."""
+    if not hasattr(os, "killpg"):  # on Windows
+        process.kill()
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # none of it is left
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 def _end(process: _Process) -> None:
-    process.kill()
+    _kill_group(process)
     process.wait()
     with contextlib.suppress(BrokenPipeError):  # what it did not read is of no interest
         process.stdin.close()  # type: ignore[union-attr]
     process.stdout.close()  # type: ignore[union-attr]
-
-
-def each(
-    order: Sequence[int],
-    job: Callable[[int, Worker, int], Result],
-    *,
-    limits: Limits,
-    workers: int,
-    refuse: Callable[[int, str], None] = lambda number, why: None,
-    progress: Callable[[int, int, str], None] | None = None,
-    text: str = "",
-) -> tuple[dict[int, Result], dict[int, str]]:
-    """Runs a job for each number, on several processes at a time.
-
-    Args:
-      order: The numbers.
-      job: Called in a thread as `job(slot, worker, number)`, where no two calls share a slot at a
-        time; raises Unreadable for a clip of no use.
-      limits: For the workers.
-      workers: How many; slots are below this.
-      refuse: Called in a thread with the number and the reason of an Unreadable, at once; may
-        raise, which ends all.
-      progress: Called in this thread with (done, total, text), twice a second at least.
-      text: What the progress says.
-
-    Returns:
-      What the job returned, and the reasons of those that were refused, both by number.
-
-    Raises:
-      Whatever `job`, `refuse` or `progress` raises, once all threads and processes have ended.
-    """
-    results: dict[int, Result] = {}
-    refused: dict[int, str] = {}
-    todo: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for number in order:
-        todo.put(number)
-    stop = threading.Event()
-
-    def work(slot: int, worker: Worker) -> None:
-        while not stop.is_set():
-            try:
-                number = todo.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                results[number] = job(slot, worker, number)
-            except Unreadable as error:
-                if not stop.is_set():  # else it was ended from here, and is no worse than others
-                    refused[number] = str(error)
-                    refuse(number, str(error))
-
-    with contextlib.ExitStack() as stack:
-        count = max(1, min(workers, len(order)))
-        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(count))
-        helpers = [stack.enter_context(Worker(limits)) for _ in range(count)]
-        stack.callback(stop.set)  # leaving: first the flag, then the processes, then the threads
-        pending = {pool.submit(work, slot, helper) for slot, helper in enumerate(helpers)}
-        while pending:
-            done, pending = concurrent.futures.wait(
-                pending, timeout=0.4, return_when=concurrent.futures.FIRST_COMPLETED
-            )
-            for future in done:
-                future.result()
-            if progress is not None:
-                progress(len(results) + len(refused), len(order), text)
-    return results, refused
 
 
 def _send(process: _Process, asked: dict[str, Any]) -> None:
@@ -315,7 +320,7 @@ def _send(process: _Process, asked: dict[str, Any]) -> None:
         process.stdin.write(len(text).to_bytes(4, "big") + text)  # type: ignore[union-attr]
         process.stdin.flush()  # type: ignore[union-attr]
     except BrokenPipeError:
-        raise _Lost(_epitaph(process)) from None
+        raise _lost(process) from None
 
 
 def _header(process: _Process) -> dict[str, Any]:
@@ -325,19 +330,20 @@ def _header(process: _Process) -> dict[str, Any]:
 def _read(process: _Process, count: int) -> bytes:
     data = process.stdout.read(count)  # type: ignore[union-attr]
     if len(data) < count:
-        raise _Lost(_epitaph(process))
+        raise _lost(process)
     return data
 
 
-def _epitaph(process: _Process) -> str:
-    """Says how a process ended that has closed its pipes."""
+def _lost(process: _Process) -> _Lost:
+    """Returns how a process ended that has closed its pipes."""
     try:
         code = process.wait(timeout=5)
     except subprocess.TimeoutExpired:
-        return "the decoder stopped answering"
+        return _Lost("the decoder stopped answering", signal.SIGKILL)
     if code >= 0:
-        return f"the decoder ended with status {code}"
-    name = signal.Signals(-code).name
-    if name == "SIGKILL":
-        return "the decoder was killed, perhaps for want of memory"
-    return f"crashes the decoder ({name})"
+        return _Lost(f"the decoder ended with status {code}")
+    number = signal.Signals(-code)
+    if number in _CRASHES:
+        return _Lost(f"crashes the decoder ({number.name})", number)
+    want = ", perhaps for want of memory" if number.name == "SIGKILL" else f" ({number.name})"
+    return _Lost(f"the decoder was killed{want}", number)

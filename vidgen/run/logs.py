@@ -5,6 +5,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from vidgen.text import legible
+
 
 class Terminal:
     """A progress bar on a terminal; elsewhere a plain line now and then.
@@ -84,7 +86,7 @@ def say(text: str) -> None:
     """Prints a line for the person who runs the program, where there is anywhere to print it."""
     if sys.stderr is not None:  # it is where a program has none, and print() would take stdout
         with contextlib.suppress(OSError):  # a full disk or a reader that has gone ends no run
-            print(text, file=sys.stderr, flush=True)
+            print(legible(text, "\n\t"), file=sys.stderr, flush=True)
 
 
 def on_terminal() -> bool:

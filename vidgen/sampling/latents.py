@@ -8,7 +8,7 @@ between = sampling.interpolate(first, last, np.linspace(0, 1, 8))    # of any ru
 video = sampler.decode(between, 32)
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,8 +43,16 @@ def check_size(generator: Generator, clips: np.ndarray) -> None:
         )
 
 
-def check_latents(generator: Generator, latents: Latents) -> None:
-    """Raises ConfigError where latents are none that `Sampler.decode` can take."""
+def check_latents(generator: Generator, latents: Latents) -> Latents:
+    """Returns latents as arrays; raises ConfigError where `Sampler.decode` cannot take them."""
+    if not isinstance(latents, Mapping):
+        raise ConfigError(
+            f"latents are {type(latents).__name__}", "a dictionary, as from `latents`"
+        )
+    try:
+        latents = {name: np.asarray(x) for name, x in latents.items()}
+    except ValueError as error:  # as of lists of different lengths
+        raise ConfigError(f"latents are no arrays: {error}", "start from those drawn") from error
     channels = {"content": generator.content, "motion": generator.motion}
     wanted = {**channels, "cycle": len(generator.periods), "label": None}
     if missing := wanted.keys() - latents.keys():
@@ -52,7 +60,7 @@ def check_latents(generator: Generator, latents: Latents) -> None:
     count = len(np.atleast_1d(latents["label"]))
     axes = {"content": 2, "motion": 3, "cycle": 2, "label": 1}
     for name, last in wanted.items():
-        x = np.asarray(latents[name])
+        x = latents[name]
         fits = x.ndim == axes[name] and len(x) == count and last in (None, x.shape[-1])
         if not fits or x.dtype.kind not in "fiu":
             raise ConfigError(
@@ -61,14 +69,16 @@ def check_latents(generator: Generator, latents: Latents) -> None:
                 + ("" if last is None else f", the last of {last}"),
             )
     for name, x in latents.items():
-        if np.asarray(x).dtype.kind == "f" and not np.isfinite(x).all():
+        if x.dtype.kind == "f" and not np.isfinite(x).all():
             raise ConfigError(f"the latents' {name} holds what is not finite", "NaN or infinite")
-    label = np.asarray(latents["label"])
-    if label.dtype.kind == "f" or label.min() < 0 or label.max() >= max(generator.classes, 1):
+    label = latents["label"]
+    whole = label.dtype.kind in "iu" and label.size
+    if not whole or label.min() < 0 or label.max() >= max(generator.classes, 1):
         raise ConfigError(
             f"the latents' label is {label.tolist()}",
             f"whole numbers from 0 to {max(generator.classes, 1) - 1}",
         )
+    return latents
 
 
 def interpolate(latents: Latents, other: Latents, parts: Sequence[float] | np.ndarray) -> Latents:
@@ -99,9 +109,11 @@ def interpolate(latents: Latents, other: Latents, parts: Sequence[float] | np.nd
             f"latents of shapes {shapes[0]} and {shapes[1]} have no middle",
             "draw both for the same frames, start and number of videos",
         )
-    share = np.asarray(parts, np.float32)
-    if share.ndim != 1 or not share.size or share.min() < 0 or share.max() > 1:
+    share = np.asarray(parts)
+    numbers = share.dtype.kind in "fiu" and share.ndim == 1 and share.size
+    if not numbers or not (share.min() >= 0 and share.max() <= 1):  # NaN is neither
         raise ConfigError(f"parts are {share.tolist()!r}", "a list of numbers in [0, 1]")
+    share = share.astype(np.float32)
 
     def between(name, a, b):
         a, b = a[:, None], b[:, None]  # [N, 1, ...], beside parts [1, P, ...]

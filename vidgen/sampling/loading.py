@@ -8,10 +8,11 @@ import jax
 
 from vidgen import config as configs
 from vidgen import methods
-from vidgen.errors import ConfigError, StorageError, plain
+from vidgen.errors import ConfigError, StorageError
 from vidgen.models.protocol import Generator, abstract_params, chunk_of
 from vidgen.runtime.checkpoint import Checkpoints
 from vidgen.sampling.sampler import Sampler
+from vidgen.text import plain
 
 Step = int | str | None
 

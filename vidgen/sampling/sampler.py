@@ -8,7 +8,7 @@ vidgen.write_video("out.mp4", clips[0], fps=sampler.fps)
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import numpy as np
@@ -112,6 +112,7 @@ class Sampler:
                 f"this generator's videos end after {self.limit} frames",
                 "sample them whole; nothing goes on without end",
             )
+        self.length(None, start)  # refuses what is no frame's number
         first, carry = start // self.chunk * self.chunk, None
         while True:
             latents = self._latents(seed, self.chunk, first, labels, carry)
@@ -190,7 +191,7 @@ class Sampler:
         Raises:
           ConfigError: The latents are of other frames or another generator, or not finite.
         """
-        check_latents(self.generator, latents)
+        latents = check_latents(self.generator, latents)
         if self.generator.recurrent and start >= self.chunk and "carry" not in latents:
             raise ConfigError("latents lack carry", f"draw them with start={start}")
         return self._decode(latents, self.length(frames, start), start)[0]
@@ -201,6 +202,8 @@ class Sampler:
         Raises:
           ConfigError: They are out of range.
         """
+        if not _is_whole(start):
+            raise ConfigError(f"start is {start!r}", "a whole number, 0 to about 2^31")
         if frames is None:
             frames = max(self.limit - start, 1) if self.limit else FRAMES
         self._chunks(frames, start)
@@ -320,8 +323,8 @@ class Sampler:
 
     def _chunks(self, frames: int, start: int) -> tuple[int, int]:
         """Returns the first chunk of a window, and the first after it."""
-        if frames < 1:
-            raise ConfigError(f"frames is {frames}", "at least 1")
+        if not _is_whole(frames) or frames < 1:
+            raise ConfigError(f"frames is {frames!r}", "a whole number, at least 1")
         if self.limit and start + frames > self.limit:
             raise ConfigError(
                 f"frames {start} to {start + frames} are asked for",
@@ -365,7 +368,9 @@ class Sampler:
         number = max(len(self.classes), 1)
         if labels is None:
             return (seeds % number).astype(np.int32)
-        if isinstance(labels, (int, str, np.integer)):
+        if hasattr(labels, "__array__"):
+            labels = np.asarray(labels).tolist()  # of no axes: one value
+        if isinstance(labels, (str, bytes)) or not isinstance(labels, Sequence):
             return np.full(len(seeds), self._label(labels, number), np.int32)
         if len(labels) != len(seeds):
             raise ConfigError(f"{len(labels)} labels for {len(seeds)} seeds", "give one for each")
@@ -374,15 +379,23 @@ class Sampler:
     def _label(self, label: Any, number: int) -> int:
         if isinstance(label, str) and label in self.classes:
             return self.classes.index(label)
-        if isinstance(label, (int, np.integer)) and 0 <= label < number:
+        if _is_whole(label) and 0 <= label < number:
             return int(label)
         raise ConfigError(
             f"there is no class {label!r}", "one of " + ", ".join(self.classes or ("0",))
         )
 
 
+def _is_whole(value: Any) -> TypeGuard[int]:
+    """Tells whether a value is a whole number; a truth value, which Python counts, is none."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
 def _seeds(seeds: Seeds) -> UInt32[np.ndarray, " videos"]:
-    numbers = np.atleast_1d(np.asarray(seeds))
+    try:
+        numbers = np.atleast_1d(np.asarray(seeds))
+    except ValueError as error:  # lists of different lengths
+        raise ConfigError(f"seeds are {seeds!r}", "a whole number, or a list of them") from error
     if numbers.ndim != 1 or not numbers.size or not np.issubdtype(numbers.dtype, np.integer):
         raise ConfigError(
             f"seeds are {np.asarray(seeds).tolist()!r}", "a whole number, or a list of them"

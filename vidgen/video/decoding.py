@@ -24,24 +24,32 @@ from vidgen.video import packets
 
 Path = str | os.PathLike[str]
 
-# Formats of FFmpeg that open other files, or draw text or tables as pictures.
+# Formats of FFmpeg that open other files or devices, or draw text or tables as pictures.
 _BARRED = frozenset(
     [
+        "alias_pix",
+        "alsa",
+        "brender_pix",
         "concat",
         "dash",
+        "fbdev",
         "hls",
         "image2",
         "imf",
+        "kmsgrab",
         "lavfi",
         "mlv",
+        "oss",
         "rtp",
         "rtsp",
         "sap",
         "sdp",
         "tty",
         "vapoursynth",
+        "video4linux2,v4l2",
         "vobsub",
         "webm_dash_manifest",
+        "x11grab",
     ]
 )
 # Formats of Pillow that are opened, whatever a file is called: others start programs (EPS starts

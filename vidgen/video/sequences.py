@@ -31,6 +31,7 @@ _EXIF = {
 
 
 # The last number of a name, with a decimal point where it has one; and the digits behind the point.
+_DIGITS = re.compile(r"([0-9]+)")
 _LAST = re.compile(r"\d+(\.\d+)?(?!.*\d)", re.ASCII)
 _ALONE = re.compile(r"(?<![^\W_])\d+")  # a number that does not stand at a word
 _POINT = re.compile(r"\d\.(\d+)(?!.*\.\d)", re.ASCII)
@@ -38,13 +39,12 @@ _POINT = re.compile(r"\d\.(\d+)(?!.*\.\d)", re.ASCII)
 
 def natural(name: str) -> tuple[list[Any], str]:
     """Returns a sorting key under which frame2 comes before frame10."""
-    key: list[Any] = [""]
-    for char in name:
-        digit = char.isascii() and char.isdigit()
-        if digit != isinstance(key[-1], int):
-            key.append(0 if digit else "")
-        key[-1] = key[-1] * 10 + int(char) if digit else key[-1] + char
-    return key, name
+    # Text and numbers by turns; of two numbers without zeros in front the longer is greater.
+    parts = _DIGITS.split(name)
+    numbers = (part.lstrip("0") for part in parts[1::2])
+    key: list[Any] = parts
+    key[1::2] = [(len(number), number) for number in numbers]
+    return key if key[-1] else key[:-1], name
 
 
 def in_order(names: Iterable[str]) -> list[str]:

@@ -290,7 +290,8 @@ with Signals() as heard:
 sys.exit(85)
 """
 LAUNCHER = """
-import sys
+import os, sys
+os.open(os.ttyname(0), os.O_RDWR)  # the first that a session's leader opens is its terminal
 from vidgen.cli import process
 process.own_streams()
 from vidgen.tools import launch
@@ -301,17 +302,16 @@ sys.exit(launch.launch([sys.executable, "-c", sys.argv[2], sys.argv[1]], 2, max_
 
 def test_a_launcher_whose_terminal_closes_has_all_save(tmp_path):
     """A hang-up of the kernel's own: the launcher leads the session of a terminal."""
-    number, terminal = pty.fork()
-    if not number:
-        os.chdir(ROOT)
-        os.execv(sys.executable, [sys.executable, "-c", LAUNCHER, str(tmp_path), LAUNCHED])
-    deadline = time.monotonic() + 30
-    while not all((tmp_path / f"ready-{n}").exists() for n in range(2)):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    started = children(number)
+    terminal, its_side = pty.openpty()  # and no pty.fork(), which JAX's threads do not take
+    process = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER, str(tmp_path), LAUNCHED],
+        **{"cwd": ROOT, "start_new_session": True},
+        **dict.fromkeys(("stdin", "stdout", "stderr"), its_side),
+    )
+    os.close(its_side)
+    wait_for(lambda: all((tmp_path / f"ready-{n}").exists() for n in range(2)), process)
+    started = children(process.pid)
     os.close(terminal)
-    _, status = os.waitpid(number, 0)
-    assert os.waitstatus_to_exitcode(status) == 85
+    assert process.wait(timeout=60) == 85
     assert [(tmp_path / f"saved-{n}").read_text() for n in range(2)] == ["SIGHUP"] * 2
     assert not any(map(alive, started))

@@ -273,6 +273,9 @@ class Worker:
                 raise Disturbed(why, crash=False) from None
             # Runs once: when asked to, with the last reference to this worker, or at exit.
             self._end = weakref.finalize(self, _end, process)
+            if self._closed:  # meanwhile: whoever did that had nothing to end yet
+                self._kill()
+                raise RuntimeError("the worker is closed")
             try:
                 with self._clock(process, max(_START, self.limits.patience())):
                     _header(process)

@@ -176,6 +176,18 @@ def test_clips_of_another_shape_are_remarked_on(tmp_path, monkeypatch):
     assert "sharpness" not in doubt  # neither side is resized
 
 
+def test_limits_that_evaluate_has_no_flag_for_are_said_to_be_a_packs(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("VIDGEN_CACHE", str(tmp_path / "cache"))
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    np.save(clips / "good.npy", np.stack([sliding((0, 1), 16, k, 8) for k in range(8)]))
+    np.save(clips / "long.npy", np.zeros((1, 100_001, 2, 2, 3), np.uint8))
+    evaluate.evaluate(clips, clips, "pixel", clips=8, size=8)
+    said = [record.getMessage() for record in caplog.records]
+    assert any("long.npy" in line and "data.limits.frames" in line for line in said)
+    assert any("vidgen data pack" in line for line in said)
+
+
 @pytest.mark.parametrize("real, left_out", [(0, True), (1, False)])
 def test_constant_clips_give_figures_or_a_word(tmp_path, monkeypatch, real, left_out):
     """Warnings are errors here, SciPy's too."""

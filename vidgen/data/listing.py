@@ -142,7 +142,7 @@ def toy_source(spec: str, **defaults: Any) -> ToySource:
         known = name in ("clips", "seed", "frames", "size")
         if not known or not all(number.isdecimal() for number in numbers):
             raise ConfigError(
-                f"data.path={spec!r}: {part!r} is not known", "write toy:clips=65536,seed=0"
+                f"clips {spec!r}: {part!r} is not known", "write toy:clips=65536,seed=0"
             )
         options[name] = int(value) if len(numbers) == 1 else tuple(map(int, numbers))
     return ToySource(**options)
@@ -165,7 +165,7 @@ def list_source(spec: str | os.PathLike[str], settings: PackSettings | None = No
     try:
         found = _listed(root, settings.limits)
     except Unreadable as error:
-        raise DataError(f"{printable(root)}: {error}", "give data.path a folder of clips") from None
+        raise DataError(f"{printable(root)}: {error}", "name a folder of clips") from None
     return _source(printable(root), found, settings)
 
 

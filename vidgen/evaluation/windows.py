@@ -1,6 +1,7 @@
 """Which windows of clips are measured, and in which order."""
 
 import dataclasses
+import logging
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from vidgen.data.toy import ToySource
 from vidgen.errors import DataError
 from vidgen.evaluation.protocol import RealClips
 
+_LOG = logging.getLogger("vidgen")
 _BANK = 20_000  # windows of the real clips among which copies are looked for
 
 Path = str | os.PathLike[str]
@@ -91,6 +93,12 @@ class Windows:
             toy_frames=spec.span,
             progress=progress,
         )
+        if isinstance(store, Pack) and any("data.limits." in why for _, why in store.skipped):
+            _LOG.warning(
+                "%s: others than these limits are those of a pack: vidgen data pack with "
+                "--config.data.limits, and name it here",
+                side,
+            )
         self._path, self._store, self.spec, self.half = path, store, spec, half
         self.fingerprint, self.classes = store.fingerprint, tuple(store.classes)
         self.fps = store.fps / spec.stride

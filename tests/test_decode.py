@@ -709,3 +709,27 @@ def test_most_flipped_bits_are_noticed(worker, tmp_path, shared):
             refused += 1
             assert "good frames" in str(error)
     assert refused >= 17  # FFmpeg's own default notices one, err_detect without flags 15
+
+
+def test_what_is_tried_again_shows_progress_which_may_end_it():
+    """A decoder that is stopped gives no answer for as long as a file may take by the clock."""
+    limits, told = Limits(seconds=5.0), []
+
+    def job(slot, worker, number):
+        if number not in told:
+            told.append(number)
+            raise Disturbed("killed", crash=False)
+        process = worker._start()
+        os.kill(process.pid, signal.SIGSTOP)
+        return worker.decode({"what": "nothing"}, print)
+
+    def progress(done, total, text):
+        if told:
+            told.append("heard")
+        if told.count("heard") > 3:
+            raise KeyboardInterrupt
+
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        each([7], job, limits=limits, workers=1, progress=progress)
+    assert time.monotonic() - begin < 40  # by the clock the decoder would have 50 seconds

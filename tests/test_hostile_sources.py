@@ -19,7 +19,7 @@ from vidgen.cli.process import _Legible
 from vidgen.data import archives, collecting, listing, showing
 from vidgen.data.collecting import collect
 from vidgen.data.inspect import inspect
-from vidgen.data.limits import CLIPS, DEPTH, RATIO, WAYS, Limits
+from vidgen.data.limits import DEPTH, OF_ARRAY, RATIO, WAYS, Limits
 from vidgen.data.listing import list_source
 from vidgen.data.manifest import typed
 from vidgen.data.pack import open_store
@@ -27,7 +27,7 @@ from vidgen.data.settings import PackSettings
 from vidgen.data.workers import Disturbed, Overtime
 from vidgen.errors import DataError
 from vidgen.run import logs
-from vidgen.text import legible, printable, shortened
+from vidgen.text import legible, plain, printable
 from vidgen.video import decoding, writing
 from vidgen.video.decoding import Unreadable
 from vidgen.video.sequences import natural
@@ -80,7 +80,7 @@ def test_names_of_a_million_digits_cost_nothing(tmp_path, webp):
         source = list_source(path)
         assert names(source) == ["b.webp"] and len(source.skipped) == 2
         for name, why in source.skipped:
-            assert why.startswith("has a name of ") and len(name) < 200
+            assert why.startswith("has a name of ") and len(name) < 210
     assert natural(f"a{long}") > natural(f"a{long[1:]}") > natural("a10") > natural("a9b")
     assert time.monotonic() - began < 10
 
@@ -138,14 +138,14 @@ def test_an_archive_that_expands_without_end_is_refused(tmp_path, webp):
 
 def test_arrays_of_very_many_clips_are_refused(tmp_path, webp):
     """A few bytes claim them, and each would be an entry."""
-    count = CLIPS + 1
+    count = OF_ARRAY + 1
     with zipfile.ZipFile(tmp_path / "m.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("v.npy", npy((count, 2, 2, 2, 3), bytes(24 * count)))
     (tmp_path / "a.webp").write_bytes(webp)
     assert (tmp_path / "m.npz").stat().st_size < 100_000
     source = list_source(tmp_path)
     assert names(source) == ["a.webp"]
-    assert dict(source.skipped) == {"m.npz": f"holds more than {CLIPS} clips"}
+    assert dict(source.skipped) == {"m.npz": f"holds more than {OF_ARRAY} clips"}
 
 
 def test_more_files_or_clips_than_anyone_has_are_refused(tmp_path, webp, monkeypatch):
@@ -402,8 +402,8 @@ def test_what_text_becomes():
     assert legible("plain [x]\n", "\n") == "plain [x]\n"
     assert legible("\x1b\x9b\r\ud800\udcff\u2066") == "\\x1b\\x9b\\r\\ud800\\xff\\u2066"
     assert printable("\udcff\ud800\u3000é") == "\\xff\\ud800\\u3000é"
-    assert shortened("x" * 200) == "x" * 200
-    assert shortened("x" * 201) == "x" * 100 + "... (201 characters)"
+    assert plain("x" * 200, 200) == "x" * 200
+    assert plain("x" * 201, 200) == "x" * 100 + " ... " + "x" * 100
 
 
 def test_nothing_reaches_the_terminal_that_it_obeys(tmp_path, capsys, monkeypatch):

@@ -364,3 +364,39 @@ def test_a_space_that_never_comes_has_a_bound(tmp_path, monkeypatch):
     kept.write()
     kept.close()
     assert (tmp_path / "file").read_bytes() == b"123451234" and kept.dropped == 1
+
+
+def test_a_record_that_a_signal_interrupts_is_written_once(tmp_path):
+    class Interrupted:
+        """A file that a signal reaches in the middle of a write."""
+
+        def __init__(self, file):
+            self.file, self.left = file, 1
+
+        def write(self, data):
+            count = self.file.write(data[:2] if self.left else data)
+            if self.left:
+                self.left = 0
+                raise KeyboardInterrupt
+            return count
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    kept = Appending(tmp_path / "file")
+    kept.add(b"one\n")
+    kept._file = Interrupted(kept._file)
+    with pytest.raises(KeyboardInterrupt):
+        kept.add(b"two\n")
+    assert (tmp_path / "file").read_bytes() == b"one\n"
+    kept.write()
+    kept.close()
+    assert (tmp_path / "file").read_bytes() == b"one\ntwo\n"
+
+
+def test_what_a_killed_run_has_left_half_written_goes(tmp_path):
+    for name in (".0123456789abcdef.tmp.jsonl", ".run.json.3"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "mine.tmp").write_text("x")
+    RunLog(tmp_path, 0).close()
+    assert not list(tmp_path.glob(".*")) and (tmp_path / "mine.tmp").exists()

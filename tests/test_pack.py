@@ -213,7 +213,7 @@ def test_a_pack_is_a_path_and_loads_no_decoder(folder, cache, tmp_path):
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=60
     )
     assert done.stdout.strip() == f"{made.fingerprint} (7, 16, 16, 3) []", done.stderr
-    with pytest.raises(ConfigError, match=r"packed with size=16, .*data\.size=32") as caught:
+    with pytest.raises(ConfigError, match="packed with size=16, asked for is size=32") as caught:
         store_of(tmp_path / "mine", cache, size=32)
     assert "data.size=16" in caught.value.hint
     with pytest.raises(StorageError, match="mine: exists already"):
@@ -222,8 +222,9 @@ def test_a_pack_is_a_path_and_loads_no_decoder(folder, cache, tmp_path):
 
 def test_an_error_of_the_progress_ends_cleanly(folder, cache):
     def progress(done, total, text):
-        assert total == 4 and text == "packing"
-        raise KeyboardInterrupt
+        if text == "packing":  # after listing, of which no number is known
+            assert total == 4
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         store_of(folder, cache, progress=progress)

@@ -315,3 +315,46 @@ def test_a_launcher_whose_terminal_closes_has_all_save(tmp_path):
     assert process.wait(timeout=60) == 85
     assert [(tmp_path / f"saved-{n}").read_text() for n in range(2)] == ["SIGHUP"] * 2
     assert not any(map(alive, started))
+
+
+def test_what_was_printed_before_a_signal_is_seen():
+    """Standard output is a pipe, so what is printed waits in memory."""
+    program = """
+import os, signal, sys
+from vidgen.cli import main
+def command(options):
+    print("first.mp4")
+    os.kill(os.getpid(), signal.SIGTERM)
+main.COMMANDS["doctor"] = command
+sys.argv = ["vidgen", "doctor"]
+main.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (143, "first.mp4\n"), done.stderr
+
+
+def test_an_error_with_a_cause_of_its_own_hides_no_end():
+    found = []
+    try:
+        raise signals.Ended(signal.SIGTERM)
+    except signals.Ended:
+        try:
+            raise KeyError from OSError()
+        except KeyError:
+            found.append(signals._handled(signals.Ended))
+    assert found == [True] and not signals._handled(signals.Ended)
+
+
+def test_commands_are_imported_where_there_is_no_hangup():
+    """As on Windows."""
+    program = """
+import os, signal
+for name in ("SIGHUP", "SIGKILL", "SIGPROF", "pthread_kill"):
+    delattr(signal, name)
+import vidgen.cli.main, vidgen.run.signals, vidgen.data.workers
+with vidgen.run.signals.Ending():
+    pass
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)

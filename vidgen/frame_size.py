@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 Size = int | tuple[int, int]
+LARGEST = 8192  # pixels of a side
 
 
 def height_width(size: int | Sequence[int]) -> tuple[int, int]:

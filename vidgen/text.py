@@ -27,11 +27,6 @@ def legible(text: str, kept: str = "") -> str:
     return "".join(c if c in kept or not _obeyed(c) else _escaped(c) for c in text)
 
 
-def shortened(text: str, most: int = 200) -> str:
-    """Returns text, or its beginning and its length where that is more than `most`."""
-    return text if len(text) <= most else f"{text[: most // 2]}... ({len(text)} characters)"
-
-
 def plain(text: str, most: int = 500) -> str:
     """Returns any text as one legible line; of a longer one than `most` the middle is left out."""
     cut = text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"

@@ -12,7 +12,8 @@ from harness import saved_parts, small_config, trained
 from programs import keep_programs
 
 import vidgen
-from vidgen.run import aside, metrics_log, train
+from vidgen.run import metrics_log, train
+from vidgen.video import atomic
 
 pytestmark = UNAWAITED
 STEPS, NEWEST, LEFT = 8, 8, 6
@@ -150,7 +151,7 @@ def test_a_sabotaged_reader_of_logs_is_seen(tmp_path, whole, sabotage, monkeypat
     if sabotage == "lines":
         monkeypatch.setattr(metrics_log, "_parsed", strict)
     else:
-        monkeypatch.setattr(aside, "make_way", not_aside)
+        monkeypatch.setattr(atomic, "make_way", not_aside)
     run, rng = stopped(whole, tmp_path / "run"), np.random.default_rng(1)
     how = "no text" if sabotage == "lines" else "a folder"
     with pytest.raises((AssertionError, ValueError, OSError, vidgen.errors.StorageError)):

@@ -14,7 +14,6 @@ from vidgen import frame_size
 from vidgen.errors import ConfigError
 
 _STEPS = 2**31  # a step, and a frame of a video, are counted below it
-_SIDE = 8192  # pixels, as of config.data.size
 CONFIG_HELP = "vidgen config FILE prints all fields of a config, vidgen config METHOD its defaults"
 
 
@@ -162,10 +161,10 @@ def _step(text: str) -> int | str:
 
 def _size(text: str) -> frame_size.Size:
     sides = [_number(n.strip()) or 0 for n in text.strip("() ").split(",")[:3]]
-    if len(sides) > 2 or not all(1 <= side <= _SIDE for side in sides):
+    if len(sides) > 2 or not all(1 <= side <= frame_size.LARGEST for side in sides):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a whole number or a pair height,width, such as 64 or 64,112; each "
-            f"side 1 to {_SIDE}"
+            f"side 1 to {frame_size.LARGEST}"
         )
     return frame_size.normal(sides if len(sides) == 2 else sides[0])
 

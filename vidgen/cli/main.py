@@ -73,6 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
         number = getattr(error, "number", signal.SIGINT)
         print(f"vidgen: {signals.Ended(number)}", file=sys.stderr, flush=True)
         if own:  # all is cleaned up; XLA's threads, still at work, may crash as Python ends
+            sys.stdout.flush()
             os._exit(128 + number)
         return 128 + number
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -60,8 +61,9 @@ def write(
     streamed = kind not in _TOGETHER and one > MOST
     if streamed:
         _check_stream(sampler, kind, length, one)
-    elif kind in _TOGETHER and one * len(target.seeds) > MOST:
-        _refuse(f"{len(target.seeds)} videos of {length} frames", kind, one * len(target.seeds))
+    elif kind in _TOGETHER and one * len(target.seeds) > (room := max(MOST, _memory() // 2)):
+        what = f"{len(target.seeds)} videos of {length} frames"
+        _refuse(what, kind, one * len(target.seeds), room, streams=not sampler.limit)
     with atomic.storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
     rate = fps or sampler.fps
@@ -92,7 +94,7 @@ def write(
                 raise ConfigError(str(error), "choose another --format or --fps") from error
             number += 1
             progress(number * length, total, "sampling")
-            print(path)
+            print(path, flush=True)  # whole, whatever becomes of the others
     return length
 
 
@@ -110,7 +112,8 @@ def _videos(
         for seed, label in zip(seeds, labels, strict=True):
             yield [itertools.islice(sampler.stream(seed, start, label), length)]
         return
-    some = max(min(16, MOST // max(one, 1)) // sampler.batch, 1) * sampler.batch
+    some = max(min(16, MOST // one), 1)
+    some -= some % sampler.batch if some >= sampler.batch else 0
     for at in range(0, len(seeds), some):
         chosen = labels[at : at + some]
         given = None if chosen[0] is None else chosen
@@ -127,18 +130,26 @@ def _counted(frames: Iterator[Any], before: int, total: int, progress: Progress)
 def _check_stream(sampler: Any, kind: str, length: int, size: int) -> None:
     """Refuses what is too long for memory and cannot be written as it is made."""
     if sampler.limit or writing.FORMATS[kind] not in (*encoding.STREAMED, ""):
-        _refuse(f"a video of {length} frames", kind, size)
+        _refuse(f"a video of {length} frames", kind, size, MOST, streams=not sampler.limit)
     if size > 100 * MOST:
         log.warning("%d frames are %.0f GiB before they are encoded", length, size / 2**30)
 
 
-def _refuse(what: str, kind: str, size: int) -> None:
-    streamed = [k for k, end in writing.FORMATS.items() if end in (*encoding.STREAMED, "")]
+def _refuse(what: str, kind: str, size: int, most: int, streams: bool) -> None:
+    formats = [k for k, end in writing.FORMATS.items() if end in (*encoding.STREAMED, "")]
+    other = f", or --format={'|'.join(formats)}, written as it is made" if streams else ""
     raise ConfigError(
         f"{what} is {size / 2**30:.0f} GiB, and a file of format {kind} is made in memory, of at "
-        f"most {MOST / 2**30:.0f} GiB",
-        f"fewer --frames or --seeds, or --format={'|'.join(streamed)}, written as it is made",
+        f"most {most / 2**30:.0f} GiB",
+        f"fewer --frames or --seeds{other}",
     )
+
+
+def _memory() -> int:
+    """Returns the bytes of the machine's memory; 0 where that is not known."""
+    if not hasattr(os, "sysconf"):  # on Windows
+        return 0
+    return max(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), 0)
 
 
 def _write_together(

@@ -13,6 +13,8 @@ from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
+from vidgen.frame_size import LARGEST
+
 
 @dataclasses.dataclass(frozen=True)
 class Field:
@@ -79,7 +81,7 @@ DATA: Section = {
         64,
         "of frames in pixels: the side of squares, or (height, width)",
         least=8,
-        most=8192,
+        most=LARGEST,
         pair=True,
     ),
     "crop": Field(

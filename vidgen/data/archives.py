@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 
 from vidgen.data.faults import of_the_moment
 from vidgen.data.limits import DEPTH, NAME, PART, RATIO, WAYS, Limits
-from vidgen.text import printable, shortened
+from vidgen.text import plain, printable
 from vidgen.video.decoding import Unreadable, reason
 
 # Of a zip: before each line of its list, and before each member; a flag of both, in a second byte.
@@ -174,7 +174,7 @@ def walk(root: str, refuse: Refuse, deep: bool = True) -> Iterator[Member]:
 
 
 def _naming(error: OSError, name: str) -> OSError:
-    said = f"{error.strerror}, of {shortened(printable(name)) or 'the folder itself'}"
+    said = f"{error.strerror}, of {plain(printable(name), 200) or 'the folder itself'}"
     return OSError(error.errno, said)
 
 

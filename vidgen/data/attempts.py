@@ -8,6 +8,7 @@ the process was killed, the disk did not answer). What is of the moment never co
 
 import concurrent.futures
 import contextlib
+import functools
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -69,6 +70,10 @@ def each(
         todo.put(number)
     stop = threading.Event()
 
+    def alive() -> None:
+        if progress is not None:
+            progress(len(results) + len(refused), len(order), text)
+
     def work(slot: int, worker: Worker) -> None:
         while not stop.is_set():
             try:
@@ -96,19 +101,43 @@ def each(
             )
             for future in done:
                 future.result()
-            if progress is not None:
-                progress(len(results) + len(refused), len(order), text)
+            alive()
     for number, first in sorted(disturbed.items()):
         try:
-            results[number] = _again(lambda worker, n=number: job(0, worker, n), limits, first)
+            alone = functools.partial(_in_slot, job, number)
+            results[number] = _again(alone, limits, first, alive)
         except Unreadable as error:
             refused[number] = str(error)
             refuse(number, str(error))
         except Disturbed as error:
             raise DataError(f"{name(number)}: {error}, again when tried alone", HELP) from None
-        if progress is not None:
-            progress(len(results) + len(refused), len(order), text)
+        alive()
     return results, refused
+
+
+def _in_slot(job: Callable[[int, Worker, int], Result], number: int, worker: Worker) -> Result:
+    return job(0, worker, number)
+
+
+def watched(
+    job: Callable[[Worker], Result], limits: Limits, alive: Callable[[], None] = lambda: None
+) -> Result:
+    """Runs a job in a thread, with a fresh process.
+
+    Args:
+      job: Gets the process.
+      limits: Of the process.
+      alive: Called in this thread twice a second at least; what it raises ends the job.
+
+    Raises:
+      Whatever `job` or `alive` raises.
+    """
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    with pool, Worker(limits) as worker:  # leaving: first the process ends, then the thread
+        future = pool.submit(job, worker)
+        while not concurrent.futures.wait([future], timeout=0.4).done:
+            alive()
+        return future.result()
 
 
 def once_more(job: Callable[[Worker], Result], worker: Worker, name: str) -> Result:
@@ -127,21 +156,25 @@ def once_more(job: Callable[[Worker], Result], worker: Worker, name: str) -> Res
             raise DataError(f"{name}: {error}, again when tried again", HELP) from None
 
 
-def _again(job: Callable[[Worker], Result], limits: Limits, last: Disturbed) -> Result:
-    """Does a job again, in a fresh process each time.
+def _again(
+    job: Callable[[Worker], Result],
+    limits: Limits,
+    last: Disturbed,
+    alive: Callable[[], None] = lambda: None,
+) -> Result:
+    """Does a job again, in a fresh process each time; see `watched`.
 
     Raises:
       Unreadable: As the job does; or it crashed its process twice in a row.
       Disturbed: It was disturbed otherwise.
     """
     for _ in range(2):  # the second time where a crash follows what was none
-        with Worker(limits) as worker:
-            try:
-                return job(worker)
-            except Disturbed as error:
-                if error.crash and last.crash:
-                    raise Unreadable(str(error)) from None
-                last = error
+        try:
+            return watched(job, limits, alive)
+        except Disturbed as error:
+            if error.crash and last.crash:
+                raise Unreadable(str(error)) from None
+            last = error
         if not last.crash:
             break
     raise last

@@ -52,8 +52,7 @@ def main() -> None:
             # FFmpeg has no part in a listing, whose errors of the system are its own.
             system = request["what"] == "list" and of_the_moment(error)
             whose = "moment" if system else fault(error, request["ref"]["path"])
-            _send(answers, {"error": why(error), "fault": whose})
-        _bound_time(None)
+            _answer(answers, {"error": why(error), "fault": whose})
 
 
 def _bound_time(limits: Limits | None) -> None:
@@ -82,7 +81,7 @@ def _serve(request: dict[str, Any], answers: BinaryIO) -> None:
             held = []
     if held:
         _send(answers, {"shape": held[0].shape, "frames": len(held)}, held)
-    _send(answers, {"done": {**info, "times": times}})
+    _answer(answers, {"done": {**info, "times": times}})
 
 
 def _list(request: dict[str, Any], answers: BinaryIO) -> None:
@@ -104,7 +103,7 @@ def _list(request: dict[str, Any], answers: BinaryIO) -> None:
         for first in range(0, len(all_of_it), _ROWS):
             _bound_time(limits)
             _send(answers, {"told": {kind: all_of_it[first : first + _ROWS]}})
-    _send(answers, {"done": {"ignored": listing.ignored}})
+    _answer(answers, {"done": {"ignored": listing.ignored}})
 
 
 def _bound_memory(most: int) -> None:
@@ -123,6 +122,12 @@ def _receive(file: BinaryIO) -> dict[str, Any] | None:
     if len(head) < 4:
         return None
     return json.loads(file.read(int.from_bytes(head, "big")))
+
+
+def _answer(answers: BinaryIO, last: dict[str, Any]) -> None:
+    """Sends the end of an answer, after which no limit of this file's may end the process."""
+    _bound_time(None)
+    _send(answers, last)
 
 
 def _send(file: BinaryIO, header: dict[str, Any], frames: list[np.ndarray] | None = None) -> None:

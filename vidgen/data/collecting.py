@@ -26,9 +26,9 @@ from vidgen.data.decoder import picture_header
 from vidgen.data.entry import Entry
 from vidgen.data.faults import of_the_moment
 from vidgen.data.faults import why as why_of
-from vidgen.data.limits import CLIPS, LABEL, MEMBERS, Limits
+from vidgen.data.limits import CLIPS, LABEL, MEMBERS, OF_ARRAY, Limits
 from vidgen.data.manifest import Row, read_manifest
-from vidgen.text import legible, printable, shortened
+from vidgen.text import legible, plain, printable
 from vidgen.video.containers import starts_like_video
 from vidgen.video.decoding import Unreadable, reason
 from vidgen.video.sequences import in_order, sequences
@@ -109,7 +109,7 @@ class Listing:
 
     def refuse(self, name: str, why: str) -> None:
         """Notes a file that is of no use."""
-        self.skipped.append((shortened(printable(name)), legible(why)))
+        self.skipped.append((plain(printable(name), 200), legible(why)))
 
     def _add(self, name: str, ref: dict[str, Any], stamp: tuple[int, int], **more: Any) -> None:
         if len(self.entries) >= CLIPS:
@@ -304,9 +304,9 @@ class Listing:
                             f"has {size} bytes in its archive, data.limits.bytes={most}"
                         )
                     opened = io.BytesIO(opened.read(size + 1))
-                clips = list(itertools.islice(list_clips(opened, suffix, size), CLIPS + 1))
-                if len(clips) > CLIPS:
-                    raise Unreadable(f"holds more than {CLIPS} clips")
+                clips = list(itertools.islice(list_clips(opened, suffix, size), OF_ARRAY + 1))
+                if len(clips) > OF_ARRAY:
+                    raise Unreadable(f"holds more than {OF_ARRAY} clips")
                 return [(key, n, None if name is None else _label(name)) for key, n, name in clips]
 
         return self._look(file.name, read)

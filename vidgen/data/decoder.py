@@ -27,6 +27,7 @@ import numpy as np
 from vidgen.data.archives import member_name, open_zip
 from vidgen.data.arrays import channels_last, read_npy, read_npz, strip_shape
 from vidgen.data.limits import Limits
+from vidgen.text import printable
 from vidgen.video.containers import missing
 from vidgen.video.conversion import converter
 from vidgen.video.decoding import Unreadable, open_image, reason, resample, timed_frames
@@ -142,11 +143,11 @@ def _pictures_of_one_size(ref: dict, limits: Limits) -> Iterator[Any]:
         try:
             picture = _picture(ref, name, limits)
         except (OSError, Unreadable, ValueError, SyntaxError) as error:
-            raise Unreadable(f"frame {_printable(name)}: {reason(error)}") from error
+            raise Unreadable(f"frame {printable(name)}: {reason(error)}") from error
         first = first or picture.size
         if picture.size != first:
             raise Unreadable(
-                f"frame {_printable(name)} is {picture.width}x{picture.height}, "
+                f"frame {printable(name)} is {picture.width}x{picture.height}, "
                 f"the first one {first[0]}x{first[1]}"
             )
         yield picture
@@ -238,10 +239,6 @@ def _description(width: int, height: int, frames: int, codec: str, rate: float) 
         interlaced=False,
         alpha=False,
     )
-
-
-def _printable(name: str) -> str:
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 # -------------------------------------------------------------------------------- archives

@@ -8,6 +8,7 @@ Every clip is decoded from end to end, as packing would: what the report calls g
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 from typing import Any
@@ -127,7 +128,8 @@ def inspect(
     if is_toy(path) or (pathlib.Path(path) / "pack.json").is_file():
         return _of_store(path, frames, stride, short)
     settings = settings or PackSettings()
-    source = list_source(path, settings)
+    alive = functools.partial(progress, 0, 0, "listing clips") if progress else lambda: None
+    source = list_source(path, settings, alive)
     sides = frame_size.height_width(settings.size)
     cut = tuple(round(thumbnail * side / min(sides)) for side in sides)
     shown = set(_spread(len(source), _ROWS).tolist())

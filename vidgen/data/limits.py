@@ -3,8 +3,9 @@
 import dataclasses
 
 # What listing may cost. Nobody's clips are near these; claims of archives and headers may be.
-MEMBERS = 10_000_000  # files of a folder or archive
-CLIPS = 1_000_000  # of a source
+MEMBERS = 1_000_000_000  # files of a folder or archive
+CLIPS = 20_000_000  # of a source; the largest set of videos that researchers share has 10.7 million
+OF_ARRAY = 1_000_000  # clips of one file of arrays, which a few bytes may claim
 DEPTH = 40  # folders within folders; more is a loop or a prank
 PART, NAME = 255, 4096  # characters between two slashes of a name, and in all; as file systems have
 LABEL = 1000  # characters of a class's name

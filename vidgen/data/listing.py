@@ -16,11 +16,12 @@ import json
 import os
 import re
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from vidgen.data.attempts import HELP, once_more
+from vidgen.data.attempts import HELP, once_more, watched
 from vidgen.data.entry import Entry
 from vidgen.data.limits import Limits
 from vidgen.data.manifest import typed
@@ -148,7 +149,11 @@ def toy_source(spec: str, **defaults: Any) -> ToySource:
     return ToySource(**options)
 
 
-def list_source(spec: str | os.PathLike[str], settings: PackSettings | None = None) -> Source:
+def list_source(
+    spec: str | os.PathLike[str],
+    settings: PackSettings | None = None,
+    alive: Callable[[], None] = lambda: None,
+) -> Source:
     """Lists the clips of a path.
 
     Args:
@@ -156,6 +161,7 @@ def list_source(spec: str | os.PathLike[str], settings: PackSettings | None = No
         one; a CSV manifest with the columns path, label, caption, start, end, and any others; or a
         single file.
       settings: How clips are labelled, what one may cost, and how frames will be made.
+      alive: Called in this thread twice a second at least; what it raises ends the work.
 
     Raises:
       DataError: The path does not exist, cannot be read, or holds nothing that looks like a clip.
@@ -163,7 +169,7 @@ def list_source(spec: str | os.PathLike[str], settings: PackSettings | None = No
     settings = settings or PackSettings()
     root = os.path.abspath(os.fspath(spec))
     try:
-        found = _listed(root, settings.limits)
+        found = _listed(root, settings.limits, alive)
     except Unreadable as error:
         raise DataError(f"{printable(root)}: {error}", "name a folder of clips") from None
     return _source(printable(root), found, settings)
@@ -185,7 +191,7 @@ class _Found:
         self.at = told.get("at")
 
 
-def _listed(root: str, limits: Limits) -> _Found:
+def _listed(root: str, limits: Limits, alive: Callable[[], None]) -> _Found:
     """Lists a path in a child process, and once more where a file ended it, without that file.
 
     Raises:
@@ -198,8 +204,8 @@ def _listed(root: str, limits: Limits) -> _Found:
         found = _Found()
         asked = {"what": "list", "ref": {"path": root}, "limits": vars(limits), "bad": bad}
         try:
-            with Worker(limits) as worker:
-                found.ignored = worker.decode(asked, _nothing, found.take)["ignored"]
+            job = functools.partial(Worker.decode, asked=asked, sink=_nothing, told=found.take)
+            found.ignored = watched(job, limits, alive)["ignored"]
             return found
         except Disturbed as error:
             if found.at not in failed:

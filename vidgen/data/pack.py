@@ -9,6 +9,7 @@ read. `packing.py` makes packs.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -242,7 +243,8 @@ def open_store(
 
     from vidgen.data.packing import write_pack
 
-    source = list_source(path, settings)
+    alive = functools.partial(progress, 0, 0, "listing clips") if progress else lambda: None
+    source = list_source(path, settings, alive)
     limits = dataclasses.asdict(settings.limits)
     made_of = [FORMAT, source.fingerprint, settings.of_frames(), limits]
     if list(source.classes) != sorted(source.classes):  # packs of before have that order

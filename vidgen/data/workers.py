@@ -125,6 +125,7 @@ _CRASHES = frozenset(
     for name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP")
     if hasattr(signal, name)
 )
+_KILLED = getattr(signal, "SIGKILL", -9)  # Windows has none
 _OVERTIME = getattr(signal, "SIGPROF", None)  # see `child._bound_time`
 
 
@@ -240,7 +241,7 @@ class Worker:
             if late.is_set():
                 within = f"data.limits.seconds={self.limits.seconds} of processor time"
                 why = f"gave no answer in {seconds:g} s by the clock, and within {within}"
-                raise _Lost(why, signal.SIGKILL) from None
+                raise _Lost(why, _KILLED) from None
             raise
         finally:
             timers[0].cancel()
@@ -268,7 +269,7 @@ class Worker:
                     env=os.environ | quiet,
                     start_new_session=True,  # what it starts is in its group, and ends with it
                 )
-            except BlockingIOError as error:  # too many processes, now
+            except OSError as error:  # too many processes or files, or too little memory, now
                 why = f"the decoding process cannot be started ({error.strerror})"
                 raise Disturbed(why, crash=False) from None
             # Runs once: when asked to, with the last reference to this worker, or at exit.
@@ -342,7 +343,7 @@ def _lost(process: _Process) -> _Lost:
     try:
         code = process.wait(timeout=5)
     except subprocess.TimeoutExpired:
-        return _Lost("the decoder stopped answering", signal.SIGKILL)
+        return _Lost("the decoder stopped answering", _KILLED)
     if code >= 0:
         return _Lost(f"the decoder ended with status {code}")
     number = signal.Signals(-code)

@@ -95,8 +95,8 @@ class Windows:
         )
         if isinstance(store, Pack) and any("data.limits." in why for _, why in store.skipped):
             _LOG.warning(
-                "%s: others than these limits are those of a pack: vidgen data pack with "
-                "--config.data.limits, and name it here",
+                "%s: some were left out by data.limits; to raise one, make a pack (vidgen data "
+                "pack DATA --config=FILE --config.data.limits...) and name the pack",
                 side,
             )
         self._path, self._store, self.spec, self.half = path, store, spec, half

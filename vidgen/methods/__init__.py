@@ -109,14 +109,18 @@ def validate(config: configs.Config) -> None:
 def check_values(config: configs.Config) -> None:
     """Checks the values of a stored config by the ranges of its fields; builds nothing.
 
-    It may be of an older version: fields that are not known or not there are passed over.
+    It may be of an older version: fields that are not known or not there are passed over, and so
+    are those that only training reads, whose ranges may have been others.
 
     Raises:
       ConfigError: A value is of another type than its field, or out of its range.
     """
     known = dict(flat(sections(config.method)))
     for name, value in configs.flatten(config).items():
-        if name in known and not name.startswith(checks.NETWORKS):
+        read = name.startswith(("data.", "sampling.")) and not name.startswith(
+            ("data.limits.", "data.workers", "data.cache")
+        )
+        if read and name in known:
             checks.check(name, value, known[name])
 
 

@@ -13,13 +13,12 @@ from typing import Any
 
 from vidgen.config.fields import Field
 from vidgen.errors import ConfigError
-from vidgen.frame_size import normal
+from vidgen.frame_size import LARGEST, normal
 
 Kinds = Mapping[str, Any]  # classes of Linen modules by name
 
 _MOST = 2**20  # of any number of a network: channels, frames, patches
 _DEEPEST = 256  # layers or blocks of a kind, each traced and compiled by itself
-_SIDE = 8192  # pixels, as of data.size
 _ITEMS = 64  # of a tuple: levels, scales, periods
 _FLAX = ("parent", "name")
 _GIVEN = ("size", "classes", "length", "clips", "dtype", "remat", *_FLAX)  # not by a section
@@ -64,9 +63,9 @@ def checked(role: str, kinds: Kinds, kind: str, arguments: Mapping[str, object])
         good[name] = value = tuple(value) if isinstance(value, list) else value  # as JSON has it
         if name == "size":
             sides: Any = value if isinstance(value, tuple) else (value, value)
-            if len(sides) != 2 or not all(_whole(s, least=1, most=_SIDE) for s in sides):
+            if len(sides) != 2 or not all(_whole(s, least=1, most=LARGEST) for s in sides):
                 raise ConfigError(
-                    f"config.data.size is {value!r}", f"a number or a pair of them, 1 to {_SIDE}"
+                    f"config.data.size is {value!r}", f"a number or a pair of them, 1 to {LARGEST}"
                 )
             good[name] = normal(sides)
             continue

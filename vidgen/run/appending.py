@@ -46,15 +46,16 @@ class Appending:
         if self._file is None:
             self._file = self.path.open("ab", buffering=0)
         while self.waiting:
-            left = memoryview(self.waiting[0])
             end = os.fstat(self._file.fileno()).st_size
+            record = self.waiting.popleft()
+            left = memoryview(record)
             try:
                 while left:
                     left = left[self._file.write(left) :]
-            except OSError:
+            except BaseException:  # a signal's, too
                 self._file.truncate(end)  # a part of a record would make the next unreadable
+                self.waiting.appendleft(record)
                 raise
-            self.waiting.popleft()
 
     def close(self) -> None:
         """Closes the file; what waits is not written."""

@@ -20,7 +20,7 @@ from vidgen.data.settings import pack_settings
 from vidgen.data.stream import Clips, choose_stride, describe_choice
 from vidgen.data.toy import ToySource
 from vidgen.errors import ConfigError, DataError
-from vidgen.run import aside, logs, watch
+from vidgen.run import logs, watch
 from vidgen.run.metrics_log import RunLog
 from vidgen.video import atomic, layout, writing
 
@@ -34,7 +34,7 @@ def write_json(path: pathlib.Path, data: dict[str, Any]) -> None:
       FullDisk: The disk is full.
       StorageError: The folder cannot be written.
     """
-    aside.make_way(path)
+    atomic.make_way(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with atomic.storage(path):
         try:
@@ -193,9 +193,9 @@ def write_samples(
     grid = layout.grid(videos)
     log.video(sampler.step, "samples", grid, sampler.fps)
     video, picture = (sample_path(workdir, sampler.step, suffix) for suffix in (".mp4", ".png"))
-    aside.make_way(video.parent, folder=True)
+    atomic.make_way(video.parent, folder=True)
     for path in (video, picture):
-        aside.make_way(path)
+        atomic.make_way(path)
     writing.write_video(video, grid, fps=sampler.fps)
     writing.write_grid(picture, videos)  # last: a mark that all is written
 

@@ -5,7 +5,7 @@ import logging
 import math
 import pathlib
 
-from vidgen.run import artifacts, aside
+from vidgen.run import artifacts
 from vidgen.runtime.checkpoint import Checkpoints
 from vidgen.video import atomic
 
@@ -58,7 +58,7 @@ class Best:
         """
         if step not in checkpoints.steps():  # there was no space for it
             return
-        aside.make_way(self._folder, folder=True)
+        atomic.make_way(self._folder, folder=True)
         with atomic.storage(self._folder):
             checkpoints.link(step, self._folder)
             artifacts.write_json(self._note, {"step": step, **figures})

@@ -11,7 +11,6 @@ import socket
 from collections.abc import Iterator
 
 from vidgen.errors import ConfigError
-from vidgen.run import aside
 from vidgen.video import atomic
 
 FILE = "lock"
@@ -40,7 +39,7 @@ def owned(workdir: pathlib.Path) -> Iterator[None]:
         yield
         return
     path = workdir / FILE
-    aside.make_way(path)
+    atomic.make_way(path)
     with contextlib.ExitStack() as stack:
         with atomic.storage(path):
             handle = _open(path)

@@ -12,7 +12,7 @@ import numpy as np
 
 from vidgen import config as configs
 from vidgen.errors import FullDisk, StorageError
-from vidgen.run import aside, logs
+from vidgen.run import logs
 from vidgen.run.appending import Appending
 from vidgen.run.tensorboard import Events
 from vidgen.video import atomic
@@ -51,13 +51,14 @@ class RunLog:
         self.step, self.config, self.without_space = step, config, without_space
         self._full = False
         self._metrics, self._events = Appending(self.path), Appending(folder / "events.jsonl")
-        aside.make_way(folder / "tensorboard", folder=True)
+        atomic.make_way(folder / "tensorboard", folder=True)
         with atomic.storage(folder):
-            for left in (*folder.glob(".run.json.*"), *folder.glob("samples/.*.tmp*")):
-                atomic.remove(left)  # half written when a start was killed
+            for pattern in (".run.json.*", ".*.tmp*", "samples/.*.tmp*"):
+                for left in folder.glob(pattern):
+                    atomic.remove(left)  # half written when a start was killed
             (folder / "tensorboard").mkdir(exist_ok=True)
         for path in (self.path, self._events.path):
-            aside.make_way(path)
+            atomic.make_way(path)
             kept, old = _keep_up_to(path, step)
             if path == self.path and kept:
                 self.seconds = _seconds(kept[-1])

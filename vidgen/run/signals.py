@@ -11,7 +11,8 @@ from typing import Any
 
 from vidgen.run import logs
 
-_NOTED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
+_NOTED = tuple(n for n in (signal.SIGINT, signal.SIGTERM, _HANGUP) if n is not None)
 
 
 class Signals:
@@ -34,12 +35,12 @@ class Signals:
         self.old: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for number in _NOTED:
-                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                if number != _HANGUP or signal.getsignal(number) != signal.SIG_IGN:
                     self.old[number] = signal.signal(number, self._note)
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGHUP:
+        if number == _HANGUP:
             _leave_terminal()
         now, name = time.monotonic(), signal.Signals(number).name
         if name != self.received:
@@ -134,7 +135,7 @@ class Ending:
         while not self._left.wait(0.2):
             if time.monotonic() > deadline:
                 return False
-            if not _handled(Ended):
+            if not _handled(Ended) and hasattr(signal, "pthread_kill"):  # not on Windows
                 self._begun = None
                 signal.pthread_kill(threading.main_thread().ident or 0, number)
         return True
@@ -145,7 +146,7 @@ class Ending:
             self._hook(event)
 
     def _end(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGHUP:
+        if number == _HANGUP:
             _leave_terminal()
         now = time.monotonic()
         if self._begun is None:
@@ -160,10 +161,15 @@ class Ending:
 def _handled(kind: type[BaseException]) -> bool:
     """Tells whether the main thread is cleaning up after an exception of a kind."""
     found: Any = sys._current_exceptions().get(threading.main_thread().ident or 0)
-    error = found[1] if isinstance(found, tuple) else found  # a tuple before Python 3.12
-    while error is not None and not isinstance(error, kind):
-        error = error.__cause__ or error.__context__
-    return error is not None
+    seen, left = set(), [found[1] if isinstance(found, tuple) else found]  # before Python 3.12
+    while left:
+        error = left.pop()
+        if isinstance(error, kind):
+            return True
+        if error is not None and id(error) not in seen:
+            seen.add(id(error))
+            left += [error.__cause__, error.__context__]
+    return False
 
 
 def _leave_terminal() -> None:

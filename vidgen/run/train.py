@@ -78,7 +78,7 @@ def train(
     with lock.owned(workdir) if first else contextlib.nullcontext():
         if methods.is_fitted(config.method):
             fit.fit(config, workdir, command)
-            return metrics_log.last(workdir)
+            return metrics_log.last(workdir) if first else {}
         with contextlib.nullcontext(signals) if signals else Signals() as signals:
             how = command, signals, beat or Heartbeat(), init_from, progress
             try:

@@ -186,8 +186,10 @@ def room(device: Any) -> int | None:
     """
     if device.platform != "cpu":
         return (device.memory_stats() or {}).get("bytes_limit")
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return pages // jax.local_device_count() if pages > 0 else None
+    if not hasattr(os, "sysconf"):  # on Windows
+        return None
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return memory // jax.local_device_count() if memory > 0 else None
 
 
 def place(

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import os
 import pathlib
 import secrets
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 
 from vidgen.errors import FullDisk, StorageError
 from vidgen.video.decoding import Path, reason
+
+_LOG = logging.getLogger("vidgen")
 
 
 def check_place(path: Path, folder: bool = False) -> None:
@@ -105,12 +108,28 @@ def _temporary(path: pathlib.Path) -> pathlib.Path:
     Known before anything has it, so that what a signal interrupts right after making it is deleted
     as well; tempfile's names are known too late.
     """
-    return path.with_name(f".{path.stem[:100]}-{secrets.token_hex(6)}.tmp{path.suffix}")
+    return path.with_name(f".{secrets.token_hex(8)}.tmp{path.suffix}")
 
 
 def _flush(file: pathlib.Path) -> None:
     with open(file, "rb") as written:
         os.fsync(written.fileno())
+
+
+def make_way(path: pathlib.Path, folder: bool = False) -> None:
+    """Sets aside what stands where a file is to be and is none, with a warning.
+
+    Args:
+      path: The file: what is to be written, or a link to one, stays.
+      folder: Whether it is a folder that is to be there.
+
+    Raises:
+      StorageError: It cannot be renamed.
+    """
+    with storage(path):
+        if os.path.lexists(path) and not (path.is_dir() if folder else path.is_file()):
+            wanted = "folder" if folder else "file"
+            _LOG.warning("%s is no %s; set aside as %s", path, wanted, set_aside(path).name)
 
 
 def set_aside(path: pathlib.Path) -> pathlib.Path:

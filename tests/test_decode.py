@@ -689,6 +689,7 @@ def test_channels_may_stand_before_places(worker, tmp_path, suffix, axes, many):
         ((3, 5, 8, 8), "u1", r"shape \[3, 5, 8, 8\]: are there channels, or is it of grey clips"),
         ((9, 4, 8, 8), "u1", "are there channels"),
         ((20, 10000, 8, 8), "u1", "10000 clips of 20 frames, it seems"),
+        ((48, 64, 3, 20), "u1", "third axis"),
         ((2, 5, 8, 8, 8), "u1", "no axis of 1, 3 or 4 channels"),
         ((2, 2, 5, 8, 8, 3), "u1", "clips are"),
     ],

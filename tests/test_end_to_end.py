@@ -383,7 +383,11 @@ def test_missing_clips_and_runs_have_their_exit_codes(tmp_path):
 @pytest.mark.parametrize("platform", ["nope", "rocm"])
 def test_a_platform_that_is_not_here_is_named(platform, tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", platform)
-    for command in (["train", *TINY, f"--workdir={tmp_path / 'run'}"], ["doctor"]):
+    checkpoints = tmp_path / "made" / "checkpoints" / "1" / "ema"  # that it is none is said later
+    checkpoints.mkdir(parents=True)
+    commands = [["train", *TINY, f"--workdir={tmp_path / 'run'}"], ["doctor"]]
+    commands.append(["sample", tmp_path / "made"])
+    for command in commands:
         _, err = run(*command, expect=2)
         assert f"JAX_PLATFORMS={platform}: JAX finds no such device" in err
         assert "Traceback" not in err

@@ -35,7 +35,9 @@ def test_where_real_clips_are_alike_there_is_no_unit():
             assert math.isnan(found["nearest_distance"]["value"])
             assert found["copied"]["value"] == (fake is real)
     assert measures.distribution_distance(np.zeros(9), np.zeros(9)) == 0
-    assert math.isnan(measures.distribution_distance(np.zeros(9), np.full(9, 1e-5)))
+    assert math.isnan(measures.distribution_distance(np.zeros(9), np.full(9, 1e-2)))
+    noise = 1e-6 * rng.normal(size=9)  # of the brightness of frames that are all one
+    assert math.isnan(measures.distribution_distance(noise, np.ones(9)))
     # Few different clips make few bins, and no warning of k-means (warnings are errors here).
     assert measures.different_bins(np.repeat(varied[:3], 80, 0), np.repeat(varied[:1], 80, 0)) == 1
 

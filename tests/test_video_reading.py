@@ -162,8 +162,9 @@ def hlg(light):
     return np.where(scene <= 1 / 12, np.sqrt(3 * scene), bright)
 
 
+@pytest.mark.parametrize("pix_fmt", ["yuv444p10le", "yuv420p10le"])
 @pytest.mark.parametrize("transfer, coded", [("smpte2084", pq), ("arib-std-b67", hlg)])
-def test_high_dynamic_range_becomes_what_a_display_shows(tmp_path, transfer, coded):
+def test_high_dynamic_range_becomes_what_a_display_shows(tmp_path, transfer, coded, pix_fmt):
     levels = np.array([0, 30, 64, 128, 191, 255])
     patches = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 3)
     # Steps of 10 bits of PQ are steps of light, in which a dark channel beside bright ones drowns.
@@ -181,21 +182,52 @@ def test_high_dynamic_range_becomes_what_a_display_shows(tmp_path, transfer, cod
         "x265-params": "log-level=error:lossless=1:colorprim=bt2020:colormatrix=bt2020nc:"
         f"range=limited:transfer={transfer}"
     }
-    frame = av.VideoFrame(18 * 16, 12 * 16, "yuv444p10le")
+    frame = av.VideoFrame(18 * 16, 12 * 16, pix_fmt)
     frame.pts = 0
     for plane, values in zip(frame.planes, planes, strict=True):
-        row = np.zeros((12 * 16, plane.line_size // 2), np.uint16)
-        row[:, : 18 * 16] = values
+        values = values[:: frame.height // plane.height, :: frame.width // plane.width]
+        row = np.zeros((plane.height, plane.line_size // 2), np.uint16)
+        row[:, : plane.width] = values
         plane.update(row.tobytes())
     with av.open(str(tmp_path / "a.mkv"), "w") as container:
         stream = container.add_stream("libx265", rate=25, options=options)
-        stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, "yuv444p10le"
+        stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, pix_fmt
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
     video = reading.read_video(tmp_path / "a.mkv")
     found = video[0, 8::16, 8::16].reshape(-1, 3).astype(int)
     assert np.abs(found - patches)[exact].max() <= 2 and exact.sum() > 30
     assert np.abs(found - patches).max() <= 20
+
+
+@pytest.mark.parametrize("pix_fmt", ["gray10le", "yuva444p10le"])
+def test_high_dynamic_range_that_is_not_taken_is_refused_by_name(tmp_path, pix_fmt):
+    frame = av.VideoFrame(32, 32, pix_fmt)
+    frame.pts, frame.color_trc = 0, 16
+    for plane in frame.planes:
+        plane.update(bytes(plane.buffer_size))
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, pix_fmt
+        stream.codec_context.color_trc = 16
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(DataError, match=f"high dynamic range, as {pix_fmt}"):
+        reading.read_video(tmp_path / "a.mkv")
+
+
+def test_an_avif_of_high_dynamic_range_is_refused(tmp_path):
+    """Pillow gives its levels without a word; the box that tells is of ISO/IEC 14496-12."""
+    pictures = [Image.new("RGB", (32, 32), (n, 100, 50)) for n in (0, 200)]
+    pictures[0].save(tmp_path / "a.avif", save_all=True, append_images=pictures[1:], duration=100)
+    data = (tmp_path / "a.avif").read_bytes()
+    at = data.index(b"colrnclx") + 10
+    assert len(reading.read_video(tmp_path / "a.avif")) == 2
+    for transfer in (16, 18):
+        changed = data[:at] + transfer.to_bytes(2, "big") + data[at + 2 :]
+        (tmp_path / "b.avif").write_bytes(changed)
+        with pytest.raises(DataError, match="AVIF of high dynamic range"):
+            reading.read_video(tmp_path / "b.avif")
 
 
 def test_what_is_brighter_than_white_is_white():

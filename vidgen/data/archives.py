@@ -41,8 +41,8 @@ DAMAGE = (
 )
 
 _VIDEOS = """
-3g2 3gp asf avi dv f4v flv gif ivf m2ts m2v m4v mjpeg mkv mov mp4 mpeg mpg mts mxf nut ogm ogv rm
-rmvb ts vob webm wmv y4m
+264 265 3g2 3gp asf avi dv f4v flv gif h264 h265 hevc ivf m1v m2ts m2v m4v mjpeg mkv mov mp4 mpeg
+mpg mts mxf nut ogm ogv rm rmvb ts vob webm wmv y4m
 """
 VIDEOS = frozenset(_VIDEOS.split())
 PICTURES = frozenset(

@@ -60,7 +60,9 @@ def array_clips(shape: tuple[int, ...], dtype: np.dtype) -> int | None:
     if len(shape) == 5 and channels is None:
         raise Unreadable(f"has shape {list(shape)}, with no axis of 1, 3 or 4 channels; {_TAKEN}")
     if len(shape) == 4 and channels is None:
-        first, second = shape[:2]
+        first, second, third = shape[:3]
+        if third in _CHANNELS:
+            raise Unreadable(f"has shape {list(shape)}, with channels as its third axis; {_TAKEN}")
         if first in (3, 4) or second == 4:
             raise Unreadable(
                 f"has shape {list(shape)}: are there channels, or is it of grey clips? "

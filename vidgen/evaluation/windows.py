@@ -186,7 +186,8 @@ def _too_few(side: str, lengths: np.ndarray, spec: WindowSpec, at_least: int) ->
         ways.append("a protocol of shorter clips (--protocol=quick or fvd16)")
     if spec.stride > 1:
         ways.append("a smaller --stride")
-        ways.append("--generated_stride=1 if generated clips have that stride already")
+    if spec.stride > 1 and side.startswith("the generated"):
+        ways.append("--generated_stride=1 if they were made at that stride")
     return DataError(
         f"{side}: {count} windows of {spec.frames} frames{stride}, at least {at_least} are needed; "
         f"there are {len(lengths)} clips, the longest has {int(lengths.max(initial=0))} frames, a "

@@ -25,6 +25,7 @@ SPREAD = ("flow", "difference", "flicker", "period", "drift")  # numbers of a cl
 _BINS = 20  # of number_of_different_bins
 _LEVEL = 0.95
 COPIED = 0.3  # of the usual distance between neighbours: nearer than that is a copy
+_SAME = 1e-4  # of the numbers in SPREAD, which are levels, percents or parts of 1
 _ALIKE = 1e-6  # of the features' own length: what lies nearer is the same but for rounding
 
 
@@ -135,13 +136,13 @@ def distribution_distance(
 ) -> float:
     """Computes the Wasserstein distance of two samples of a number, in real standard deviations.
 
-    A deviation below a thousandth of the mean counts as that. NaN where all real numbers are 0 and
-    others are not.
+    A deviation below a thousandth of the mean counts as that. NaN where real numbers are the same
+    but for rounding, and 0, and others are not.
     """
     spread = max(float(np.std(real)), 1e-3 * float(np.mean(np.abs(real))))
     apart = stats.wasserstein_distance(_rows(real), _rows(fake))
-    if not spread:
-        return math.nan if apart else 0.0
+    if spread < _SAME:
+        return math.nan if apart > _SAME else 0.0
     return float(apart / spread)
 
 

@@ -91,12 +91,18 @@ def converter(
         if not first:
             plan()
         width, height = first["size"]
-        if isinstance(frame, VideoFrame) and _is_yuv(frame):
-            kind = "rgb48le" if frame.color_trc in (_PQ, _HLG) else "rgb24"
-            rgb = reformat(frame, width, height, kind, interpolation=_FILTER, threads=1)
+        if isinstance(frame, VideoFrame) and frame.color_trc in (_PQ, _HLG):
+            if not _is_yuv(frame) and not _is_rgb(frame):
+                raise Unreadable(
+                    f"is of high dynamic range, as {frame.format.name}; it is taken in colours "
+                    "without transparency"
+                )
+            # No rgb48le: swscale makes wrong colours of 4:2:0 where the height stays.
+            rgb = reformat(frame, width, height, "gbrp16le", interpolation=_FILTER, threads=1)
+            array = standard_range(rgb.to_ndarray(), int(frame.color_trc))
+        elif isinstance(frame, VideoFrame) and _is_yuv(frame):
+            rgb = reformat(frame, width, height, "rgb24", interpolation=_FILTER, threads=1)
             array = rgb.to_ndarray()
-            if kind != "rgb24":
-                array = standard_range(array, int(frame.color_trc))
         else:
             array = _resize(_opaque(frame, background), width, height)
         array = upright(array, info["matrix"])
@@ -146,6 +152,12 @@ def _srgb() -> np.ndarray:
 def _is_yuv(frame: Any) -> bool:
     parts = frame.format.components
     return len(parts) >= 3 and not frame.format.is_rgb and not any(c.is_alpha for c in parts)
+
+
+def _is_rgb(frame: Any) -> bool:
+    parts = frame.format.components
+    alpha = frame.format.has_palette or any(c.is_alpha for c in parts)
+    return frame.format.is_rgb and len(parts) == 3 and not alpha
 
 
 def _opaque(frame: Any, background: tuple[int, int, int]) -> Any:

@@ -310,6 +310,19 @@ def _is_for_pillow(file: Path | BinaryIO) -> bool:
     return webp or (head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis"))
 
 
+def _check_range(file: Path | BinaryIO) -> None:
+    """Refuses an AVIF of high dynamic range, of which Pillow says nothing."""
+    if isinstance(file, str | os.PathLike):
+        with open(file, "rb") as opened:
+            return _check_range(opened)
+    head = file.read(1 << 16)  # where the properties of pictures and tracks stand
+    file.seek(0)
+    at = head.find(b"colrnclx") if head[4:8] == b"ftyp" else -1
+    # Primaries and transfer characteristics of two bytes each, as H.273 numbers them.
+    if at >= 0 and int.from_bytes(head[at + 10 : at + 12], "big") in (16, 18):
+        raise Unreadable("is an AVIF of high dynamic range, which is taken as video alone")
+
+
 def _sequence(file: Path | BinaryIO) -> Path | BinaryIO:
     """Returns a file of which Pillow takes the animation: of AVIF that begins with a still, too."""
     if isinstance(file, str | os.PathLike):
@@ -335,6 +348,7 @@ def _pillow_frames(
 ) -> Iterator[tuple[float, Any]]:
     from PIL import Image
 
+    _check_range(file)
     image = open_image(_sequence(file), max_pixels)
     with image:
         count = getattr(image, "n_frames", 1)

@@ -34,6 +34,7 @@ _EXIF = {
 _DIGITS = re.compile(r"([0-9]+)")
 _LAST = re.compile(r"\d+(\.\d+)?(?!.*\d)", re.ASCII)
 _ALONE = re.compile(r"(?<![^\W_])\d+")  # a number that does not stand at a word
+_NUMBERED = re.compile(r"(.*?)([0-9]+)(\.[0-9]+)?", re.DOTALL)
 _POINT = re.compile(r"\d\.(\d+)(?!.*\.\d)", re.ASCII)
 
 
@@ -54,6 +55,8 @@ def in_order(names: Iterable[str]) -> list[str]:
     zero, as the tenth of a count would, and they do not count up by equal steps.
     """
     names = list(names)
+    if mixed := _mixed(names):
+        return mixed
     found = [match for match in map(_POINT.search, names) if match]
     ends: dict[str, list[str]] = {}
     for match in found:
@@ -74,6 +77,27 @@ def in_order(names: Iterable[str]) -> list[str]:
         return natural(whole), float(f"0.{found[1]}"), name
 
     return sorted(names, key=key)
+
+
+def _mixed(names: list[str]) -> list[str]:
+    """Sorts names that are alike but for a number, of which some have a point: 0, 0.5, 1, 1.5.
+
+    Returns:
+      Nothing where they are not of this kind, or a number ends as a count does: 1.10.
+    """
+    found = [_NUMBERED.fullmatch(os.path.splitext(name)[0]) for name in names]
+    whole = [match for match in found if match is not None]
+    ends = [match[3] for match in whole]
+    if (
+        len(whole) < len(names)
+        or len({match[1] for match in whole}) > 1
+        or all(ends)
+        or not any(ends)
+        or any(end and end.endswith("0") and len(end) > 2 for end in ends)
+    ):
+        return []
+    numbers = [float(match[2] + (match[3] or "")) for match in whole]
+    return [name for _, name in sorted(zip(numbers, names, strict=True))]
 
 
 def _counts(numbers: list[str]) -> bool:

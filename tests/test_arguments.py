@@ -35,6 +35,10 @@ WRONG = [
     ("reconstruct RUN D --clips=1000000000000", "--clips: '1000000000000'"),
     ("train --config=configs/toy.py --workdir= --init_from=x", "--workdir has no value"),
     ("bench --config=configs/toy.py --against=/nope.json", "--against=/nope.json holds no figures"),
+    ("sample RUN --seeds=\u0663", "--seeds=\u0663"),
+    ("data inspect toy:clips=99999999999999999", "clips is 99999999999999999, must be 1 to"),
+    ("data inspect toy:clips=\u0663", "is not known"),
+    (f"data inspect toy:seed={LONG[:40]}", "is not known"),
     ("data inspect toy --sheet=a.gif", "--sheet=a.gif is a PNG file"),
 ]
 

@@ -443,3 +443,20 @@ def _opens_itself(av, name):
         return av.ContainerFormat(name, "r").no_file
     except ValueError:  # it only writes
         return False
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="a file of Linux")
+def test_files_that_the_system_makes_up_are_refused_and_stop_nothing(tmp_path, webp):
+    """Reading them is an error of the system, and always the same."""
+    (tmp_path / "a.webp").write_bytes(webp)
+    for name in ("x.mp4", "x.mkv"):
+        (tmp_path / name).symlink_to("/proc/self/mem")
+    store = open_store(tmp_path, PackSettings(size=8), cache=tmp_path / "cache")
+    assert len(store) == 1 and {name for name, _ in store.skipped} == {"x.mp4", "x.mkv"}
+
+
+@pytest.mark.parametrize("fps", [np.array([1e300, -5]), np.array("x"), np.array(np.nan)])
+def test_a_rate_that_is_no_number_is_named(tmp_path, fps):
+    np.savez(tmp_path / "a.npz", video=np.zeros((2, 8, 16, 16, 3), np.uint8), fps=fps)
+    with pytest.raises(DataError, match="its fps is"):
+        list_source(tmp_path)[0]

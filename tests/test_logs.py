@@ -400,3 +400,12 @@ def test_what_a_killed_run_has_left_half_written_goes(tmp_path):
     (tmp_path / "mine.tmp").write_text("x")
     RunLog(tmp_path, 0).close()
     assert not list(tmp_path.glob(".*")) and (tmp_path / "mine.tmp").exists()
+
+
+def test_a_start_counts_from_itself(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(clocks.time, "monotonic", lambda: now[0])
+    clock = Clock()
+    clock.add({"step": 1000.0})  # of earlier starts
+    now[0] = 103.0
+    assert (clock.since_start(), clock.total()) == (3.0, 1003.0)

@@ -302,6 +302,7 @@ def test_a_quality_that_there_is_not_is_refused(tmp_path, name, quality, said):
         ("a.mp4", smooth()[None], 25, "(1, 6, 24, 40, 3)"),
         ("a.mp4", smooth()[:0], 25, "(0, 24, 40, 3)"),
         ("a.mp4", smooth(), 0, "0 frames a second"),
+        ("a.mp4", smooth(), "x", "at x frames a second"),
         ("a.mkv", smooth(), 2000, "at 2000 frames a second"),
         ("a.webm", smooth(), float("nan"), "nan frames a second"),
         ("a", smooth()[0], 25, "(24, 40, 3)"),

@@ -154,6 +154,8 @@ def seeds_of(text: str) -> list[int]:
     Raises:
       ConfigError: It is none of these, or empty.
     """
+    if not text.isascii():
+        raise ConfigError(f"--seeds={text}", "as in 7, 0:16 or 1,2,5")
     try:
         seeds = []
         for part in text.split(","):

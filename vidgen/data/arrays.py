@@ -219,7 +219,10 @@ def read_npz(file: str | io.BytesIO, key: str, most: int) -> tuple[np.ndarray, f
     if not isinstance(file, str):
         file.seek(0)
     with np.load(file, allow_pickle=False) as arrays:
-        rate = float(arrays["fps"]) if "fps" in arrays else 0.0
+        stated = arrays["fps"] if "fps" in arrays else np.zeros(())
+        if stated.ndim or stated.dtype.kind not in "iuf":
+            raise Unreadable(f"its fps is no number: {stated.dtype} {list(stated.shape)}")
+        rate = float(stated)
         if not 0 <= rate < math.inf:
             raise Unreadable(f"its fps is {rate}")
         return arrays[key], rate

@@ -108,7 +108,7 @@ def _video(ref: dict, request: dict, limits: Limits) -> Opened:
     if isinstance(file, str):
         with open(file, "rb") as opened:
             size = os.fstat(opened.fileno()).st_size
-            lack = missing(opened, size)
+            lack = missing(opened, size) if size else ""  # what is empty may not be readable
     else:
         size = len(file.getbuffer())
         lack = missing(file, size)

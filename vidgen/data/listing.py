@@ -32,6 +32,7 @@ from vidgen.errors import ConfigError, DataError
 from vidgen.text import printable
 from vidgen.video.decoding import Unreadable
 
+_WHOLE = re.compile("[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 _BAD = 20  # files that end the process that lists them, at which a path is given up
 UNLABELLED = "(none)"  # the class of a clip without a label where other clips have one
@@ -141,7 +142,7 @@ def toy_source(spec: str, **defaults: Any) -> ToySource:
         name, _, value = part.partition("=")
         numbers = value.split("x", 1) if name == "size" else [value]
         known = name in ("clips", "seed", "frames", "size")
-        if not known or not all(number.isdecimal() for number in numbers):
+        if not known or not all(_WHOLE.fullmatch(number) for number in numbers):
             raise ConfigError(
                 f"clips {spec!r}: {part!r} is not known", "write toy:clips=65536,seed=0"
             )

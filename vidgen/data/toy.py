@@ -96,6 +96,9 @@ def render(rule: Scene, times: np.ndarray, size: frame_size.Size) -> np.ndarray:
     return np.round(255 * frames).astype(np.uint8)
 
 
+_MOST = 10**8  # clips, of each of which some numbers are kept in memory
+
+
 class ToySource:
     """Toy clips as a store: what `vidgen.data.stream.Clips` reads.
 
@@ -117,10 +120,14 @@ class ToySource:
         self, clips: int = 65536, frames: int = 8, size: frame_size.Size = 32, seed: int = 0
     ):
         least_side = min(frame_size.height_width(size))
-        bounds = ("clips", clips, 1), ("frames", frames, 1), ("size", least_side, 8)
-        for name, value, least in bounds:
-            if value < least:
-                raise ConfigError(f"toy clips: {name} is {value}, must be at least {least}")
+        bounds = {
+            "clips": (clips, 1, _MOST),
+            "frames": (frames, 1, 2**20),
+            "size": (least_side, 8, frame_size.LARGEST),
+        }
+        for name, (value, least, most) in bounds.items():
+            if not least <= value <= most:
+                raise ConfigError(f"toy clips: {name} is {value}, must be {least} to {most}")
         self.frames, self.size, self.seed = frames, frame_size.normal(size), seed
         self.lengths = np.full(clips, frames, np.int64)
         self.labels = np.arange(clips, dtype=np.int32) % len(CLASSES)

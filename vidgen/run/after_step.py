@@ -198,7 +198,7 @@ def after_step(run: Setup, loop: LoopState, outputs: Outputs, stop: str = "") ->
     done, clock, due = loop.step, outputs.clock, run.due(loop.step)
     if done - run.config.parallel.dispatch == loop.first and loop.pending is not None:
         jax.block_until_ready(loop.pending.metrics)
-        logs.say(f"first step after {clock.total():.1f} s")
+        logs.say(f"first step after {clock.since_start():.1f} s")
         clock.enter("step")
     if not (stop or due):
         outputs.terminal.step(done, "")

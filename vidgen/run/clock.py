@@ -14,6 +14,7 @@ class Clock:
     def __init__(self):
         self.parts: dict[str, float] = {}
         self.part, self.since = "startup", time.monotonic()
+        self._start = self.since
 
     def add(self, parts: dict[str, float]) -> None:
         """Adds what earlier starts took."""
@@ -25,6 +26,10 @@ class Clock:
         now = time.monotonic()
         self.parts[self.part] = self.parts.get(self.part, 0.0) + now - self.since
         self.part, self.since = part, now
+
+    def since_start(self) -> float:
+        """Returns the seconds since this start of the run."""
+        return time.monotonic() - self._start
 
     def total(self) -> float:
         """Returns the seconds of all parts."""

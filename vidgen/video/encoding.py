@@ -11,6 +11,7 @@ imageio's writers of files would leave an open file and an error in a destructor
 
 import io
 import itertools
+import numbers
 import struct
 from collections.abc import Callable, Iterable
 from fractions import Fraction
@@ -108,7 +109,7 @@ def check_video(video: np.ndarray, fps: float, any_axes: bool = False) -> None:
     """
     if video.dtype != np.uint8 or video.shape[-1:] != (3,) or not (any_axes or video.ndim == 4):
         raise ValueError(f"write_video takes uint8 [T, H, W, 3], not {video.dtype} {video.shape}")
-    if not video.size or not SLOWEST <= fps <= FASTEST:
+    if not video.size or not isinstance(fps, numbers.Real) or not SLOWEST <= fps <= FASTEST:
         raise ValueError(
             f"cannot write a video of shape {video.shape} at {fps} frames a second "
             f"({SLOWEST} to {FASTEST:.0f})"

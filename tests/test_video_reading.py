@@ -148,6 +148,39 @@ def test_transparency_of_webm_lies_over_the_background(tmp_path, codec, name):
         assert np.abs(video[:, :, 36:60].astype(int) - (0, 200, 50)).max() <= 4
 
 
+def counted(count, height=48):
+    """Frames that tell their number by their brightness."""
+    return [np.full((height, 64, 3), 4 * n + 20, np.uint8) for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    "name, codec, rate",
+    [("a.h264", "libx264", 50), ("a.hevc", "libx265", 30), ("a.m2v", "mpeg2video", 50)],
+)
+def test_a_bare_stream_has_the_rate_that_it_states(tmp_path, name, codec, rate):
+    options = {"x265-params": "log-level=error"} if codec == "libx265" else None
+    encode(tmp_path / name, counted(40), codec, "yuv420p", rate=rate, options=options)
+    assert reading.probe(tmp_path / name).fps == rate
+    first, last = round(0.4 * rate), round(0.6 * rate)
+    video = reading.read_video(tmp_path / name, start=0.4, end=0.6)
+    wanted = np.arange(first, last) * 4 + 20
+    assert np.abs(video.mean((1, 2, 3)) - wanted).max() < 2
+
+
+def test_behind_a_lost_frame_no_seconds_are_counted(tmp_path):
+    """Frames of a bare stream have no times: those behind damage would seem too early."""
+    rng = np.random.default_rng(0)
+    frames = [(f + rng.integers(-8, 8, f.shape)).astype(np.uint8) for f in counted(50)]
+    encode(tmp_path / "a.m2v", frames, "mpeg2video", "yuv420p", options={"g": "10"})
+    with av.open(str(tmp_path / "a.m2v")) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0)]
+    packets[25] = packets[25][:12] + rng.bytes(len(packets[25]) - 12)
+    (tmp_path / "a.m2v").write_bytes(b"".join(packets))
+    assert len(reading.read_video(tmp_path / "a.m2v", end=0.8)) == 20
+    with pytest.raises(DataError, match="good frames"):
+        reading.read_video(tmp_path / "a.m2v", start=1.6, end=1.9)
+
+
 def pq(light):
     """Codes light in cd/m2, as SMPTE ST 2084 has it."""
     y = (np.maximum(light, 0) / 10000) ** 0.1593017578125

@@ -249,7 +249,9 @@ def _is_moving(stream: Any) -> bool:
 
 
 def _header(container: Any, stream: Any) -> dict[str, Any]:
-    rate = stream.average_rate or stream.guessed_rate
+    # Of a bare stream FFmpeg takes 25 for the average, whatever the stream says.
+    bare = container.format.name in packets.BARE
+    rate = (not bare and stream.average_rate) or stream.guessed_rate
     if stream.codec_context.name == "gif" and stream.duration and stream.frames:
         rate = stream.frames / (stream.duration * stream.time_base)  # delays vary: take the mean
     if stream.duration:

@@ -16,6 +16,9 @@ _INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv")
 # Those that know when packets are decoded, not when frames are shown: their first frame seems late
 # by as many frames as the decoder holds back.
 _DECODED = ("avi", "mpegvideo", "h264", "hevc", "m4v", "vc1", "obu", "ivf")
+# Bare streams of a codec, whose frames have no times: the rate is the stream's own, and frames are
+# counted, so that those behind a lost one would seem too early.
+BARE = ("mpegvideo", "h264", "hevc", "m4v", "vc1")
 _REORDER = 4  # frames held back to put presentation times in order
 _BACK = 0.3  # seconds that a time may lie behind another; 8 frames, if that is longer
 
@@ -87,7 +90,7 @@ class Reader:
 
     A recording that was cut out of a longer one may begin between two key frames, or with one that
     is followed by frames of before it. Neither is damage. Nor does damage matter that lies before
-    the wanted seconds, where a key frame comes in between.
+    the wanted seconds, where a key frame comes in between and frames have times.
 
     Attributes:
       origin: Time of the file's start in its own seconds; None: not known yet.
@@ -103,6 +106,7 @@ class Reader:
         self._start = start
         self._key: int | None = None  # time of the first key frame
         # Damage that was passed over, and the time of the key frame after it.
+        self._counted = container.format.name in BARE
         self._damage: Exception | None = None
         self._whole: int | None = None
 
@@ -127,7 +131,7 @@ class Reader:
                 decoded = []
                 if self._leads(packet):
                     self.dropped += 1
-                elif keys and self._wanted(packet):
+                elif keys and (self._counted or self._wanted(packet)):
                     raise
                 elif keys:
                     self._damage, self._whole = error, None

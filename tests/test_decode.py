@@ -255,7 +255,7 @@ def test_memory_is_bounded(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a file that gives EIO")
 def test_a_disk_that_does_not_answer_is_of_the_moment(worker, tmp_path):
-    for name, kind in (("a.mp4", "video"), ("a.npy", "array"), ("a.png", "strip")):
+    for name, kind in (("a.npy", "array"), ("a.png", "strip")):  # a video of 0 bytes is empty
         (tmp_path / name).symlink_to("/proc/self/mem")
         ref = place(tmp_path / name, kind) | {"key": None, "index": None}
         with pytest.raises(Disturbed, match="input/output error") as caught:

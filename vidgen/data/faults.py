@@ -41,8 +41,6 @@ def fault(error: BaseException, path: str) -> str:
         if isinstance(one, MemoryError) or number == errno.ENOMEM:
             return "again?"  # what a process has kept of other files counts as well
         if number in _MOMENT:
-            if os.path.isfile(path) and not os.path.getsize(path):
-                return "file"  # one that the system makes up, as below /proc
             strange = number in _AMBIGUOUS and _can_be_read(path)
             return "again?" if strange else "moment"
     return "file"

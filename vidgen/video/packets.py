@@ -19,6 +19,7 @@ _DECODED = ("avi", "mpegvideo", "h264", "hevc", "m4v", "vc1", "obu", "ivf")
 # Bare streams of a codec, whose frames have no times: the rate is the stream's own, and frames are
 # counted, so that those behind a lost one would seem too early.
 BARE = ("mpegvideo", "h264", "hevc", "m4v", "vc1")
+_INVALID = 0x41444E49  # FFmpeg's number of invalid data
 _REORDER = 4  # frames held back to put presentation times in order
 _BACK = 0.3  # seconds that a time may lie behind another; 8 frames, if that is longer
 
@@ -119,7 +120,11 @@ class Reader:
         import av.error
 
         keys, early = False, 0
-        for packet in self._container.demux(self._stream):
+        for packet, hole in _with_holes(self._container, self._stream):
+            if hole is not None and keys:
+                if self._wanted(packet):
+                    raise hole
+                self._damage, self._whole = hole, None
             if packet.is_keyframe:
                 if not keys:
                     keys, self._key, self.dropped = True, packet.pts, early
@@ -157,6 +162,37 @@ class Reader:
     def _is_whole(self, frame: Any) -> bool:
         """Tells whether a frame comes after the key frame after damage."""
         return None not in (frame.pts, self._whole) and frame.pts >= self._whole
+
+
+def _with_holes(container: Any, stream: Any) -> Iterator[tuple[Any, Exception | None]]:
+    """Yields packets, each with an error where the container lacks some before it.
+
+    Matroska goes on at the next part that is whole, and no more than logs that it does. What it
+    says at the end, of bytes that are no part, is nothing of the video.
+    """
+    import av.error
+    import av.logging
+
+    packets, told = container.demux(stream), False
+    while True:
+        if container.format.name == "matroska,webm":
+            before = av.logging.get_level()
+            av.logging.set_level(av.logging.ERROR)
+            try:
+                with av.logging.Capture() as said:
+                    packet = next(packets, None)
+            finally:
+                av.logging.set_level(before)
+            told = told or any(name == container.format.name for _, name, _ in said)
+        else:
+            packet = next(packets, None)
+        if packet is None:
+            return
+        hole = None
+        if told and packet.size:
+            hole = av.error.InvalidDataError(_INVALID, "Invalid data found when processing input")
+            told = False
+        yield packet, hole
 
 
 def in_order(frames: Iterable[Any], fps: float) -> Iterator[tuple[float, Any]]:

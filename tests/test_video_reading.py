@@ -189,29 +189,29 @@ def test_behind_a_lost_frame_no_seconds_are_counted(tmp_path):
         reading.read_video(tmp_path / "a.m2v", start=1.6, end=1.9)
 
 
-@pytest.mark.parametrize("name, codec", [("a.mkv", "libx264"), ("b.mkv", "mpeg4")])
-def test_parts_that_matroska_skips_are_missed(tmp_path, name, codec):
+def test_parts_that_matroska_skips_are_missed(tmp_path):
     """It goes on where it finds a whole part again, and frames in between are gone."""
+    path = tmp_path / "a.mkv"
     clusters = {"cluster_time_limit": "400"}
     rng = np.random.default_rng(0)
     frames = [(f + rng.integers(-8, 8, f.shape)).astype(np.uint8) for f in counted(50)]
-    encode(tmp_path / name, frames, codec, "yuv420p", options={"g": "10"}, layout=clusters)
-    data = bytearray((tmp_path / name).read_bytes())
-    with av.open(str(tmp_path / name)) as container:
+    encode(path, frames, "libx264", "yuv420p", options={"g": "10"}, layout=clusters)
+    data = bytearray((path).read_bytes())
+    with av.open(str(path)) as container:
         places = [packet.pos for packet in container.demux(video=0) if packet.size]
     data[places[22] : places[25]] = bytes(places[25] - places[22])
-    (tmp_path / name).write_bytes(data)
+    path.write_bytes(data)
     with pytest.raises(DataError, match=r"invalid data .* good frames"):
-        reading.read_video(tmp_path / name)
+        reading.read_video(path)
     for start, end in ((0.0, 0.72), (1.6, 1.8)):
-        video = reading.read_video(tmp_path / name, start=start, end=end)
+        video = reading.read_video(path, start=start, end=end)
         wanted = np.arange(round(start * 25), round(end * 25)) * 4 + 20
         assert len(video) == len(wanted) and np.abs(video.mean((1, 2, 3)) - wanted).max() < 3
     # Bytes behind the end are skipped, too, and nothing is missing.
-    encode(tmp_path / name, frames, codec, "yuv420p", options={"g": "10"}, layout=clusters)
-    with (tmp_path / name).open("ab") as file:
+    encode(path, frames, "libx264", "yuv420p", options={"g": "10"}, layout=clusters)
+    with path.open("ab") as file:
         file.write(bytes(50))
-    assert len(reading.read_video(tmp_path / name)) == 50
+    assert len(reading.read_video(path)) == 50
 
 
 def pq(light):

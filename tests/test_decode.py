@@ -400,8 +400,9 @@ def test_a_gif_is_followed_to_its_trailer(tmp_path):
         assert "cut off" in missing(io.BytesIO(data[:length]), length)
 
 
-def test_a_still_picture_in_front_is_no_video(tmp_path):
-    path = tmp_path / "a.mp4"
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_a_still_picture_in_front_is_no_video(tmp_path, name):
+    path = tmp_path / name
     with av.open(str(path), "w") as container:
         streams = [container.add_stream(codec, rate=10) for codec in ("mjpeg", "mpeg4", "mpeg4")]
         for stream in streams:

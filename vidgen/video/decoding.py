@@ -15,6 +15,7 @@ import functools
 import io
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
@@ -227,7 +228,7 @@ def _pick(container: Any) -> Any:
     """Returns the first stream that is a moving picture, not a cover."""
     moving = _moving(container)
     # A still picture in front may lack the flag of a cover.
-    for stream in [s for s in moving if s.frames != 1] or moving:
+    for stream in [s for s in moving if not _is_still(s)] or moving:
         return stream
     streams = container.streams.video
     if streams and not any(_is_moving(s) for s in streams):
@@ -235,6 +236,17 @@ def _pick(container: Any) -> Any:
     if streams:
         raise Unreadable("its video is coded in a way that this FFmpeg cannot decode")
     raise Unreadable("holds no video stream" + (", only sound" if container.streams.audio else ""))
+
+
+def _is_still(stream: Any) -> bool:
+    """Tells whether a stream is one frame, as far as the header says."""
+    if stream.frames:
+        return stream.frames == 1
+    stated = re.fullmatch(r"(\d+):(\d+):(\d+\.\d+)", stream.metadata.get("DURATION", ""))
+    if stated is None:  # which is Matroska's
+        return False
+    hours, minutes, seconds = map(float, stated.groups())
+    return 0 < (3600 * hours + 60 * minutes + seconds) * float(stream.average_rate or 25) < 1.5
 
 
 def _moving(container: Any) -> list[Any]:

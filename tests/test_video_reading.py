@@ -214,6 +214,20 @@ def test_parts_that_matroska_skips_are_missed(tmp_path):
     assert len(reading.read_video(path)) == 50
 
 
+@pytest.mark.parametrize("name", ["a.m2v", "a.mpg"])
+@pytest.mark.parametrize("share", [0.52, 0.61, 0.77])
+def test_a_recording_that_was_cut_off_ends_with_its_last_whole_frame(tmp_path, name, share):
+    """In the middle of a packet; what is shown after it goes, too, so that no frame is missing."""
+    rng = np.random.default_rng(0)
+    frames = [(f + rng.integers(-8, 8, f.shape)).astype(np.uint8) for f in counted(50)]
+    encode(tmp_path / name, frames, "mpeg2video", "yuv420p", options={"g": "10", "bf": "2"})
+    data = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(data[: round(share * len(data))])
+    video = reading.read_video(tmp_path / name)
+    assert 10 < len(video) < 50
+    assert np.abs(video.mean((1, 2, 3)) - (np.arange(len(video)) * 4 + 20)).max() < 4
+
+
 def pq(light):
     """Codes light in cd/m2, as SMPTE ST 2084 has it."""
     y = (np.maximum(light, 0) / 10000) ** 0.1593017578125

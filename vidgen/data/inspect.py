@@ -267,6 +267,7 @@ def _notes(info: dict[str, Any], times: np.ndarray, thumbnail: int) -> tuple[str
         "rotated": list(info["matrix"]) != [1, 0, 0, 1],
         "several video tracks": info.get("tracks", 1) > 1,
         "begins between key frames": info.get("dropped", 0) > 0,
+        "ends within a frame": info.get("torn", False),
         "pixels not square": abs(info["pixel_aspect"] - 1) > 0.01,
         f"smaller than {thumbnail}": min(info["width"], info["height"]) < thumbnail,
     }

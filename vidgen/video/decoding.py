@@ -99,7 +99,8 @@ def timed_frames(
       info: Filled with the fields of `VideoInfo`, and `matrix`, `interlaced`, `alpha`, from the
         header and the first frame; where the file says so, with `until`, seconds at which the
         frame that was given last ends; and with `dropped`, how many packets at the beginning lean
-        on others which the file lacks.
+        on others which the file lacks, and with `torn`, whether
+        it ends with a damaged one.
 
     Yields:
       Seconds from the start of the file and a PyAV or Pillow frame for `converter`, to be converted
@@ -187,6 +188,7 @@ def _stream_frames(
                 yield seconds, frame
         if seek and not given:
             raise packets.Untrusted
+        info["torn"] = reader.torn
     except packets.Backwards as error:
         raise Unreadable(f"{error}" + _good(seen, seconds)) from None
     except (Unreadable, av.error.FFmpegError, MemoryError) as error:

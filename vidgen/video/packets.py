@@ -97,12 +97,14 @@ class Reader:
       origin: Time of the file's start in its own seconds; None: not known yet.
       dropped: Packets at the beginning of which no frame came, up to the first key frame and of
         what is shown before it.
+      torn: Whether the last packet is damaged, as where a recording was cut off: its frame, and
+        what is shown after it, was left out.
     """
 
     def __init__(
         self, container: Any, stream: Any, context: Any, start: float, origin: float | None
     ):
-        self.origin, self.dropped = origin, 0
+        self.origin, self.dropped, self.torn = origin, 0, False
         self._container, self._stream, self._context = container, stream, context
         self._start = start
         self._key: int | None = None  # time of the first key frame
@@ -120,7 +122,10 @@ class Reader:
         import av.error
 
         keys, early = False, 0
+        last, torn = None, None  # damage of a packet after which none has come, and its time
         for packet, hole in _with_holes(self._container, self._stream):
+            if last is not None and packet.size:
+                raise last
             if hole is not None and keys:
                 if self._wanted(packet):
                     raise hole
@@ -137,7 +142,10 @@ class Reader:
                 if self._leads(packet):
                     self.dropped += 1
                 elif keys and (self._counted or self._wanted(packet)):
-                    raise
+                    # Several threads say it late, of which packet nobody knows.
+                    if self._context.thread_count != 1 or not packet.size:
+                        raise
+                    last, torn = error, packet.pts
                 elif keys:
                     self._damage, self._whole = error, None
             early += 1 - len(decoded)
@@ -145,9 +153,12 @@ class Reader:
                 if frame.is_corrupt and (not keys or self._leads(frame)):
                     early, self.dropped = early + 1, self.dropped + keys
                     continue
+                if last is not None and (None in (frame.pts, torn) or frame.pts >= torn):
+                    continue
                 if self._damage and self._wanted(frame) and not self._is_whole(frame):
                     raise self._damage
                 yield frame
+        self.torn = last is not None
 
     def _leads(self, what: Any) -> bool:
         """Tells whether a packet or frame is shown before the first key frame."""

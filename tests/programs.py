@@ -23,7 +23,7 @@ def keep_programs(monkeypatch, kind=""):
         return str(sorted((n, v) for n, v in fields if n not in free))
 
     def kept_build(config, classes):
-        key = kind, same(config)
+        key = kind, classes, same(config)
         if key not in _BUILT:
             _BUILT[key] = build(config, classes)
         return _BUILT[key]

@@ -304,7 +304,12 @@ def test_only_what_was_measured_alike_is_compared(real, fake, tmp_path, capsys):
         (["{real}", "--against={real}", "--step=3"], 2, "is no run"),
         (["{real}", "--against={real}", "--reconstructions"], 2, "no codec"),
         (["real", "--against={real}", "--generated_stride=1"], 2, "--generated_stride=1"),
-        (["{real}", "--against={real}", "--stride=2"], 3, "--generated_stride=1 if"),
+        (["toy:frames=16", "--against={real}", "--stride=2", "--size=8"], 3, "a smaller --stride"),
+        (
+            ["toy:clips=9,frames=16", "--against=toy:clips=9,frames=31", "--stride=2"],
+            3,
+            "ed_stride=1",
+        ),
         (["{real}", "--against={real}", "--steps=4"], 2, "unknown flag --steps"),
         (["{real}", "--metrics=toy", "--reconstructions"], 2, "--reconstructions"),
         (["--compare", "{real}", "{real}"], 3, "is no JSON"),
@@ -348,7 +353,7 @@ def test_content_distance_of_shapes_that_keep_and_change_their_colour(tmp_path, 
     assert main.main(["evaluate", str(tmp_path / "changed.npy"), "--metrics=acd"]) == 0
     assert float(capsys.readouterr().out.split()[1]) == pytest.approx(9 * 64 / 120, abs=1e-3)
     for wrong, about in (
-        ("--clips=0", "--clips=0"),
+        ("--clips=0", "--clips: '0'"),
         ("--step=4", "is no run"),
         ("--against=toy", "--against is for clips beside real ones"),
         ("--stride=2", "--stride is for clips beside real ones"),

@@ -270,7 +270,8 @@ def test_a_run_is_sampled_by_its_path(family, tmp_path, monkeypatch):
     config = FAMILIES[family]()
     config.training.kclips = 0.016
     sampler = sampled(config, tmp_path)
-    start = jax.jit(methods.experiment(config, 2).init, static_argnums=0)(0)
+    classes = artifacts.open_clips(config)[1].labels
+    start = jax.jit(methods.experiment(config, classes).init, static_argnums=0)(0)
     trees = zip(*(jax.tree.leaves(tree) for tree in (sampler.params, start.ema)), strict=True)
     assert any((a != b).any() for a, b in trees)
 

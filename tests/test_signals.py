@@ -59,9 +59,9 @@ def clips(tmp_path_factory):
     """A folder of clips that take a while to pack."""
     folder = tmp_path_factory.mktemp("clips")
     rng = np.random.default_rng(0)
-    for number in range(40):
+    for number in range(400):
         frames = rng.integers(0, 256, (16, 32, 32, 3)).astype(np.uint8)
-        np.save(folder / f"{number:02d}.npy", frames)
+        np.save(folder / f"{number:03d}.npy", frames)
     return folder
 
 

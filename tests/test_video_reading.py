@@ -259,7 +259,7 @@ def test_high_dynamic_range_becomes_what_a_display_shows(tmp_path, transfer, cod
     planes = np.stack([876 * luma + 64, 896 * blue + 512, 896 * red + 512]).round()
     planes = planes.clip(0, 1023).astype(np.uint16).reshape(3, 12, 18).repeat(16, 1).repeat(16, 2)
     options = {
-        "x265-params": "log-level=error:lossless=1:colorprim=bt2020:colormatrix=bt2020nc:"
+        "x265-params": "log-level=error:bframes=0:lossless=1:colorprim=bt2020:colormatrix=bt2020nc:"
         f"range=limited:transfer={transfer}"
     }
     frame = av.VideoFrame(18 * 16, 12 * 16, pix_fmt)

@@ -96,6 +96,8 @@ def _audit(event, about):
         )
     else:
         path, changes = about[0] if about else None, event in CHANGES
+        if changes and isinstance(path, int):
+            path = os.readlink(f"/proc/self/fd/{path}")
     if changes and str(watching.workdir) in os.fsdecode(path):
         watching.take(f"{event} {os.fsdecode(path)}")
 

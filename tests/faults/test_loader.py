@@ -207,7 +207,7 @@ def nameless(monkeypatch):
 def hasty(monkeypatch):
     """Sabotage: what happened once is a property of the file."""
 
-    def never(job, limits, last):
+    def never(job, limits, last, alive):
         raise Unreadable(str(last))
 
     monkeypatch.setattr(attempts, "_again", never)

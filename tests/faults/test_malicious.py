@@ -131,7 +131,7 @@ CLAIMS = [
     ("fps", "10", r"fps are not as vidgen writes them"),
     ("stride", 10**30, r"stride are not as vidgen writes them"),
     ("config.data.frames", 10**30, r"config\.data\.frames is 10{30}"),
-    ("config.data.workers", 10**6, r"config\.data\.workers is 1000000"),
+    ("config.data.stride", 10**6, r"config\.data\.stride is 1000000"),
     ("config.data.size", [1, 2, 3], r"config\.data\.size is"),
     ("config.method", "\x1b[31m", r"config\.method is"),
     ("config", [1], r"config is not one that vidgen writes"),

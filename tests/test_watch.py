@@ -153,4 +153,6 @@ def test_a_damaged_note_of_the_best_is_no_obstacle(tmp_path, data, caplog):
     note.parent.mkdir()
     note.mkdir() if data is None else note.write_bytes(data)
     assert Best(tmp_path, "distance").improved({"distance": 9.0})
+    if data is None:  # set aside, and said, when the next is written
+        return
     assert "holds no distance" in caplog.text

@@ -138,7 +138,7 @@ def write(result: Result, folder: Path) -> pathlib.Path:
 def _set_aside(path: pathlib.Path, manifest: Manifest) -> None:
     """Renames a report with another manifest, so that it is not lost."""
     try:
-        old = read(path)["manifest"]
+        old = read(path)["manifest"] if path.is_file() else {"protocol": "unreadable"}
     except DataError:
         old = {"protocol": "unreadable"}
     if old == manifest:

@@ -30,7 +30,7 @@ class Best:
     def __init__(self, workdir: pathlib.Path, figure: str):
         self.figure, self._folder = figure, workdir / "best"
         self._note, self._score = self._folder / "best.json", float("inf")
-        if figure and self._note.exists():
+        if figure and self._note.is_file():  # a pipe could be waited for without end
             try:
                 self._score = self._score_of(json.loads(self._note.read_text()))
             # Damaged in some way, or of another figure.

@@ -7,6 +7,7 @@ and schedules.
 
 import json
 import logging
+import os
 import pathlib
 from typing import Any
 
@@ -33,10 +34,11 @@ def recorded(workdir: pathlib.Path) -> Record | None:
 
 def _facts(workdir: pathlib.Path) -> dict[str, Any] | None:
     """Returns what run.json says; empty where there is none, None where it is damaged."""
+    path = workdir / "run.json"
+    if not path.is_file():  # a pipe could be waited for without end
+        return None if os.path.lexists(path) else {}
     try:
-        found = json.loads((workdir / "run.json").read_text())
-    except FileNotFoundError:
-        return {}
+        found = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError):
         return None
     good = isinstance(found, dict) and _is_record(found.get("init_from", {"run": "", "step": 0}))
@@ -115,11 +117,14 @@ def check(
             f"config.method is {config.method!r}, which begins from a run of {method!r}",
             f"train one, then give its folder: --init_from=RUN_OF_{method.upper()}",
         )
+    path = pathlib.Path(init_from) / "run.json"
+    if not path.is_file():
+        return  # what is there is seen when its checkpoint is read
     try:
-        was = json.loads((pathlib.Path(init_from) / "run.json").read_text())["config"]
+        was = json.loads(path.read_text())["config"]
         made, size = was["generator"], was["data"]["size"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return  # what is there is seen when its checkpoint is read
+        return
     if was["method"] != method:
         raise ConfigError(
             f"--init_from={init_from} is a run of {was['method']!r}",

@@ -54,6 +54,15 @@ def alive(number):
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """Lets commands hear what is ignored here: SIGINT is, in a background job of a shell."""
+    old = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+    yield
+    for number, handler in old.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
     """A folder of clips that take a while to pack."""

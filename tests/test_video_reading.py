@@ -13,7 +13,7 @@ from PIL import Image
 
 from vidgen.data import workers
 from vidgen.errors import DataError
-from vidgen.video import conversion, decoding, packets, reading, writing
+from vidgen.video import conversion, decoding, packets, reading, resampling, writing
 
 SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
 
@@ -534,7 +534,7 @@ def test_clocks_and_gaps_are_no_rates():
 
 def test_resample_takes_the_nearest_frame():
     times = np.cumsum(np.random.default_rng(0).uniform(0.01, 0.2, 40))
-    taken = list(decoding.resample(zip(times, range(40), strict=True), 12.0))
+    taken = list(resampling.resample(zip(times, range(40), strict=True), 12.0))
     wanted = np.arange(times[0], times[-1] + 1e-6, 1 / 12)
     assert len(taken) == len(wanted)
     for (seconds, number), t in zip(taken, wanted, strict=True):

@@ -17,7 +17,7 @@ from programs import keep_programs
 
 from vidgen.errors import StorageError
 from vidgen.run import metrics_log, train
-from vidgen.runtime import checkpoint
+from vidgen.runtime import digests
 from vidgen.runtime.checkpoint import Checkpoints
 
 STEPS = 8
@@ -171,7 +171,7 @@ def append_only(monkeypatch):
 
 def no_manifest(monkeypatch):
     """Sabotage: a step is committed without the list of its files."""
-    monkeypatch.setattr(checkpoint, "_list_files", lambda folder: None)
+    monkeypatch.setattr(digests, "list_files", lambda folder: None)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from harness import ROOT, small_config, trained
 from vidgen import sampling
 from vidgen.data.listing import list_source
 from vidgen.errors import ConfigError, StorageError, VidgenError
-from vidgen.runtime import checkpoint
+from vidgen.runtime import digests
 from vidgen.runtime.checkpoint import Checkpoints
 from vidgen.sampling import loading
 
@@ -56,7 +56,7 @@ def rewritten(run, name, data):
     """Puts data into a file of the checkpoint, and into its list of files."""
     folder = run / "checkpoints" / "8"
     (folder / name).write_bytes(data)
-    checkpoint._list_files(folder)
+    digests.list_files(folder)
 
 
 def check_refused(run):
@@ -198,7 +198,7 @@ def test_parts_larger_than_their_array_are_not_read(run):
     array = json.loads(store.read(key).result().value)
     array["chunks"] = [1 << 20 for _ in array["chunks"]]
     store.write(key, json.dumps(array)).result()
-    checkpoint._list_files(folder.parent)
+    digests.list_files(folder.parent)
     for use in (lambda: sampling.load(run), lambda: Checkpoints(run / "checkpoints").verify(8)):
         with pytest.raises(StorageError, match="lies in parts of"):
             use()

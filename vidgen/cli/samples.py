@@ -2,7 +2,6 @@
 
 import itertools
 import logging
-import os
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from vidgen.cli.sampling_flags import Target, check_quality
 from vidgen.errors import ConfigError
 from vidgen.frame_size import height_width
+from vidgen.runtime import devices
 from vidgen.video import atomic, encoding, writing
 
 MOST = 2**32  # bytes of frames in memory at once; of a longer video they are written as they come
@@ -61,7 +61,7 @@ def write(
     streamed = kind not in _TOGETHER and one > MOST
     if streamed:
         _check_stream(sampler, kind, length, one)
-    elif kind in _TOGETHER and one * len(target.seeds) > (room := max(MOST, _memory() // 2)):
+    elif kind in _TOGETHER and one * len(target.seeds) > (room := max(MOST, devices.memory() // 2)):
         what = f"{len(target.seeds)} videos of {length} frames"
         _refuse(what, kind, one * len(target.seeds), room, streams=not sampler.limit)
     with atomic.storage(folder):
@@ -143,13 +143,6 @@ def _refuse(what: str, kind: str, size: int, most: int, streams: bool) -> None:
         f"most {most / 2**30:.0f} GiB",
         f"fewer --frames or --seeds{other}",
     )
-
-
-def _memory() -> int:
-    """Returns the bytes of the machine's memory; 0 where that is not known."""
-    if not hasattr(os, "sysconf"):  # on Windows
-        return 0
-    return max(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), 0)
 
 
 def _write_together(

@@ -30,7 +30,8 @@ from vidgen.data.limits import Limits
 from vidgen.text import printable
 from vidgen.video.containers import missing
 from vidgen.video.conversion import converter
-from vidgen.video.decoding import Unreadable, open_image, reason, resample, timed_frames
+from vidgen.video.decoding import Unreadable, open_image, reason, timed_frames
+from vidgen.video.resampling import resample
 
 # -------------------------------------------------------------------------------- one file
 

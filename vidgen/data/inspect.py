@@ -210,7 +210,7 @@ def at_common_rate(report: Report) -> Report:
 
 
 def frames_at(clip: ClipReport, fps: float | None) -> int:
-    """Returns the frames of a clip, resampled to `fps` as `decoding.resample` does."""
+    """Returns the frames of a clip, resampled to `fps` as `resampling.resample` does."""
     if fps is None or not clip.fps:
         return clip.frames
     return int((clip.seconds - 1 / clip.fps) * fps + 1e-6) + 1

@@ -7,8 +7,6 @@ what was restored, which covers the code between.
 """
 
 import contextlib
-import hashlib
-import json
 import logging
 import math
 import os
@@ -24,12 +22,12 @@ import orbax.checkpoint as ocp
 
 import vidgen
 from vidgen.errors import ConfigError, FullDisk, StorageError
+from vidgen.runtime import digests
 from vidgen.runtime.digests import arrays_sha256, kinds, named
 from vidgen.video import atomic
 
 Abstract = Callable[[dict[str, Any]], dict[str, Any]]  # meta -> shapes of the items to restore
 log = logging.getLogger("vidgen")
-_LISTING = "files.json"
 _STEP = re.compile("0|[1-9][0-9]{0,18}")  # names of steps: as they are written, and no others
 _UNSUSPECTED = 1 << 31  # bytes that arrays may have however small their files are
 _META = 1 << 26  # bytes of what is kept beside the arrays
@@ -199,7 +197,8 @@ class Checkpoints:
         folder = self.folder / str(step)
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
             with _damage():
-                _check_files(folder)
+                if why := digests.differing_file(folder):
+                    raise _Damaged(why)
                 if (folder / "meta" / "metadata").stat().st_size > _META:
                     raise _Damaged(f"meta/metadata has more than {_META} bytes")
                 saved = reader.restore(
@@ -275,7 +274,7 @@ class Checkpoints:
     def _finalize(self) -> None:
         """Called when all files of a step are written, before it is committed."""
         if jax.process_index() == 0:
-            _list_files(self.folder / f"{self._saving}{_UNDER_WAY}")
+            digests.list_files(self.folder / f"{self._saving}{_UNDER_WAY}")
 
     @contextlib.contextmanager
     def _storage_errors(self) -> Iterator[None]:
@@ -372,36 +371,6 @@ def _damage() -> Iterator[None]:
         raise
     except Exception as error:
         raise _Damaged(f"cannot be read ({type(error).__name__}: {_first_line(error)})") from error
-
-
-def _list_files(folder: pathlib.Path) -> None:
-    """Writes files.json: the SHA-256 of each file of a step that is about to be committed.
-
-    Of the items, that is: beside them Orbax notes the time of the commit, which nobody reads.
-    """
-    listed = {}
-    for path in sorted(folder.glob("*/**/*")):
-        if path.is_file():
-            with path.open("rb") as file:
-                listed[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256")
-    text = json.dumps({n: d.hexdigest() for n, d in listed.items()}, separators=(",", ":"))
-    (folder / _LISTING).write_text(text)
-
-
-def _check_files(folder: pathlib.Path) -> None:
-    """Compares the files of a step with its files.json.
-
-    Orbax would not notice all damage, and print pages of what it does notice.
-    """
-    if not (folder / _LISTING).is_file():
-        raise _Damaged(f"has no {_LISTING}")
-    for name, wanted in json.loads((folder / _LISTING).read_text()).items():
-        path = folder / name
-        if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
-            raise _Damaged(f"{name} is missing")
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != wanted:
-                raise _Damaged(f"{name} is not as it was saved")
 
 
 def _placed(leaf: Any) -> jax.ShapeDtypeStruct:

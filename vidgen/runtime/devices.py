@@ -179,6 +179,13 @@ def numeric(batch: Mapping[str, Any]) -> dict[str, Any]:
     return {name: values for name, values in batch.items() if values.dtype.kind in "biufc"}
 
 
+def memory() -> int:
+    """Returns the bytes of the machine's memory; 0 where that is not known."""
+    if not hasattr(os, "sysconf"):  # on Windows
+        return 0
+    return max(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), 0)
+
+
 def room(device: Any) -> int | None:
     """Returns the bytes that a device can hold, where that is known.
 
@@ -186,10 +193,7 @@ def room(device: Any) -> int | None:
     """
     if device.platform != "cpu":
         return (device.memory_stats() or {}).get("bytes_limit")
-    if not hasattr(os, "sysconf"):  # on Windows
-        return None
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return memory // jax.local_device_count() if memory > 0 else None
+    return memory() // jax.local_device_count() or None
 
 
 def place(

@@ -20,7 +20,8 @@ import numpy as np
 
 from vidgen.errors import DataError
 from vidgen.video.conversion import converter
-from vidgen.video.decoding import Path, Unreadable, reason, resample, timed_frames
+from vidgen.video.decoding import Path, Unreadable, reason, timed_frames
+from vidgen.video.resampling import resample
 from vidgen.video.sequences import is_sequence, timed_pictures
 
 

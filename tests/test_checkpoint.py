@@ -99,6 +99,15 @@ def test_damage_is_found_and_the_one_before_is_used(saved, how, caplog):
 
 
 @unawaited
+@pytest.mark.parametrize("number", [1, 5])
+def test_a_step_under_another_number_is_not_taken(saved, number, caplog):
+    (saved.folder / "3").rename(saved.folder / str(number))
+    assert saved.restore(wanted)[0] == 2
+    with pytest.raises(StorageError, match="its folder is of another step: it was saved as 3"):
+        saved.restore(wanted, step=number)
+
+
+@unawaited
 def test_no_bit_flipped_anywhere_is_restored_as_if_it_were_good(saved):
     """Each file of the step, one bit of it: refused, or what comes back is what was saved."""
     rng = np.random.default_rng(0)

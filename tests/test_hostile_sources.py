@@ -350,6 +350,18 @@ def test_a_sparse_member_is_refused_by_name(tmp_path, webp, kind, caplog):
     assert [m.split(":")[0] for m in caplog.messages] == ["odd.webp"]
 
 
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize("odd", [{"size": "9" * 30}, {"path": "1" * 1_500_000 + ".webp"}])
+def test_a_member_whose_further_headers_are_absurd_is_refused_alone(tmp_path, webp, odd, at):
+    names = ["a.webp", "b.webp", "c.webp"]
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        for n, name in enumerate(names):
+            add(archive, name, webp, pax_headers=odd if n == at else {})
+    store = used(tmp_path / "a.tar", tmp_path / "cache")
+    assert store.skipped == [(names.pop(at), "has a header that makes no sense")]
+    assert list(store.names) == names
+
+
 def test_names_in_a_zip_that_are_no_text_are_kept(tmp_path, webp):
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -31,6 +31,8 @@ from vidgen.video.decoding import Unreadable, reason
 # Of a zip: before each line of its list, and before each member; a flag of both, in a second byte.
 _LISTED, _MEMBER, _UTF8 = b"PK\1\2", b"PK\3\4", 8
 _FURTHER = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_FURTHER_BYTES = 1 << 17  # of names of 4,096 characters and some attributes
+_MOST = 1 << 62  # bytes of a member; an offset has no more
 DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -181,9 +183,10 @@ def _naming(error: OSError, name: str) -> OSError:
 def is_tar(path: str) -> bool:
     """Tells whether a file is a tar, compressed or not."""
     try:
-        return tarfile.is_tarfile(path)
-    except (EOFError, zlib.error):
+        open_tar(path).close()
+    except (EOFError, zlib.error, tarfile.TarError):
         return False
+    return True
 
 
 @contextlib.contextmanager
@@ -275,7 +278,7 @@ def member_name(info: zipfile.ZipInfo) -> str:
 def tar_members(path: str, refuse: Refuse, limits: Limits) -> Iterator[Iterator[Member]]:
     """Gives the files in a tar, and refuses those that escape its root, links and devices."""
     status = os.stat(path)
-    with tarfile.open(path) as archive:
+    with open_tar(path) as archive:
         packed = not isinstance(archive.fileobj, io.BufferedReader)
         most = limits.bytes + RATIO * status.st_size if packed else math.inf
         yield _tarred(archive, status.st_mtime_ns, refuse, packed, most)
@@ -284,12 +287,15 @@ def tar_members(path: str, refuse: Refuse, limits: Limits) -> Iterator[Iterator[
 def _tarred(
     archive: tarfile.TarFile, changed: int, refuse: Refuse, packed: bool, most: float
 ) -> Iterator[Member]:
-    for info in _infos(archive, refuse):
+    for info in archive:
         if info.offset_data + info.size > most:
             raise Unreadable(
                 f"expands to more than {RATIO} times its size; unpack it, and give that folder"
             )
         name = info.name.removeprefix("./")
+        if isinstance(info, _Header) and info.odd:
+            refuse(name, "has a header that makes no sense")
+            continue
         if info.isdir() or _hidden(name):
             continue
         why = _escape(name)
@@ -314,40 +320,64 @@ def _tarred(
     _check_end(archive)
 
 
-def _infos(archive: tarfile.TarFile, refuse: Refuse) -> Iterator[tarfile.TarInfo]:
-    """Yields the headers of a tar that make sense."""
-    while True:
-        at = archive.offset  # type: ignore[attr-defined]
-        try:
-            info = archive.next()
-        except (ValueError, OverflowError, LookupError, TypeError) as error:
-            refuse(_step_over(archive, at), f"has a header that makes no sense ({reason(error)})")
-            continue
-        if info is None:
-            return
-        yield info
-
-
-def _step_over(archive: tarfile.TarFile, at: int) -> str:
-    """Moves on behind the member at whose further headers tarfile fails; returns its name.
-
-    Args:
-      archive: An open tar.
-      at: Where the first of these headers begins.
+def open_tar(path: str) -> tarfile.TarFile:
+    """Opens a tar, compressed or not, whatever its members' headers say.
 
     Raises:
-      tarfile.TarError: Its own header makes no sense, either.
+      tarfile.TarError, EOFError, zlib.error: It is none.
     """
-    file: Any = archive.fileobj
-    while True:
-        file.seek(at)
-        info = tarfile.TarInfo.frombuf(
-            file.read(tarfile.BLOCKSIZE), tarfile.ENCODING, "surrogateescape"
-        )
-        at += tarfile.BLOCKSIZE + -(-max(info.size, 0) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        if info.type not in _FURTHER:
-            archive.offset = at  # type: ignore[attr-defined]
-            return info.name
+    return tarfile.open(path, tarinfo=_Header)
+
+
+class _Header(tarfile.TarInfo):
+    """The header of a member, without the further headers before it where they make no sense.
+
+    Attributes:
+      odd: Whether these were left out.
+    """
+
+    odd = False
+
+    @classmethod
+    def frombuf(cls, buf: Any, encoding: str | None, errors: str) -> "_Header":
+        info = super().frombuf(buf, encoding, errors)
+        # The time in which tarfile reads further headers may grow with the square of their bytes.
+        if info.type in _FURTHER and info.size > _FURTHER_BYTES:
+            raise ValueError(f"further headers of {info.size} bytes")
+        return info
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> "_Header":
+        file: Any = tarfile.fileobj
+        at = file.tell()
+        try:
+            info: Any = super().fromtarfile(tarfile)
+            if info.size < _MOST:
+                return info
+        except (ValueError, OverflowError, LookupError, TypeError):
+            pass
+        return cls._step_over(tarfile, at)
+
+    @classmethod
+    def _step_over(cls, archive: tarfile.TarFile, at: int) -> "_Header":
+        """Returns the first header from an offset on that is of a member, and goes on behind it.
+
+        Raises:
+          tarfile.TarError: That one makes no sense, either.
+        """
+        file: Any = archive.fileobj
+        while True:
+            file.seek(at)
+            info: Any = super().frombuf(
+                file.read(tarfile.BLOCKSIZE), tarfile.ENCODING, "surrogateescape"
+            )
+            info.offset = at
+            info.offset_data = at = at + tarfile.BLOCKSIZE
+            at += -(-max(info.size, 0) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            if info.type not in _FURTHER:
+                archive.offset = at  # type: ignore[attr-defined]
+                info.odd = True
+                return info
 
 
 def _check_end(archive: tarfile.TarFile) -> None:

@@ -17,14 +17,13 @@ import io
 import itertools
 import json
 import os
-import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from vidgen.data.archives import member_name, open_zip
+from vidgen.data.archives import member_name, open_tar, open_zip
 from vidgen.data.arrays import channels_last, read_npy, read_npz, strip_shape
 from vidgen.data.limits import Limits
 from vidgen.text import printable
@@ -286,7 +285,7 @@ def _zip(path: str, stamp: tuple[int, int]) -> tuple[zipfile.ZipFile, dict[str, 
 def _tar(path: str, stamp: tuple[int, int]) -> Any:
     """Returns the uncompressed bytes of a tar as a seekable file."""
     del stamp
-    return tarfile.open(path).fileobj
+    return open_tar(path).fileobj
 
 
 _READERS: dict[str, Callable[[dict, dict, Limits], Opened]] = {

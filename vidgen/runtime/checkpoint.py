@@ -74,6 +74,7 @@ class Checkpoints:
           StorageError: One of them could not be written for another reason.
         """
         meta = {
+            "step": step,
             "meta": meta,
             "digests": {name: arrays_sha256(tree) for name, tree in items.items()},
         }
@@ -204,6 +205,10 @@ class Checkpoints:
                 saved = reader.restore(
                     folder, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
                 )["meta"]
+            with _damage():
+                # Where a run goes on follows from it. Absent in checkpoints of before.
+                if (written := saved.get("step", step)) != step:
+                    raise _Damaged(f"its folder is of another step: it was saved as {written!r}")
             asked = None if abstract is None else _asked(folder, abstract, saved["meta"])
             with _damage():
                 names = saved["digests"] if asked is None else asked.keys() & saved["digests"]

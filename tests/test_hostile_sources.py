@@ -80,7 +80,7 @@ def test_names_of_a_million_digits_cost_nothing(tmp_path, webp):
         source = list_source(path)
         assert names(source) == ["b.webp"] and len(source.skipped) == 2
         for name, why in source.skipped:
-            assert why.startswith("has a name of ") and len(name) < 210
+            assert why.startswith(("has a name of ", "has a header of 15000")) and len(name) < 210
     assert natural(f"a{long}") > natural(f"a{long[1:]}") > natural("a10") > natural("a9b")
     assert time.monotonic() - began < 10
 
@@ -112,7 +112,7 @@ def test_cells_of_many_digits_cost_nothing():
 def test_a_header_that_is_slow_to_read_is_given_up(tmp_path, webp):
     """Tarfile looks for a word in a further header by an expression that takes quadratic time."""
     with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
-        add(archive, "9" * 200_000 + ".webp", webp)
+        add(archive, "9" * 130_000 + ".webp", webp)
         add(archive, "b.webp", webp)
     began = time.monotonic()
     with pytest.raises(DataError, match=r"a\.tar: cannot be listed: took longer than"):
@@ -351,14 +351,20 @@ def test_a_sparse_member_is_refused_by_name(tmp_path, webp, kind, caplog):
 
 
 @pytest.mark.parametrize("at", [0, 1])
-@pytest.mark.parametrize("odd", [{"size": "9" * 30}, {"path": "1" * 1_500_000 + ".webp"}])
-def test_a_member_whose_further_headers_are_absurd_is_refused_alone(tmp_path, webp, odd, at):
+@pytest.mark.parametrize(
+    "odd, why",
+    [
+        ({"size": "9" * 30}, "has a header that makes no sense"),
+        ({"path": "1" * 1_500_000 + ".webp"}, "has a header of 1500019 bytes"),
+    ],
+)
+def test_a_member_whose_further_headers_are_absurd_is_refused_alone(tmp_path, webp, odd, why, at):
     names = ["a.webp", "b.webp", "c.webp"]
     with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
         for n, name in enumerate(names):
             add(archive, name, webp, pax_headers=odd if n == at else {})
     store = used(tmp_path / "a.tar", tmp_path / "cache")
-    assert store.skipped == [(names.pop(at), "has a header that makes no sense")]
+    assert store.skipped == [(names.pop(at), why)]
     assert list(store.names) == names
 
 

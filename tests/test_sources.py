@@ -236,9 +236,9 @@ def test_a_damaged_text_in_a_zip_harms_no_clip(tmp_path):
     assert name == "README" and "CRC" in why and source.ignored == 0
 
 
-def _counted(real, calls, file, *arguments):
+def _counted(real, calls, file, *arguments, **options):
     calls.append(file)
-    return real(file, *arguments)
+    return real(file, *arguments, **options)
 
 
 def test_an_archive_of_arrays_is_opened_once(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Reading video files: every frame, at its time, upright, opaque, in its colours."""
 
+import contextlib
 import pathlib
 import re
 import struct
@@ -369,14 +370,15 @@ def test_seeking_gives_the_frames_of_a_full_decode(tmp_path):
     assert len(part) == 25 and (part == full[75:100]).all()
 
 
-def numbered(path, codec, gop, count=150, options=None, format=None):
+def numbered(path, codec, gop, count=150, options=None, format=None, layout=None, without=()):
     """Writes frames of which each shows its number in bits, at 25 a second."""
-    with av.open(str(path), "w", format=format) as container:
+    with av.open(str(path), "w", format=format, options=layout or {}) as container:
         stream = container.add_stream(codec, rate=25, options=options or {})
         stream.width, stream.height, stream.pix_fmt = 128, 64, "yuv420p"
         stream.bit_rate = 2_000_000
-        stream.codec_context.gop_size, stream.codec_context.max_b_frames = gop, 2
-        for n in range(count):
+        stream.codec_context.gop_size = gop
+        stream.codec_context.max_b_frames = int((options or {}).get("bf", 2))
+        for n in sorted(set(range(count)) - set(without)):
             bits = np.repeat([255 * (n >> b & 1) for b in range(8)], 16)
             bits = np.broadcast_to(bits[None, :, None], (64, 128, 3)).astype(np.uint8)
             frame = av.VideoFrame.from_ndarray(bits, format="rgb24")
@@ -596,3 +598,69 @@ def test_rotated_shared_clip_shows_its_keyboard_upright(shared):
     turned = np.rot90(stored, -1).astype(int)
     assert np.abs(turned - upright[0]).mean() < 3
     assert np.abs(turned[::-1, ::-1] - upright[0]).mean() > 20
+
+
+@pytest.mark.parametrize(
+    "name, codec",
+    [
+        ("a.ts", "libx264"),
+        ("b.ts", "mpeg2video"),
+        ("a.m2ts", "libx264"),
+        ("a.flv", "libx264"),
+        ("b.flv", "flv1"),
+        ("a.avi", "libx264"),
+        ("a.mkv", "libx264"),
+        ("a.webm", "libvpx-vp9"),
+        ("a.asf", "wmv2"),
+    ],
+)
+def test_no_frame_is_lost_in_silence(tmp_path, name, codec):
+    """Of what is damaged all frames are there or it is refused, and seconds behind that are good.
+
+    Demuxers go on at the next part that is whole: before their packets were compared with what else
+    tells of them, up to a quarter of such files lost frames in silence.
+    """
+    path, count = tmp_path / name, 75
+    layout = {"mpegts_m2ts_mode": "1"} if name.endswith("m2ts") else {}
+    options = {"a.webm": {"cpu-used": "8"}}.get(name, {} if codec == "libx264" else {"bf": "0"})
+    options = {"bf": "0"} if name == "a.avi" else options
+    kind = {".ts": "mpegts", ".m2ts": "mpegts"}.get(path.suffix)
+    numbered(path, codec, 10, count, options, kind, layout)
+    assert len(reading.read_video(path)) == count
+    good = path.read_bytes()
+    rng = np.random.default_rng(0)
+    taken = refused = 0
+    for place in rng.integers(0.3 * len(good), 0.6 * len(good), 25):
+        path.write_bytes(good[:place] + rng.bytes(8) + good[place + 8 :])
+        info = {}
+        try:
+            seen = sum(1 for _ in decoding.timed_frames(path, info=info))
+            assert seen == count or info["dropped"]
+        except (decoding.Unreadable, OSError):
+            refused += 1
+        with contextlib.suppress(DataError):
+            assert numbers(reading.read_video(path, start=2.6, end=2.8)) == list(range(65, 70))
+            taken += 1
+    assert taken > 15 and refused > 2, (taken, refused)
+
+
+@pytest.mark.parametrize(
+    "name, codec",
+    [
+        ("a.ts", "libx264"),
+        ("a.m2ts", "libx264"),
+        ("a.flv", "libx264"),
+        ("a.avi", "libx264"),
+        ("b.avi", "mpeg4"),
+        ("a.mkv", "libx264"),
+        ("a.asf", "msmpeg4"),
+    ],
+)
+def test_frames_that_a_camera_left_out_are_not_missed(tmp_path, name, codec):
+    """A longer time between two frames is damage only where something else says so."""
+    path, without = tmp_path / name, {20, 21, 22, 31, 40, 41, 55, 56, 57, 58, 59, 60, 61}
+    layout = {"mpegts_m2ts_mode": "1"} if name.endswith("m2ts") else {}
+    options = {"bf": "0"} if codec == "msmpeg4" else {}
+    kind = {".ts": "mpegts", ".m2ts": "mpegts"}.get(path.suffix)
+    numbered(path, codec, 12, 75, options, kind, layout, without)
+    assert numbers(reading.read_video(path)) == sorted(set(range(75)) - without)

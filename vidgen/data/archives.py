@@ -26,12 +26,13 @@ from typing import Any, BinaryIO
 from vidgen.data.faults import of_the_moment
 from vidgen.data.limits import DEPTH, NAME, PART, RATIO, WAYS, Limits
 from vidgen.text import plain, printable
-from vidgen.video.decoding import Unreadable, reason
+from vidgen.video.decoding import Unreadable
 
 # Of a zip: before each line of its list, and before each member; a flag of both, in a second byte.
 _LISTED, _MEMBER, _UTF8 = b"PK\1\2", b"PK\3\4", 8
 _FURTHER = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _FURTHER_BYTES = 1 << 17  # of names of 4,096 characters and some attributes
+_ODD = "has a header that makes no sense"
 _MOST = 1 << 62  # bytes of a member; an offset has no more
 DAMAGE = (
     zipfile.BadZipFile,
@@ -294,7 +295,7 @@ def _tarred(
             )
         name = info.name.removeprefix("./")
         if isinstance(info, _Header) and info.odd:
-            refuse(name, "has a header that makes no sense")
+            refuse(name, info.odd)
             continue
         if info.isdir() or _hidden(name):
             continue
@@ -329,21 +330,25 @@ def open_tar(path: str) -> tarfile.TarFile:
     return tarfile.open(path, tarinfo=_Header)
 
 
+class _Long(Exception):
+    """A header is longer than any that makes sense; the message says so."""
+
+
 class _Header(tarfile.TarInfo):
     """The header of a member, without the further headers before it where they make no sense.
 
     Attributes:
-      odd: Whether these were left out.
+      odd: Where these were left out, what is odd about them.
     """
 
-    odd = False
+    odd = ""
 
     @classmethod
-    def frombuf(cls, buf: Any, encoding: str | None, errors: str) -> "_Header":
+    def frombuf(cls, buf: Any, encoding: str, errors: str) -> "_Header":
         info = super().frombuf(buf, encoding, errors)
         # The time in which tarfile reads further headers may grow with the square of their bytes.
         if info.type in _FURTHER and info.size > _FURTHER_BYTES:
-            raise ValueError(f"further headers of {info.size} bytes")
+            raise _Long(f"has a header of {info.size} bytes")
         return info
 
     @classmethod
@@ -354,12 +359,15 @@ class _Header(tarfile.TarInfo):
             info: Any = super().fromtarfile(tarfile)
             if info.size < _MOST:
                 return info
+            odd = _ODD
+        except _Long as error:
+            odd = str(error)
         except (ValueError, OverflowError, LookupError, TypeError):
-            pass
-        return cls._step_over(tarfile, at)
+            odd = _ODD
+        return cls._step_over(tarfile, at, odd)
 
     @classmethod
-    def _step_over(cls, archive: tarfile.TarFile, at: int) -> "_Header":
+    def _step_over(cls, archive: tarfile.TarFile, at: int, odd: str) -> "_Header":
         """Returns the first header from an offset on that is of a member, and goes on behind it.
 
         Raises:
@@ -376,7 +384,7 @@ class _Header(tarfile.TarInfo):
             at += -(-max(info.size, 0) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             if info.type not in _FURTHER:
                 archive.offset = at  # type: ignore[attr-defined]
-                info.odd = True
+                info.odd = odd
                 return info
 
 

@@ -15,13 +15,12 @@ import functools
 import io
 import math
 import os
-import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from vidgen.video import packets
+from vidgen.video import holes, packets
 from vidgen.video.resampling import TICK
 
 Path = str | os.PathLike[str]
@@ -119,20 +118,22 @@ def timed_frames(
     ways = [(True, threads)] if start > 0 else []
     ways += [(False, threads)] + ([(False, 1)] if threads > 1 else [])
     for number, (seek, threads) in enumerate(ways):
-        with _open(file) as container:
+        container, damaged = holes.opened(functools.partial(_open, file))
+        with container:
             last = number == len(ways) - 1
             try:
                 yield from _stream_frames(
-                    container, start, end, threads, max_pixels, info, seek, last
+                    container, file, damaged, start, end, threads, max_pixels, info, seek, last
                 )
                 return
             except packets.Untrusted:
-                if not isinstance(file, str | os.PathLike):
-                    file.seek(0)
+                pass
 
 
 def _stream_frames(
     container: Any,
+    file: Path | BinaryIO,
+    damaged: bool,
     start: float,
     end: float | None,
     threads: int,
@@ -142,6 +143,8 @@ def _stream_frames(
     last: bool,
 ) -> Iterator[tuple[float, Any]]:
     """Yields `(seconds, frame)` of an open file; arguments as for `timed_frames`.
+
+    `damaged` is what `holes.opened` returns of the file.
 
     Raises:
       packets.Untrusted: Nothing was given, this is not the last way of reading the file, and
@@ -160,7 +163,7 @@ def _stream_frames(
         raise Unreadable(_too_large(width, height, max_pixels))
     info.update(_header(container, stream))
     origin = packets.begin(container, stream, start if seek else None)
-    reader = packets.Reader(container, stream, context, start, origin)
+    reader = packets.Reader(container, stream, context, file, start, origin, damaged and not seek)
     seen, size, seconds, given = 0, (0, 0), 0.0, 0
     try:
         for stamp, frame in packets.in_order(reader.frames(), info["fps"]):
@@ -204,16 +207,18 @@ def _good(frames: int, last: float) -> str:
     return f" after {frames} good frames" + (f" ({whole:.2f} s)" if frames else "")
 
 
-def _open(file: Path | BinaryIO) -> Any:
+def _open(file: Path | BinaryIO, options: dict[str, str]) -> Any:
     """Opens a file with FFmpeg, which may read this file and no other."""
     import av
     import av.error
 
     target = os.path.abspath(file) if isinstance(file, str | os.PathLike) else file
+    if not isinstance(file, str | os.PathLike):
+        file.seek(0)
     only = {"protocol_whitelist": "file", "format_whitelist": _formats()}
     try:
         # Titles in other encodings than UTF-8 are no reason to refuse a video.
-        return av.open(target, "r", container_options=only, metadata_errors="replace")
+        return av.open(target, "r", container_options=only | options, metadata_errors="replace")
     except (av.error.InvalidDataError, av.error.ArgumentError) as error:
         raise Unreadable(f"is no video that FFmpeg can open: {reason(error)}") from error
 
@@ -243,11 +248,8 @@ def _is_still(stream: Any) -> bool:
     """Tells whether a stream is one frame, as far as the header says."""
     if stream.frames:
         return stream.frames == 1
-    stated = re.fullmatch(r"(\d+):(\d+):(\d+\.\d+)", stream.metadata.get("DURATION", ""))
-    if stated is None:  # which is Matroska's
-        return False
-    hours, minutes, seconds = map(float, stated.groups())
-    return 0 < (3600 * hours + 60 * minutes + seconds) * float(stream.average_rate or 25) < 1.5
+    seconds = holes.stated_seconds(stream)
+    return seconds is not None and 0 < seconds * float(stream.average_rate or 25) < 1.5
 
 
 def _moving(container: Any) -> list[Any]:

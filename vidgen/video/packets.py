@@ -11,6 +11,8 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from vidgen.video import holes
+
 # Formats of FFmpeg whose seeks lead to a key frame at or before the time that was asked for.
 _INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv")
 # Those that know when packets are decoded, not when frames are shown: their first frame seems late
@@ -19,7 +21,9 @@ _DECODED = ("avi", "mpegvideo", "h264", "hevc", "m4v", "vc1", "obu", "ivf")
 # Bare streams of a codec, whose frames have no times: the rate is the stream's own, and frames are
 # counted, so that those behind a lost one would seem too early.
 BARE = ("mpegvideo", "h264", "hevc", "m4v", "vc1")
-_INVALID = 0x41444E49  # FFmpeg's number of invalid data
+# Decoders of codecs some of whose pictures are not shown, as those of MPEG-4 of a few bytes.
+_HIDING = ("vp8", "vp9", "av1", "libvpx", "libvpx-vp9", "libdav1d")
+_PLACEHOLDER = 20
 _REORDER = 4  # frames held back to put presentation times in order
 _BACK = 0.3  # seconds that a time may lie behind another; 8 frames, if that is longer
 
@@ -102,15 +106,33 @@ class Reader:
     """
 
     def __init__(
-        self, container: Any, stream: Any, context: Any, start: float, origin: float | None
+        self,
+        container: Any,
+        stream: Any,
+        context: Any,
+        file: Any,
+        start: float,
+        origin: float | None,
+        damaged: bool = False,
     ):
         self.origin, self.dropped, self.torn = origin, 0, False
         self._container, self._stream, self._context = container, stream, context
-        self._start = start
+        self._file, self._start = file, start
         self._key: int | None = None  # time of the first key frame
-        # Damage that was passed over, and the time of the key frame after it.
+        self._stray: list[Any] = []  # a frame whose time is far from the one before it
         self._counted = container.format.name in BARE
-        self._damage: Exception | None = None
+        self._shifted = container.format.name == "avi"  # whose times are the counts of packets
+        rate = float(stream.guessed_rate or 0)
+        self._step, self._far = 1 / (rate or 25), _farthest(rate)
+        self._expected: list[int] = []  # times of packets whose frames have not come
+        # Bare streams have none, and AVI's are in the order of coding.
+        self._expects = context.name not in _HIDING and not (
+            self._counted or (self._shifted and stream.codec_context.has_b_frames)
+        )
+        self._shown: float | None = None  # time of the last frame
+        self._steady_at: float | None = None  # time of the last that was not
+        # Damage that was passed over, and the time of the key frame after it.
+        self._damage = holes.lost() if damaged else None
         self._whole: int | None = None
 
     def frames(self) -> Iterator[Any]:
@@ -123,11 +145,11 @@ class Reader:
 
         keys, early = False, 0
         last, torn = None, None  # damage of a packet after which none has come, and its time
-        for packet, hole in _with_holes(self._container, self._stream):
+        for packet, hole in holes.packets(self._container, self._stream, self._file):
             if last is not None and packet.size:
                 raise last
             if hole is not None and keys:
-                if self._wanted(packet):
+                if self._shifted or self._wanted(packet):
                     raise hole
                 self._damage, self._whole = hole, None
             if packet.is_keyframe:
@@ -135,6 +157,7 @@ class Reader:
                     keys, self._key, self.dropped = True, packet.pts, early
                 elif self._damage and self._whole is None:
                     self._whole = packet.pts
+            self._expect(packet)
             try:
                 decoded = self._context.decode(packet)
             except av.error.InvalidDataError as error:
@@ -155,10 +178,54 @@ class Reader:
                     continue
                 if last is not None and (None in (frame.pts, torn) or frame.pts >= torn):
                     continue
+                if self._lacks(frame):
+                    self._damage, self._whole = holes.lost(), None
                 if self._damage and self._wanted(frame) and not self._is_whole(frame):
                     raise self._damage
-                yield frame
+                yield from self._steady(frame)
+        yield from self._stray or ()
         self.torn = last is not None
+
+    def _expect(self, packet: Any) -> None:
+        """Notes that a frame of a packet's time should come."""
+        if not self._expects or packet.pts is None or packet.is_discard or self._leads(packet):
+            return
+        if packet.size > (_PLACEHOLDER if self._context.name == "mpeg4" else 0):
+            heapq.heappush(self._expected, packet.pts)
+
+    def _lacks(self, frame: Any) -> bool:
+        """Tells whether the decoder left out, without a word, a frame before this one."""
+        if frame.pts is None:
+            return False
+        left_out = False
+        while self._expected and self._expected[0] <= frame.pts:
+            left_out |= heapq.heappop(self._expected) < frame.pts
+        before, self._shown = self._shown, frame.time
+        late = before is not None and frame.time - before > holes.LATE * self._step
+        return left_out and late
+
+    def _steady(self, frame: Any) -> Iterator[Any]:
+        """Yields a frame, and the one before it that was held back, if its time is no stray.
+
+        Where the time of a frame was damaged, the next one's is close to the one before it.
+
+        Raises:
+          av.error.InvalidDataError: There is such a frame, and it may be wanted.
+        """
+        if self._stray:
+            (stray,), self._stray = self._stray, []
+            at = self._steady_at or 0.0  # which is known where there is a stray
+            if frame.time is None or abs(frame.time - at) > self._far:
+                self._steady_at = stray.time
+                yield stray
+            elif self._wanted(frame):
+                raise holes.lost()
+        at = self._steady_at
+        if self._shifted or frame.time is None or at is None or abs(frame.time - at) <= self._far:
+            self._steady_at = frame.time
+            yield frame
+        else:
+            self._stray = [frame]
 
     def _leads(self, what: Any) -> bool:
         """Tells whether a packet or frame is shown before the first key frame."""
@@ -175,35 +242,9 @@ class Reader:
         return None not in (frame.pts, self._whole) and frame.pts >= self._whole
 
 
-def _with_holes(container: Any, stream: Any) -> Iterator[tuple[Any, Exception | None]]:
-    """Yields packets, each with an error where the container lacks some before it.
-
-    Matroska goes on at the next part that is whole, and no more than logs that it does. What it
-    says at the end, of bytes that are no part, is nothing of the video.
-    """
-    import av.error
-    import av.logging
-
-    packets, told = container.demux(stream), False
-    while True:
-        if container.format.name == "matroska,webm":
-            before = av.logging.get_level()
-            av.logging.set_level(av.logging.ERROR)
-            try:
-                with av.logging.Capture() as said:
-                    packet = next(packets, None)
-            finally:
-                av.logging.set_level(before)
-            told = told or any(name == container.format.name for _, name, _ in said)
-        else:
-            packet = next(packets, None)
-        if packet is None:
-            return
-        hole = None
-        if told and packet.size:
-            hole = av.error.InvalidDataError(_INVALID, "Invalid data found when processing input")
-            told = False
-        yield packet, hole
+def _farthest(fps: float) -> float:
+    """Returns by how many seconds the order of coding may move a time."""
+    return max(_BACK, 2 * _REORDER / (fps or 25))
 
 
 def in_order(frames: Iterable[Any], fps: float) -> Iterator[tuple[float, Any]]:
@@ -225,9 +266,9 @@ def in_order(frames: Iterable[Any], fps: float) -> Iterator[tuple[float, Any]]:
 
     held: list[Any] = []
     stamps: list[float] = []
-    step = 1 / fps if fps else 0.04
+    step = 1 / (fps or 25)
     newest, last, highest = -step, -math.inf, -math.inf
-    most = max(_BACK, 2 * _REORDER * step)
+    most = _farthest(fps)
     failed: Exception | None = None
 
     def pop() -> tuple[float, Any]:

@@ -1,0 +1,314 @@
+"""Packets of a stream, and where a damaged container has lost some without a word.
+
+At damage, FFmpeg's demuxers go on at the next part that looks whole. What lay in between would be
+missing, or shift what comes after. So the packets are compared with what else tells of them:
+
+- AVI: the index at the file's end;
+- FLV: the chain of tags, each of which states its length;
+- MPEG transport streams: packets of a fixed length with counters, and times;
+- Matroska: what the demuxer logs;
+- ASF, FLV, IVF: seconds that the header states, and bytes that are left.
+"""
+
+import collections
+import contextlib
+import math
+import os
+import re
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+
+File = str | os.PathLike[str] | BinaryIO
+
+_INVALID = 0x41444E49  # FFmpeg's number of invalid data
+_MATROSKA, _TS = "matroska,webm", "mpegts"
+_STATED = ("asf", "flv", "ivf")
+_EXTENDED = 0x80  # of FLV: what follows is of another layout
+LATE = 1.7  # frame times between packets; soft telecine has 1.5
+
+
+def lost() -> Exception:
+    """Returns the error of FFmpeg that stands for packets which are not there."""
+    import av.error
+
+    return av.error.InvalidDataError(_INVALID, "Invalid data found when processing input")
+
+
+def opened(open_it: Callable[[dict[str, str]], Any]) -> tuple[Any, bool]:
+    """Opens a container, with whether its first packets are damaged.
+
+    FFmpeg reads packets ahead when it opens a file, so that where Matroska passes over damage in
+    these nobody knows before which one it lay. Such a file is opened once more, for the least.
+
+    Args:
+      open_it: Opens it, given options of FFmpeg.
+
+    Returns:
+      What `open_it` returned, and whether something is missing near its beginning.
+    """
+    with _listening() as said:
+        container = open_it({})
+    if not _of_matroska(said):
+        return container, False
+    container.close()
+    with _listening() as said:
+        container = open_it({"probesize": "32", "analyzeduration": "1"})
+    return container, _of_matroska(said)
+
+
+def packets(container: Any, stream: Any, file: File) -> Iterator[tuple[Any, Exception | None]]:
+    """Yields packets, each with an error where the container lacks some before it.
+
+    Args:
+      container: Open, of PyAV.
+      stream: Of it, a video.
+      file: What the container was opened from.
+
+    Yields:
+      A packet, the last of which is empty, and the error or None.
+    """
+    with contextlib.ExitStack() as stack:
+        places = _places(container.format.name, stream, file, stack)
+        yield from _compared(container, stream, places)
+
+
+def _compared(
+    container: Any, stream: Any, places: Iterator[float]
+) -> Iterator[tuple[Any, Exception | None]]:
+    """Yields as `packets` does, given what `_places` does."""
+    place = next(places, math.inf)
+    told, at, end, shown = False, math.inf, 0, 0.0
+    step = _Step(stream) if container.format.name == _TS else None
+    for packet, said in _demuxed(container):
+        told = told or said
+        if not packet.is_corrupt:  # as one is that has swallowed the rest
+            end = max(end, (packet.pos or 0) + packet.size)
+        if packet.stream.index != stream.index:
+            continue
+        here = (packet.pos or at) if packet.size else math.inf
+        passed = False
+        while place < here:
+            passed, place = passed or place > at, next(places, math.inf)
+        if step is not None:
+            passed = step.is_late(packet) and passed
+        if packet.size:
+            missing = told or passed
+            told, at, shown = False, here, max(shown, _end(packet))
+        else:
+            missing = passed or _ends_early(container, stream, told, shown, end)
+        yield packet, lost() if missing else None
+
+
+class _Step:
+    """The time from one packet of a stream to the next."""
+
+    def __init__(self, stream: Any):
+        rate = stream.guessed_rate
+        first = [] if not rate else [float(1 / (rate * stream.time_base))]
+        self._steps: collections.deque[float] = collections.deque(first, maxlen=15)
+        self._last: int | None = None
+
+    def is_late(self, packet: Any) -> bool:
+        """Tells whether more time has passed since the last packet than between others."""
+        before, self._last = self._last, packet.dts
+        if before is None or packet.dts is None or packet.dts <= before:
+            return False
+        step = packet.dts - before
+        late = bool(self._steps) and step > LATE * statistics.median(self._steps)
+        self._steps.append(step)
+        return late
+
+
+def _ends_early(container: Any, stream: Any, told: bool, shown: float, end: int) -> bool:
+    """Tells whether there should be more behind the last packet.
+
+    Args:
+      container: Open, of PyAV.
+      stream: Its video.
+      told: Whether the demuxer logged an error behind the last packet.
+      shown: Seconds at which the last frame ends.
+      end: Bytes of the file up to the end of the last packet of all streams.
+    """
+    name = container.format.name
+    if name == _MATROSKA:  # of bytes that are no part of it, behind its end, it says so, too
+        return told and shown < (stated_seconds(stream) or 0.0) - 0.06
+    stated = (container.duration or 0) / 1e6
+    if name not in _STATED or not 0 < shown < stated - 0.2 or container.size <= 0:
+        return False
+    return container.size - end > 0.25 * end / shown * (stated - shown)
+
+
+def _demuxed(container: Any) -> Iterator[tuple[Any, bool]]:
+    """Yields packets, each with whether Matroska's demuxer said something while it read it."""
+    packets, listens = container.demux(), container.format.name == _MATROSKA
+    while True:
+        with _listening() if listens else contextlib.nullcontext([]) as said:
+            packet = next(packets, None)
+        if packet is None:
+            return
+        yield packet, _of_matroska(said)
+
+
+@contextlib.contextmanager
+def _listening() -> Iterator[list[Any]]:
+    """Gives a list of the errors that FFmpeg logs, `(level, name, message)`, as they come."""
+    import av.logging
+
+    before, skips = av.logging.get_level(), av.logging.get_skip_repeated()
+    av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)  # the same may have been said of another file
+    try:
+        with av.logging.Capture() as said:
+            yield said
+    finally:
+        av.logging.set_skip_repeated(skips)
+        av.logging.set_level(before)
+
+
+def _of_matroska(said: list[Any]) -> bool:
+    return any(name == _MATROSKA for _, name, _ in said)
+
+
+def _end(packet: Any) -> float:
+    """Returns the second at which what a packet shows ends; 0 where it has no time."""
+    if packet.pts is None:
+        return 0.0
+    return float((packet.pts + (packet.duration or 0)) * packet.time_base)
+
+
+def stated_seconds(stream: Any) -> float | None:
+    """Returns the seconds of a stream that Matroska's tags state, if they do."""
+    stated = re.fullmatch(r"(\d+):(\d+):(\d+\.\d+)", stream.metadata.get("DURATION", ""))
+    if stated is None:
+        return None
+    hours, minutes, seconds = map(float, stated.groups())
+    return 3600 * hours + 60 * minutes + seconds
+
+
+# ------------------------------------------------------------------------------- containers
+
+
+def _places(name: str, stream: Any, file: File, stack: contextlib.ExitStack) -> Iterator[float]:
+    """Returns offsets in a file that a packet begins at, or just before which it is damaged.
+
+    They come in order. Where one lies between two packets that come one after the other, something
+    is lost; of a transport stream only if time is missing, too: a picture has several packets.
+    """
+    if name == "avi":
+        return iter(sorted(entry.pos + 8 for entry in stream.index_entries if entry.size))
+    if name not in ("flv", _TS):
+        return iter(())
+    own: Any = file
+    if isinstance(file, str | os.PathLike):
+        own = stack.enter_context(open(file, "rb"))  # noqa: SIM115
+
+    def read(at: int, count: int) -> bytes:
+        before = own.tell()
+        own.seek(at)
+        data = own.read(count)
+        own.seek(before)  # FFmpeg may be reading the same
+        return data
+
+    return _flv(read) if name == "flv" else _transport(read, stream.id)
+
+
+def _flv(read: Callable[[int, int], bytes]) -> Iterator[float]:
+    """Walks the tags of an FLV file (Adobe, "Video file format specification", version 10.1)."""
+    codec: int | None = None
+    at: int | None = int.from_bytes(read(5, 4), "big") + 4
+    while at is not None:
+        head = read(at, 13)
+        after = _next_tag(head, at)
+        if after is None:  # damaged, or where it is cut off none comes after it
+            if len(head) == 13 and (found := _next_chain(read, at + 1)):
+                yield at - 0.5
+                at = found
+                continue
+            return
+        if head[0] & 31 == 9:
+            codec = _codec(head[11]) if codec is None else codec
+            if not _is_apart(head[11], head[12], codec):
+                yield at
+        at = after
+
+
+def _is_apart(first: int, second: int, codec: int) -> bool:
+    """Tells whether a video tag is no picture, by the first two bytes of its data."""
+    if _codec(first) != codec:  # which is damage
+        return False
+    if codec == _EXTENDED:  # whose packets of pictures have the types 1 and 3
+        return first & 15 not in (1, 3)
+    return first >> 4 == 5 or (codec in (7, 12) and second in (0, 2))
+
+
+def _codec(first: int) -> int:
+    return _EXTENDED if first & _EXTENDED else first & 15
+
+
+def _next_tag(head: bytes, at: int) -> int | None:
+    """Returns where the tag after one begins, or None where its head makes no sense."""
+    if len(head) < 11 or head[0] & 31 not in (8, 9, 18) or any(head[8:11]):
+        return None
+    return at + 15 + int.from_bytes(head[1:4], "big")
+
+
+def _next_chain(read: Callable[[int, int], bytes], begin: int) -> int | None:
+    """Returns where, from an offset on, two tags stand one after the other, if they do."""
+    while len(data := read(begin, 1 << 20)) > 15:
+        for n in range(len(data) - 11):
+            if (after := _next_tag(data[n : n + 11], begin + n)) is None:
+                continue
+            if (head := read(after, 11)) and _next_tag(head, after) is not None:
+                return begin + n
+        begin += len(data) - 11
+    return None
+
+
+def _transport(read: Callable[[int, int], bytes], pid: int) -> Iterator[float]:
+    """Looks at the packets of one stream of a transport stream (ISO/IEC 13818-1)."""
+    start = np.frombuffer(read(0, 204 * 9), np.uint8)
+    found = [
+        (length, first)
+        for length in (188, 192, 204)
+        for first in range(length)
+        if len(start) >= first + 8 * length and (start[first::length][:8] == 0x47).all()
+    ]
+    if not found:
+        return
+    length, first = found[0]
+    before: int | None = None  # the last counter
+    begin = first
+    while len(data := read(begin, 8192 * length)) >= length:
+        rows = np.frombuffer(data[: len(data) // length * length], np.uint8).reshape(-1, length)
+        bad = (rows[:, 0] != 0x47) | (rows[:, 1] & 0x80 != 0)
+        own = np.flatnonzero((((rows[:, 1] & 0x1F).astype(int) << 8) + rows[:, 2] == pid) & ~bad)
+        wrong, begins, before = _broken(rows[own].astype(int), before)
+        damaged = np.unique(np.concatenate([np.flatnonzero(bad), own[wrong]])) * length - 0.5
+        # The first four bytes of 192 are a time of arrival.
+        offset = begin - (4 if length == 192 else 0)
+        yield from sorted(np.concatenate([damaged, own[begins] * length]) + offset)
+        begin += rows.size
+
+
+def _broken(rows: np.ndarray, before: int | None) -> tuple[np.ndarray, np.ndarray, int | None]:
+    """Looks at packets `[N, bytes]` of one stream.
+
+    Returns:
+      bool `[N]`: something is missing before a packet, or it does not begin as it says; bool
+      `[N]`: a part of the stream with a time begins; and the counter of the last.
+    """
+    if not len(rows):
+        return np.zeros(0, bool), np.zeros(0, bool), before
+    adapted, has = rows[:, 3] & 0x20 != 0, rows[:, 3] & 0x10 != 0
+    counter = rows[:, 3] & 15
+    last = np.concatenate([[counter[0] - has[0] if before is None else before], counter[:-1]])
+    again = has & (counter == last)  # a packet may be sent twice
+    jumps = adapted & (rows[:, 4] > 0) & (rows[:, 5] & 0x80 != 0)  # as its writer says
+    wrong = (counter != (last + has) % 16) & ~again & ~jumps
+    begins = (rows[:, 1] & 0x40 != 0) & has
+    payload = np.minimum(4 + adapted * (1 + rows[:, 4]), rows.shape[1] - 3)
+    prefix = np.stack([rows[np.arange(len(rows)), payload + n] for n in range(3)], axis=1)
+    return wrong | (begins & (prefix != (0, 0, 1)).any(1)), begins, int(counter[-1])

@@ -371,6 +371,23 @@ def test_bytes_behind_the_end_do_no_harm(worker, tmp_path, suffix, behind):
         assert len(decode(worker, path, size=32)[0]) == 8
 
 
+@pytest.mark.parametrize("table, at", [(b"stts", 12), (b"ctts", 12), (b"stsz", 12), (b"stsc", 16)])
+def test_an_index_that_contradicts_itself_is_damage(worker, tmp_path, table, at):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"bf": "2"})
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for one in grey():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(one, format="rgb24")))
+        container.mux(stream.encode())
+    data = bytearray(path.read_bytes())
+    assert len(decode(worker, path, size=32)[0]) == 8
+    data[data.index(table) + at + 3] ^= 1  # the last byte of a number of samples
+    path.write_bytes(data)
+    with pytest.raises(Unreadable, match="its index contradicts itself"):
+        decode(worker, path, size=32)
+
+
 def test_boxes_that_are_not_known_are_stepped_over(tmp_path):
     writing.write_video(tmp_path / "a.mp4", grey(), 10)
     data = (tmp_path / "a.mp4").read_bytes()

@@ -6,6 +6,7 @@ what was asked for, or between two key frames: then frames are missing, or lean 
 not decoded. Such files are read from their beginning.
 """
 
+import collections
 import heapq
 import math
 from collections.abc import Iterable, Iterator
@@ -119,7 +120,9 @@ class Reader:
         self._container, self._stream, self._context = container, stream, context
         self._file, self._start = file, start
         self._key: int | None = None  # time of the first key frame
+        self._keys: collections.deque[int | None] = collections.deque(maxlen=8)  # and of the last
         self._stray: list[Any] = []  # a frame whose time is far from the one before it
+        self._steady_at: float | None = None  # time of the last that was none
         self._counted = container.format.name in BARE
         self._shifted = container.format.name == "avi"  # whose times are the counts of packets
         rate = float(stream.guessed_rate or 0)
@@ -130,7 +133,6 @@ class Reader:
             self._counted or (self._shifted and stream.codec_context.has_b_frames)
         )
         self._shown: float | None = None  # time of the last frame
-        self._steady_at: float | None = None  # time of the last that was not
         # Damage that was passed over, and the time of the key frame after it.
         self._damage = holes.lost() if damaged else None
         self._whole: int | None = None
@@ -157,6 +159,7 @@ class Reader:
                     keys, self._key, self.dropped = True, packet.pts, early
                 elif self._damage and self._whole is None:
                     self._whole = packet.pts
+                self._keys.append(packet.pts)
             self._expect(packet)
             try:
                 decoded = self._context.decode(packet)
@@ -178,8 +181,9 @@ class Reader:
                     continue
                 if last is not None and (None in (frame.pts, torn) or frame.pts >= torn):
                     continue
-                if self._lacks(frame):
-                    self._damage, self._whole = holes.lost(), None
+                if (lacking := self._lacking(frame)) is not None:
+                    later = (key for key in self._keys if key is not None and key > lacking)
+                    self._damage, self._whole = holes.lost(), next(later, None)
                 if self._damage and self._wanted(frame) and not self._is_whole(frame):
                     raise self._damage
                 yield from self._steady(frame)
@@ -193,16 +197,17 @@ class Reader:
         if packet.size > (_PLACEHOLDER if self._context.name == "mpeg4" else 0):
             heapq.heappush(self._expected, packet.pts)
 
-    def _lacks(self, frame: Any) -> bool:
-        """Tells whether the decoder left out, without a word, a frame before this one."""
+    def _lacking(self, frame: Any) -> int | None:
+        """Returns the time of a frame before this one that the decoder left out without a word."""
         if frame.pts is None:
-            return False
-        left_out = False
+            return None
+        left_out = None
         while self._expected and self._expected[0] <= frame.pts:
-            left_out |= heapq.heappop(self._expected) < frame.pts
+            if (pts := heapq.heappop(self._expected)) < frame.pts:
+                left_out = pts
         before, self._shown = self._shown, frame.time
         late = before is not None and frame.time - before > holes.LATE * self._step
-        return left_out and late
+        return left_out if late else None
 
     def _steady(self, frame: Any) -> Iterator[Any]:
         """Yields a frame, and the one before it that was held back, if its time is no stray.

@@ -219,7 +219,9 @@ def _open(file: Path | BinaryIO, options: dict[str, str]) -> Any:
     try:
         # Titles in other encodings than UTF-8 are no reason to refuse a video.
         return av.open(target, "r", container_options=only | options, metadata_errors="replace")
-    except (av.error.InvalidDataError, av.error.ArgumentError) as error:
+    except av.error.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise
         raise Unreadable(f"is no video that FFmpeg can open: {reason(error)}") from error
 
 

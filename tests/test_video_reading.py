@@ -547,7 +547,7 @@ def test_resample_takes_the_nearest_frame():
 def test_shuffled_and_missing_times_are_put_in_order():
     stamps = [0.04, 0.08, 0.16, 0.12, 0.2, 0.28, 0.24, None]
     fakes = [types.SimpleNamespace(time=stamp, number=n) for n, stamp in enumerate(stamps)]
-    ordered = list(packets.in_order(fakes, 25.0))
+    ordered = list(packets.in_order(fakes, 25.0, "mov"))
     assert [frame.number for _, frame in ordered] == list(range(8))
     assert [t for t, _ in ordered] == pytest.approx([0.04 * n for n in range(1, 8)] + [0.28])
 
@@ -664,3 +664,84 @@ def test_frames_that_a_camera_left_out_are_not_missed(tmp_path, name, codec):
     kind = {".ts": "mpegts", ".m2ts": "mpegts"}.get(path.suffix)
     numbered(path, codec, 12, 75, options, kind, layout, without)
     assert numbers(reading.read_video(path)) == sorted(set(range(75)) - without)
+
+
+def flv_tags(data):
+    """Returns the offset and the kind of each tag of an FLV file."""
+    tags, at = [], int.from_bytes(data[5:9], "big") + 4
+    while at + 15 <= len(data):
+        tags.append((at, data[at]))
+        at += 15 + int.from_bytes(data[at + 1 : at + 4], "big")
+    return tags
+
+
+def test_a_stream_that_begins_late_is_no_damage(tmp_path):
+    """FFmpeg makes a stream of a script tag in the middle, and PyAV trips over it."""
+    path = tmp_path / "a.flv"
+    numbered(path, "libx264", 10, 250)
+    data = path.read_bytes()
+    at, _ = flv_tags(data)[245]
+    body = b"\x02\x00\x0aonCuePoint\x08\x00\x00\x00\x00\x00\x00\x09"
+    tag = b"\x12" + len(body).to_bytes(3, "big") + data[at + 4 : at + 8] + b"\0\0\0" + body
+    path.write_bytes(data[:at] + tag + len(tag).to_bytes(4, "big") + data[at:])
+    assert numbers(reading.read_video(path)) == list(range(250))
+    assert numbers(reading.read_video(path, start=9.6, end=9.9)) == list(range(240, 248))
+
+
+@pytest.mark.parametrize("kept", [1, 5, 11, 12, 13, 14, 20])
+def test_an_flv_that_is_cut_off_in_a_tag_ends_before_it(tmp_path, kept):
+    path = tmp_path / "a.flv"
+    numbered(path, "libx264", 10, 75, {"bf": "0"})
+    data = path.read_bytes()
+    at = [at for at, kind in flv_tags(data) if kind == 9][50]
+    path.write_bytes(data[: at + kept])
+    found = numbers(reading.read_video(path))
+    assert found == list(range(len(found))) and 48 <= len(found) <= 50
+
+
+@pytest.mark.parametrize("between", [3, 5, 8, 16])
+def test_avi_with_many_frames_between_has_its_times(tmp_path, between):
+    """It stamps packets in the order of coding, as far away as the next frame that is not B."""
+    options = {"x264-params": f"bframes={between}:b-adapt=0:b-pyramid=0"}
+    numbered(tmp_path / "a.avi", "libx264", 50, options=options)
+    times = [round(25 * t) for t, _ in decoding.timed_frames(tmp_path / "a.avi")]
+    assert times == list(range(150))
+    for start in (0.0, 1.0, 2.52, 4.2):
+        wanted = [n for n in range(150) if start - 1e-6 <= n / 25 < start + 0.4 - 1e-6]
+        shown = reading.read_video(tmp_path / "a.avi", start=start, end=start + 0.4)
+        assert numbers(shown) == wanted
+
+
+@pytest.mark.parametrize("open_gop", [0, 1])
+def test_bare_hevc_begins_with_its_first_whole_frame(tmp_path, open_gop):
+    path = tmp_path / "a.hevc"
+    options = {"x265-params": f"log-level=error:keyint=10:min-keyint=10:open-gop={open_gop}"}
+    numbered(path, "libx265", 10, 60, options)
+    data = path.read_bytes()
+    units = [match.start() for match in re.finditer(b"\0\0\1", data)]
+    for place in units[6:40:4]:
+        path.write_bytes(data[place:])
+        found = numbers(reading.read_video(path))
+        assert len(found) > 20 and found == list(range(60 - len(found), 60))
+
+
+def test_frames_that_lean_on_others_are_no_keys(tmp_path):
+    """Without a list of key frames all count as such, and a seek leads to any frame."""
+    path = tmp_path / "a.mp4"
+    numbered(path, "mpeg4", 50, options={"bf": "0"})
+    path.write_bytes(path.read_bytes().replace(b"stss", b"free"))
+    for start in (1.0, 2.6, 5.0):
+        found = numbers(reading.read_video(path, start=start, end=start + 0.4))
+        assert found == list(range(round(25 * start), round(25 * start) + 10))
+
+
+@pytest.mark.parametrize(
+    "name, codec, rate",
+    [("a.h264", "libx264", 120), ("a.hevc", "libx265", 240), ("a.m1v", "mpeg1video", 25)],
+)
+def test_frames_of_a_bare_stream_are_counted_at_its_rate(tmp_path, name, codec, rate):
+    options = {"x265-params": "log-level=error"} if codec == "libx265" else {}
+    encode(tmp_path / name, counted(40), codec, "yuv420p", rate=rate, options=options)
+    assert reading.probe(tmp_path / name).fps == rate
+    times = [seconds for seconds, _ in decoding.timed_frames(tmp_path / name)]
+    np.testing.assert_allclose(times, np.arange(40) / rate, atol=1e-6)

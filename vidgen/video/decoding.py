@@ -166,12 +166,13 @@ def _stream_frames(
     reader = packets.Reader(container, stream, context, file, start, origin, damaged and not seek)
     seen, size, seconds, given = 0, (0, 0), 0.0, 0
     try:
-        for stamp, frame in packets.in_order(reader.frames(), info["fps"]):
+        for stamp, frame in packets.in_order(reader.frames(), info["fps"], container.format.name):
             if origin is None:
                 origin = reader.origin = stamp
             before, seconds = seconds, stamp - origin
             lost = frame.time is None or (not seen and seconds > start + TICK)
-            if seek and not given and lost:
+            # Some writers mark all frames as key frames.
+            if seek and not given and (lost or (not seen and _leans(frame))):
                 raise packets.Untrusted
             if end is not None and seconds >= end - 1e-6:
                 break
@@ -199,6 +200,13 @@ def _stream_frames(
         if isinstance(error, Unreadable):
             raise
         raise Unreadable(reason(error) + _good(seen, seconds)) from error
+
+
+def _leans(frame: Any) -> bool:
+    """Tells whether a frame is predicted from others."""
+    from av.video.frame import PictureType
+
+    return frame.pict_type in (PictureType.P, PictureType.B, PictureType.S)
 
 
 def _good(frames: int, last: float) -> str:
@@ -267,8 +275,10 @@ def _is_moving(stream: Any) -> bool:
 
 def _header(container: Any, stream: Any) -> dict[str, Any]:
     # Of a bare stream FFmpeg takes 25 for the average, whatever the stream says.
-    bare = container.format.name in packets.BARE
-    rate = (not bare and stream.average_rate) or stream.guessed_rate
+    if container.format.name in packets.BARE:
+        rate = stream.codec_context.framerate or stream.guessed_rate
+    else:
+        rate = stream.average_rate or stream.guessed_rate
     if stream.codec_context.name == "gif" and stream.duration and stream.frames:
         rate = stream.frames / (stream.duration * stream.time_base)  # delays vary: take the mean
     if stream.duration:

@@ -100,6 +100,8 @@ def _compared(
         else:
             missing = passed or _ends_early(container, stream, told, shown, end)
         yield packet, lost() if missing else None
+        if not packet.size and packet.dts is None:
+            return  # else a stream that came late makes PyAV end the others twice
 
 
 class _Step:
@@ -145,8 +147,12 @@ def _demuxed(container: Any) -> Iterator[tuple[Any, bool]]:
     """Yields packets, each with whether Matroska's demuxer said something while it read it."""
     packets, listens = container.demux(), container.format.name == _MATROSKA
     while True:
-        with _listening() if listens else contextlib.nullcontext([]) as said:
-            packet = next(packets, None)
+        try:
+            with _listening() if listens else contextlib.nullcontext([]) as said:
+                packet = next(packets, None)
+        except IndexError:  # PyAV's, of a stream that was not there when the file was opened
+            packets = container.demux()
+            continue
         if packet is None:
             return
         yield packet, _of_matroska(said)
@@ -227,6 +233,8 @@ def _flv(read: Callable[[int, int], bytes]) -> Iterator[float]:
                 yield at - 0.5
                 at = found
                 continue
+            return
+        if not read(after - 5, 1):  # cut off
             return
         if head[0] & 31 == 9:
             codec = _codec(head[11]) if codec is None else codec

@@ -9,6 +9,7 @@ not decoded. Such files are read from their beginning.
 import collections
 import heapq
 import math
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -25,7 +26,12 @@ BARE = ("mpegvideo", "h264", "hevc", "m4v", "vc1")
 # Decoders of codecs some of whose pictures are not shown, as those of MPEG-4 of a few bytes.
 _HIDING = ("vp8", "vp9", "av1", "libvpx", "libvpx-vp9", "libdav1d")
 _PLACEHOLDER = 20
+_UNIT = re.compile(rb"\x00\x00\x01(.)", re.DOTALL)  # of H.265, 7.3.1.2
 _REORDER = 4  # frames held back to put presentation times in order
+_COUNTED, _LONGEST = (
+    "avi",
+    16,
+)  # packets have no times but their numbers: the most that H.264 moves one
 _BACK = 0.3  # seconds that a time may lie behind another; 8 frames, if that is longer
 
 
@@ -124,7 +130,7 @@ class Reader:
         self._stray: list[Any] = []  # a frame whose time is far from the one before it
         self._steady_at: float | None = None  # time of the last that was none
         self._counted = container.format.name in BARE
-        self._shifted = container.format.name == "avi"  # whose times are the counts of packets
+        self._shifted = container.format.name == _COUNTED
         rate = float(stream.guessed_rate or 0)
         self._step, self._far = 1 / (rate or 25), _farthest(rate)
         self._expected: list[int] = []  # times of packets whose frames have not come
@@ -165,7 +171,7 @@ class Reader:
                 decoded = self._context.decode(packet)
             except av.error.InvalidDataError as error:
                 decoded = []
-                if self._leads(packet):
+                if self._leads(packet) or (len(self._keys) == 1 and self._is_skipped(packet)):
                     self.dropped += 1
                 elif keys and (self._counted or self._wanted(packet)):
                     # Several threads say it late, of which packet nobody knows.
@@ -225,8 +231,9 @@ class Reader:
                 yield stray
             elif self._wanted(frame):
                 raise holes.lost()
-        at = self._steady_at
-        if self._shifted or frame.time is None or at is None or abs(frame.time - at) <= self._far:
+        at: Any = self._steady_at
+        loose = self._shifted or self._counted or None in (frame.time, at)
+        if loose or abs(frame.time - at) <= self._far:
             self._steady_at = frame.time
             yield frame
         else:
@@ -235,6 +242,13 @@ class Reader:
     def _leads(self, what: Any) -> bool:
         """Tells whether a packet or frame is shown before the first key frame."""
         return None not in (what.pts, self._key) and what.pts < self._key
+
+    def _is_skipped(self, packet: Any) -> bool:
+        """Tells whether a packet of bare HEVC leans on what lies before its key frame."""
+        if not self._counted or self._context.name != "hevc":
+            return False
+        kinds = (match[1][0] >> 1 & 63 for match in _UNIT.finditer(bytes(packet)[:4096]))
+        return next((kind for kind in kinds if kind < 32), 0) in (8, 9)  # RASL pictures
 
     def _wanted(self, what: Any) -> bool:
         """Tells whether a packet or frame may be shown in the wanted seconds."""
@@ -252,17 +266,18 @@ def _farthest(fps: float) -> float:
     return max(_BACK, 2 * _REORDER / (fps or 25))
 
 
-def in_order(frames: Iterable[Any], fps: float) -> Iterator[tuple[float, Any]]:
+def in_order(frames: Iterable[Any], fps: float, name: str) -> Iterator[tuple[float, Any]]:
     """Yields `(seconds, frame)` with times that never go back.
 
-    Decoders give frames in order of presentation, but some containers (MPEG-4 in AVI) stamp them
-    in the order of coding: the stamps are right as a set. So the smallest of the next few belongs
-    to the next frame. A frame without a stamp follows the last by one frame time. What was decoded
-    before an error comes before it.
+    Decoders give frames in order of presentation, but AVI stamps them in the order of coding: the
+    stamps are right as a set. So the smallest of the next few belongs to the next frame. A frame
+    without a stamp follows the last by one frame time, and so does each of a bare stream, whose
+    stamps are FFmpeg's guesses. What was decoded before an error comes before it.
 
     Args:
       frames: Of PyAV.
       fps: Of the stream; 0 where that is not known.
+      name: FFmpeg's name of the format.
 
     Raises:
       Backwards: A stamp is further behind than any order of coding puts it.
@@ -273,7 +288,8 @@ def in_order(frames: Iterable[Any], fps: float) -> Iterator[tuple[float, Any]]:
     stamps: list[float] = []
     step = 1 / (fps or 25)
     newest, last, highest = -step, -math.inf, -math.inf
-    most = _farthest(fps)
+    # AVI counts frames, so that its times cannot jump.
+    most, waits = (math.inf, _LONGEST) if name == _COUNTED else (_farthest(fps), _REORDER)
     failed: Exception | None = None
 
     def pop() -> tuple[float, Any]:
@@ -282,15 +298,18 @@ def in_order(frames: Iterable[Any], fps: float) -> Iterator[tuple[float, Any]]:
         return last, held.pop(0)
 
     try:
+        length = step
         for frame in frames:
-            seconds = frame.time
-            newest = newest + step if seconds is None else float(seconds)
+            seconds = None if name in BARE else frame.time
+            newest = newest + length if seconds is None else float(seconds)
+            if name in BARE and frame.duration and frame.time_base:
+                length = float(frame.duration * frame.time_base)
             if newest < highest - most:
                 raise Backwards(f"its times jump back by {highest - newest:.2f} s")
             highest = max(highest, newest)
             heapq.heappush(stamps, newest)
             held.append(frame)
-            if len(held) > _REORDER:
+            if len(held) > waits:
                 yield pop()
     except (Backwards, av.error.FFmpegError, MemoryError) as error:
         failed = error

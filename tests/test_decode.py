@@ -347,13 +347,13 @@ def grey(count=8):
     return np.stack([np.full((32, 32, 3), 30 * n, np.uint8) for n in range(count)])
 
 
-@pytest.mark.parametrize("suffix", ["gif", "mp4", "mkv", "avi"])
+@pytest.mark.parametrize("suffix", ["gif", "mp4", "mkv", "avi", "wmv"])
 @pytest.mark.parametrize("behind", [b"\0" * 40, b"abcdefghijklmnopqrst" * 5], ids=["zeros", "text"])
 def test_bytes_behind_the_end_do_no_harm(worker, tmp_path, suffix, behind):
     path = tmp_path / f"a.{suffix}"
-    if suffix == "avi":
+    if suffix in ("avi", "wmv"):
         with av.open(str(path), "w") as container:
-            stream = container.add_stream("mpeg4", rate=10)
+            stream = container.add_stream({"avi": "mpeg4", "wmv": "wmv2"}[suffix], rate=10)
             stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
             for one in grey():
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(one, format="rgb24")))

@@ -11,6 +11,8 @@ from typing import BinaryIO
 
 _INDEX = 1 << 26  # bytes of an index that is looked into; an hour of video has 2 million
 
+_ASF = b"0&\xb2u"
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 MAGIC = (  # (offset, bytes) by which a video file without a known suffix is recognised
     (4, b"ftyp"),
     (4, b"moov"),
@@ -20,7 +22,7 @@ MAGIC = (  # (offset, bytes) by which a video file without a known suffix is rec
     (0, b"OggS"),
     (0, b"\x00\x00\x01\xba"),
     (0, b"\x00\x00\x01\xb3"),
-    (0, b"0&\xb2u"),
+    (0, _ASF),
     (0, b"YUV4MPEG2"),
     (0, b"DKIF"),
 )
@@ -47,6 +49,9 @@ def missing(file: BinaryIO, size: int) -> str:
         return "" if length in (0, 0xFFFFFFFF) else _shortfall(length + 8, size)
     if head[:4] == b"\x1aE\xdf\xa3":
         return _shortfall(_matroska_end(head), size)
+    if head[:4] == _ASF:
+        file.seek(0)
+        return _shortfall(_asf_end(file.read(1 << 16)), size)
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide"):
         return _boxes(file, size)
     if head[:4] == b"GIF8" and not _has_trailer(file):
@@ -95,6 +100,17 @@ def _matroska_end(head: bytes) -> int:
     length, body = _vint(head, at + 4)
     unknown = (1 << (7 * (body - at - 4))) - 1
     return 0 if length == unknown else body + length
+
+
+def _asf_end(head: bytes) -> int:
+    """Returns the bytes of a file that an ASF header states, or 0 where it was written as it came.
+
+    Reference: Microsoft, "Advanced Systems Format (ASF) specification", 3.2.
+    """
+    at = head.find(_ASF_PROPERTIES)
+    if at < 0 or len(head) < at + 92 or head[at + 88] & 1:  # a broadcast
+        return 0
+    return int.from_bytes(head[at + 40 : at + 48], "little")
 
 
 def _vint(data: bytes, at: int) -> tuple[int, int]:

@@ -80,6 +80,14 @@ CONFIGS = {
     "class Odd(BaseException): pass\ndef get_config(): raise Odd": r"\(line 2\): Odd",
     "import sys\nsys.exit(0)": r"\(line 2\): SystemExit: 0",
     "def get_config(): return get_config()": "RecursionError",
+    "class Odd(Exception):\n def __str__(self): return 7\n"
+    "def get_config(): raise Odd": r"\(line 3\): Odd",
+    "from vidgen import methods\n"
+    "def get_config():\n c = methods.base()\n c.data.size = 10**5000\n"
+    " return c": "config.data.size is a number of 16610 bits",
+    "from vidgen import methods\n"
+    "def get_config():\n c = methods.base()\n c.data = {3: 4, 'x': 1}\n"
+    " return c": "a name that is no text",
     "from vidgen import methods\n"
     "def get_config():\n c = methods.base()\n del c.generator.kind\n c.generator.kind = [1]\n"
     " return c": "config.generator.kind is",

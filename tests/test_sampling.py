@@ -2,13 +2,15 @@
 
 import functools
 import itertools
+import pathlib
+import sys
 
 import jax
 import numpy as np
 import pytest
 from conftest import TINY_CODES_GENERATOR, TINY_GENERATOR, network, tiny_config
 
-from vidgen import sampling
+from vidgen import sampling, text
 from vidgen.cli import sampling_flags
 from vidgen.errors import ConfigError, StorageError
 from vidgen.models import protocol
@@ -138,6 +140,7 @@ def test_decoded_latents_are_the_sample_and_can_be_edited():
         ({"seeds": "1", "frames": 4}, "1"),
         ({"seeds": [[1], [2, 3]], "frames": 4}, "[[1], [2, 3]]"),
         ({"seeds": [2**80], "frames": 4}, "seeds"),
+        ({"seeds": range(10**12), "frames": 4}, "1000000000000 numbers"),
         ({"seeds": [1], "frames": 4.0}, "frames is 4.0"),
         ({"seeds": [1], "frames": "4"}, "frames is '4'"),
         ({"seeds": [1], "frames": 4, "start": 0.5}, "start is 0.5"),
@@ -211,6 +214,21 @@ def test_a_chunk_must_fit_the_stride():
     assert "4" in error.value.hint
 
 
+@pytest.mark.parametrize("asked", [0, 1.5, True, "a", 2**40])
+def test_batch_and_chunk_are_whole_numbers_in_range(asked):
+    with pytest.raises(ConfigError, match="batch is"):
+        make(batch=asked)
+    with pytest.raises(ConfigError, match="chunk is"):
+        make(chunk=8 * asked if type(asked) is int else asked)
+
+
+def test_paths_on_a_terminal_hold_nothing_that_it_obeys(monkeypatch):
+    path = pathlib.Path("a\x1b[31m.mp4")
+    assert text.printed(path) == str(path)  # for the program that reads it
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert text.printed(path) == "a\\x1b[31m.mp4"
+
+
 def test_loading_what_is_not_there_says_so(tmp_path):
     with pytest.raises(StorageError, match="no run in"):
         sampling.load(tmp_path / "nothing")
@@ -218,6 +236,9 @@ def test_loading_what_is_not_there_says_so(tmp_path):
         sampling.load(tmp_path)
     with pytest.raises(ConfigError, match="step is 'last'"):
         sampling.load(tmp_path, "last")
+    for step in (4.0, True, [4]):
+        with pytest.raises(ConfigError, match="step is"):
+            sampling.load(tmp_path, step)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Text of strangers, made fit for a terminal, a log and a file: names, labels, messages."""
 
+import sys
 import unicodedata
 
 # Characters that turn the direction of writing. Marks of a direction hide nothing, and scripts need
@@ -31,6 +32,12 @@ def plain(text: str, most: int = 500) -> str:
     """Returns any text as one legible line; of a longer one than `most` the middle is left out."""
     cut = text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
     return legible(cut)
+
+
+def printed(path: object) -> str:
+    """Returns a path for standard output: legible on a terminal, as it is for other programs."""
+    text = str(path)
+    return legible(text) if sys.stdout is not None and sys.stdout.isatty() else text
 
 
 def _obeyed(c: str) -> bool:

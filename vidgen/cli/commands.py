@@ -13,7 +13,7 @@ from typing import Any
 from vidgen import __version__
 from vidgen.cli import process, sampling_flags
 from vidgen.errors import ConfigError, StorageError
-from vidgen.text import plain
+from vidgen.text import legible, plain, printed
 
 
 def train(options: argparse.Namespace) -> None:
@@ -184,7 +184,7 @@ def reconstruct(options: argparse.Namespace) -> None:
     made = sampler.reconstruct(real, names)
     pairs = np.stack([real, made], 1)
     writing.write_grid(options.out, pairs.reshape(-1, *real.shape[1:]))
-    print(options.out)
+    print(printed(options.out))
     error = np.diff(pairs.astype(np.float64), axis=1).reshape(len(real), -1)
     psnr = 10 * np.log10(255**2 / np.maximum(np.mean(error**2, 1), 1e-9))
     print(f"PSNR {psnr.mean():.2f} dB, mean of {len(real)} clips from step {sampler.step}")
@@ -285,7 +285,7 @@ def evaluate(options: argparse.Namespace) -> None:
         out = out / ",".join([kind, *(f"{n}={v}" for n, v in apart.items())]) / own
     written = report.write(result, pathlib.Path(out))  # first: whoever reads may stop reading
     report.show(result)
-    print(written.with_suffix(".html"))
+    print(printed(written.with_suffix(".html")))
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -303,7 +303,7 @@ def compare(options: argparse.Namespace) -> None:
         drawn = plots.comparison(names, [one["figures"] for one in reports], suffix)
         with atomic.replacing(options.plot) as temporary:
             temporary.write_bytes(drawn)
-        print(options.plot, file=sys.stderr)
+        print(legible(str(options.plot)), file=sys.stderr)
 
 
 def inspect(options: argparse.Namespace) -> None:
@@ -337,7 +337,7 @@ def inspect(options: argparse.Namespace) -> None:
         report = inspect.at_common_rate(report)
     showing.show(report)
     showing.write_contact_sheet(options.sheet, report)
-    print(options.sheet)
+    print(printed(options.sheet))
     print(showing.train_command(report, options.data, settings, options.config_flags or None))
 
 
@@ -358,7 +358,7 @@ def pack(options: argparse.Namespace) -> None:
             progress=progress,
         )
     if isinstance(store, Pack):
-        print(store.path)
+        print(printed(store.path))
     else:
         print("toy clips are made as they are needed: there is nothing to pack")
 

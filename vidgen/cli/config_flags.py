@@ -127,11 +127,19 @@ def _of_file(path: str) -> Any:
             raise ConfigError(f"{path}{line}: {error}", error.hint) from error
         if isinstance(error, SyntaxError):
             line = f" (line {error.lineno})"
-        raise ConfigError(f"{path}{line}: {type(error).__name__}: {error}") from error
+        try:
+            said = str(error)
+        except Exception:  # which is the user's program, too
+            said = "its message cannot be shown"
+        raise ConfigError(f"{path}{line}: {type(error).__name__}: {said}") from error
     if not isinstance(config, ConfigDict):
         kind = type(config).__name__
         raise ConfigError(
             f"{path}: get_config returns {kind}", "return vidgen.methods.base() with changes"
         )
+    try:
+        configs.flatten(config)
+    except TypeError:  # ml_collections sorts names
+        raise ConfigError(f"{path}: a field of the config has a name that is no text") from None
     methods.complete(config)
     return config

@@ -12,6 +12,7 @@ from vidgen.cli.sampling_flags import Target, check_quality
 from vidgen.errors import ConfigError
 from vidgen.frame_size import height_width
 from vidgen.runtime import devices
+from vidgen.text import printed
 from vidgen.video import atomic, encoding, writing
 
 MOST = 2**32  # bytes of frames in memory at once; of a longer video they are written as they come
@@ -94,7 +95,7 @@ def write(
                 raise ConfigError(str(error), "choose another --format or --fps") from error
             number += 1
             progress(number * length, total, "sampling")
-            print(path, flush=True)  # whole, whatever becomes of the others
+            print(printed(path), flush=True)  # whole, whatever becomes of the others
     return length
 
 
@@ -163,4 +164,4 @@ def _write_together(
                 writing.write_png(pathlib.Path(path) / f"seed-{seed:06d}.png", video[0])
         path = path if target.is_file else path / "grid.png"
         writing.write_grid(path, videos)
-    print(path)
+    print(printed(path))

@@ -30,6 +30,7 @@ _KINDS = {
 }
 _FEW = 30  # names that a hint lists
 _LARGEST = 1e30  # of numbers with a point; float32 ends at 3e38, and products come before that
+_LONG = 10**1000
 _CLIPS = 2**38  # bytes of a step's clips, of all devices; of those that a method is fitted to
 _SAMPLES = 2**34  # bytes of the samples of a run
 _SLOWEST = 0.1  # frames per second that a video can be written with
@@ -96,6 +97,12 @@ def check(name: str, value: Any, field: Field) -> None:
     Raises:
       ConfigError: It is of another type than the field, or out of its range.
     """
+    for item in value if isinstance(value, tuple) else (value,):
+        if type(item) is int and abs(item) > _LONG:  # which Python does not write out
+            raise ConfigError(
+                f"config.{name} is a number of {item.bit_length()} bits",
+                f"it must be {field.range()}",
+            )
     check_type(name, value, field.default, field.pair)
     if field.length and len(value) != field.length:
         raise ConfigError(f"config.{name} is {value}", f"{field.length} numbers, {field.range()}")

@@ -162,7 +162,7 @@ class RunLog:
 
 def _refuse(path: pathlib.Path, error: OSError) -> NoReturn:
     kind = FullDisk if atomic.is_full(error) else StorageError
-    hint = "free some space; the checkpoints are whole, the same command goes on"
+    hint = "free some space; checkpoints that are there are whole, the same command goes on"
     raise kind(
         f"{path} could not be written: {error.strerror}", hint if kind is FullDisk else ""
     ) from error

@@ -14,6 +14,8 @@ from vidgen.runtime.checkpoint import Checkpoints
 from vidgen.sampling.sampler import Sampler
 from vidgen.text import plain
 
+_MOST = 1 << 20  # videos at once, and frames of a chunk
+
 Step = int | str | None
 
 
@@ -159,10 +161,12 @@ def from_generator(
         batch = 1 if jax.default_backend() == "cpu" else 8
     if chunk is None:
         chunk = chunk_of(generator)
-    if batch < 1:
-        raise ConfigError(f"batch is {batch}", "at least 1")
-    if chunk < 1 or chunk % stride:
-        raise ConfigError(f"chunk is {chunk}", f"a positive multiple of the stride, {stride}")
+    if type(batch) is not int or not 1 <= batch <= _MOST:
+        raise ConfigError(f"batch is {batch!r}", f"a whole number, 1 to {_MOST}")
+    if type(chunk) is not int or not 1 <= chunk <= _MOST or chunk % stride:
+        raise ConfigError(
+            f"chunk is {chunk!r}", f"a multiple of the stride, {stride}, up to {_MOST}"
+        )
     return Sampler(
         generator=generator,
         params=params,
@@ -180,11 +184,11 @@ def _checkpoints(path: str | os.PathLike[str], step: Step) -> tuple[Checkpoints,
     folder = pathlib.Path(path)
     if not folder.is_dir():
         raise StorageError(f"there is no run in {folder}", "name the folder given as --workdir")
-    if isinstance(step, str) and step != "best":
-        raise ConfigError(f"step is {step!r}", 'a number, or "best"')
+    if step is not None and step != "best" and type(step) is not int:
+        raise ConfigError(f"step is {step!r}", 'a whole number, or "best"')
     if step == "best":
         return Checkpoints(folder / "best"), None
-    return Checkpoints(folder / "checkpoints"), None if step is None else int(step)
+    return Checkpoints(folder / "checkpoints"), step
 
 
 def _generator(meta: dict[str, Any], options: dict[str, Any]) -> Generator:

@@ -392,6 +392,8 @@ def _is_whole(value: Any) -> TypeGuard[int]:
 
 
 def _seeds(seeds: Seeds) -> UInt32[np.ndarray, " videos"]:
+    if isinstance(seeds, range) and len(seeds) > 2**32:
+        raise ConfigError(f"seeds are {len(seeds)} numbers", "use 0 to 2^32-1")
     try:
         numbers = np.atleast_1d(np.asarray(seeds))
     except ValueError as error:  # lists of different lengths

@@ -745,3 +745,14 @@ def test_frames_of_a_bare_stream_are_counted_at_its_rate(tmp_path, name, codec, 
     assert reading.probe(tmp_path / name).fps == rate
     times = [seconds for seconds, _ in decoding.timed_frames(tmp_path / name)]
     np.testing.assert_allclose(times, np.arange(40) / rate, atol=1e-6)
+
+
+def test_transport_streams_that_are_joined_lack_nothing(tmp_path):
+    """Their counters begin anew, and there may be some time between them."""
+    for n, begin in enumerate(("0", "1.72")):  # 43 frames, of which there are 40
+        layout = {"output_ts_offset": begin}
+        numbered(tmp_path / f"{n}.ts", "libx264", 10, 40, {"bf": "0"}, layout=layout)
+    joined = b"".join((tmp_path / f"{n}.ts").read_bytes() for n in range(2))
+    (tmp_path / "a.ts").write_bytes(joined)
+    times = [round(25 * seconds) for seconds, _ in decoding.timed_frames(tmp_path / "a.ts")]
+    assert times == [*range(40), *range(43, 83)]

@@ -294,11 +294,23 @@ def _transport(read: Callable[[int, int], bytes], pid: int) -> Iterator[float]:
         bad = (rows[:, 0] != 0x47) | (rows[:, 1] & 0x80 != 0)
         own = np.flatnonzero((((rows[:, 1] & 0x1F).astype(int) << 8) + rows[:, 2] == pid) & ~bad)
         wrong, begins, before = _broken(rows[own].astype(int), before)
+        for n in np.flatnonzero(wrong):
+            wrong[n] = not _joins(rows, own[n - 1] if n else 0, own[n])
         damaged = np.unique(np.concatenate([np.flatnonzero(bad), own[wrong]])) * length - 0.5
         # The first four bytes of 192 are a time of arrival.
         offset = begin - (4 if length == 192 else 0)
         yield from sorted(np.concatenate([damaged, own[begins] * length]) + offset)
         begin += rows.size
+
+
+def _joins(rows: np.ndarray, last: int, here: int) -> bool:
+    """Tells whether one file was put behind another before a packet of a transport stream.
+
+    Counters begin anew then, of this stream and of the table of programs before it.
+    """
+    between = rows[last:here]
+    tables = between[((between[:, 1] & 0x1F) == 0) & (between[:, 2] == 0)]
+    return bool(len(tables) and rows[here, 3] & 15 == 0 and tables[-1, 3] & 15 == 0)
 
 
 def _broken(rows: np.ndarray, before: int | None) -> tuple[np.ndarray, np.ndarray, int | None]:

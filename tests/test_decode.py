@@ -388,6 +388,25 @@ def test_an_index_that_contradicts_itself_is_damage(worker, tmp_path, table, at)
         decode(worker, path, size=32)
 
 
+def test_the_index_of_sound_is_not_looked_at(tmp_path):
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream, sound = container.add_stream("libx264", rate=10), container.add_stream("aac", 44100)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        sound.layout = "stereo"
+        for n, one in enumerate(grey()):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(one, format="rgb24")))
+            silence = np.zeros((2, 1024), np.float32)
+            frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout="stereo")
+            frame.sample_rate, frame.pts = 44100, 1024 * n
+            container.mux(sound.encode(frame))
+        container.mux([*stream.encode(), *sound.encode()])
+    data = bytearray((tmp_path / "a.mp4").read_bytes())
+    data[data.rindex(b"stts") + 15] ^= 1
+    assert missing(io.BytesIO(data), len(data)) == ""
+    data[data.index(b"stts") + 15] ^= 1
+    assert "contradicts itself" in missing(io.BytesIO(data), len(data))
+
+
 def test_boxes_that_are_not_known_are_stepped_over(tmp_path):
     writing.write_video(tmp_path / "a.mp4", grey(), 10)
     data = (tmp_path / "a.mp4").read_bytes()

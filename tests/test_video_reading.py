@@ -737,14 +737,19 @@ def test_frames_that_lean_on_others_are_no_keys(tmp_path):
 
 @pytest.mark.parametrize(
     "name, codec, rate",
-    [("a.h264", "libx264", 120), ("a.hevc", "libx265", 240), ("a.m1v", "mpeg1video", 25)],
+    [
+        ("a.h264", "libx264", 120),
+        ("a.hevc", "libx265", 240),
+        ("a.m1v", "mpeg1video", 25),
+        ("a.m4v", "mpeg4", Fraction(30000, 1001)),
+    ],
 )
 def test_frames_of_a_bare_stream_are_counted_at_its_rate(tmp_path, name, codec, rate):
     options = {"x265-params": "log-level=error"} if codec == "libx265" else {}
     encode(tmp_path / name, counted(40), codec, "yuv420p", rate=rate, options=options)
-    assert reading.probe(tmp_path / name).fps == rate
+    assert reading.probe(tmp_path / name).fps == pytest.approx(float(rate))
     times = [seconds for seconds, _ in decoding.timed_frames(tmp_path / name)]
-    np.testing.assert_allclose(times, np.arange(40) / rate, atol=1e-6)
+    np.testing.assert_allclose(times, np.arange(40) / float(rate), atol=1e-6)
 
 
 def test_transport_streams_that_are_joined_lack_nothing(tmp_path):
@@ -756,3 +761,51 @@ def test_transport_streams_that_are_joined_lack_nothing(tmp_path):
     (tmp_path / "a.ts").write_bytes(joined)
     times = [round(25 * seconds) for seconds, _ in decoding.timed_frames(tmp_path / "a.ts")]
     assert times == [*range(40), *range(43, 83)]
+
+
+def test_tags_of_an_flv_that_hold_no_picture_are_no_loss(tmp_path):
+    path = tmp_path / "a.flv"
+    numbered(path, "libx264", 10, 40, {"bf": "0"})
+    data = path.read_bytes()
+    at, _ = flv_tags(data)[20]
+    for kind, body in ((9, b""), (9, b"\x27\x01\0\0\0"), (15, b"\0" * 9), (9, b"\x57\0")):
+        tag = bytes([kind]) + len(body).to_bytes(3, "big") + data[at + 4 : at + 8] + b"\0\0\0"
+        tag += body
+        path.write_bytes(data[:at] + tag + len(tag).to_bytes(4, "big") + data[at:])
+        assert len(reading.read_video(path)) == 40
+
+
+def test_a_transport_stream_may_begin_with_a_picture(tmp_path):
+    """Position 0 is one like others: behind it, what is lost is missed."""
+    path = tmp_path / "a.ts"
+    numbered(path, "libx264", 10, 60, {"bf": "0"})
+    data = path.read_bytes()
+    rows = [data[n : n + 188] for n in range(0, len(data), 188)]
+    first = next(n for n, row in enumerate(rows) if row[1:3] == b"\x41\0")
+    front = [row for row in rows[:first] if row[1:3] != b"\x41\0"]
+    rows = [rows[first], *front, *rows[first + 1 :]]
+    starts = [n for n, row in enumerate(rows) if row[1:3] == b"\x41\0"]
+    path.write_bytes(b"".join(rows))
+    assert len(reading.read_video(path)) == 60
+    path.write_bytes(b"".join(rows[: starts[33]] + rows[starts[35] :]))
+    with pytest.raises(DataError, match="invalid data"):
+        reading.read_video(path)
+
+
+def test_sound_that_is_longer_than_its_pictures_is_no_loss(tmp_path):
+    """An ASF ends with an index, whose bytes are none of its packets."""
+    with av.open(str(tmp_path / "a.wmv"), "w") as container:
+        stream = container.add_stream("wmv2", rate=2)
+        stream.width = stream.height = 32
+        stream.pix_fmt, sound = "yuv420p", container.add_stream("wmav2", rate=44100)
+        sound.layout, sound.format, sound.bit_rate = "stereo", "fltp", 64000
+        for n in range(400):
+            picture = np.full((32, 32, 3), n % 200, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for n in range(0, 44100 * 203, 2048):
+            silence = np.zeros((2, 2048), np.float32)
+            frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout="stereo")
+            frame.sample_rate, frame.pts = 44100, n
+            container.mux(sound.encode(frame))
+        container.mux([*stream.encode(), *sound.encode()])
+    assert len(reading.read_video(tmp_path / "a.wmv")) == 400

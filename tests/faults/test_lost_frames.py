@@ -25,13 +25,17 @@ KINDS = {
 }
 
 
+def missing(path):
+    with open(path, "rb") as file:
+        return containers.missing(file, path.stat().st_size)
+
+
 def read(path):
     """Returns how many frames there are, or why the file is refused; as packing does."""
     info = {}
     try:
-        with open(path, "rb") as file:
-            if why := containers.missing(file, path.stat().st_size):
-                return "refused: " + why
+        if why := missing(path):
+            return "refused: " + why
         count = sum(1 for _ in decoding.timed_frames(path, info=info))
     except (decoding.Unreadable, OSError) as error:
         return f"refused: {error}"
@@ -51,6 +55,8 @@ def tally(path, good):
         found[read(path).split(":")[0]] += 1
         start = max(0.4, min(3.6, 4 * place / len(good) + 0.9))
         try:
+            if why := missing(path):
+                raise DataError(why)
             shown = reading.read_video(path, start=start, end=start + 0.3)
         except DataError:
             found["seconds behind it: refused"] += 1

@@ -362,7 +362,7 @@ class _Header(tarfile.TarInfo):
             odd = _ODD
         except _Long as error:
             odd = str(error)
-        except (ValueError, OverflowError, LookupError, TypeError):
+        except (ValueError, OverflowError, LookupError, TypeError, RecursionError):
             odd = _ODD
         return cls._step_over(tarfile, at, odd)
 

@@ -274,9 +274,11 @@ def _is_moving(stream: Any) -> bool:
 
 
 def _header(container: Any, stream: Any) -> dict[str, Any]:
-    # Of a bare stream FFmpeg takes 25 for the average, whatever the stream says.
-    if container.format.name in packets.BARE:
-        rate = stream.codec_context.framerate or stream.guessed_rate
+    # Of a bare stream FFmpeg takes 25 for the average, whatever the stream says; and of MPEG-4 its
+    # decoder says what the clock counts, which may be a thousandth of a frame.
+    name = container.format.name
+    if name in packets.BARE:
+        rate = (name != "m4v" and stream.codec_context.framerate) or stream.guessed_rate
     else:
         rate = stream.average_rate or stream.guessed_rate
     if stream.codec_context.name == "gif" and stream.duration and stream.frames:

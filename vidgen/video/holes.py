@@ -7,7 +7,7 @@ missing, or shift what comes after. So the packets are compared with what else t
 - FLV: the chain of tags, each of which states its length;
 - MPEG transport streams: packets of a fixed length with counters, and times;
 - Matroska: what the demuxer logs;
-- ASF, FLV, IVF: seconds that the header states, and bytes that are left.
+- ASF, FLV, IVF: seconds that the header states, and bytes that are left behind the last packet.
 """
 
 import collections
@@ -22,11 +22,22 @@ from typing import Any, BinaryIO
 import numpy as np
 
 File = str | os.PathLike[str] | BinaryIO
+Read = Callable[[int, int], bytes]  # of an offset and a count
 
 _INVALID = 0x41444E49  # FFmpeg's number of invalid data
 _MATROSKA, _TS = "matroska,webm", "mpegts"
+# Of what its demuxer says, that which is of packets, not of what stands at the head of a file.
+_MISSED = re.compile(
+    "exceeds|invalid|prematurely|finite size|frame sizes|unknown element|read error|block data",
+    re.IGNORECASE,
+)
 _STATED = ("asf", "flv", "ivf")
-_EXTENDED = 0x80  # of FLV: what follows is of another layout
+_ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
+_AHEAD = 1 << 24  # bytes in which tags are looked for behind damage
+# Of FLV: sound, video, and three kinds of data; where one may begin; and a layout of video tags.
+_TAGS = (8, 9, 15, 18, 22)
+_TAG = re.compile(rb"(?=[\x08\x09\x0f\x12\x16].{7}\x00\x00\x00)", re.DOTALL)
+_EXTENDED = 0x80
 LATE = 1.7  # frame times between packets; soft telecine has 1.5
 
 
@@ -70,27 +81,26 @@ def packets(container: Any, stream: Any, file: File) -> Iterator[tuple[Any, Exce
     Yields:
       A packet, the last of which is empty, and the error or None.
     """
-    with contextlib.ExitStack() as stack:
-        places = _places(container.format.name, stream, file, stack)
-        yield from _compared(container, stream, places)
+    with _reading(file) as read:
+        yield from _compared(container, stream, read)
 
 
-def _compared(
-    container: Any, stream: Any, places: Iterator[float]
-) -> Iterator[tuple[Any, Exception | None]]:
-    """Yields as `packets` does, given what `_places` does."""
+def _compared(container: Any, stream: Any, read: Read) -> Iterator[tuple[Any, Exception | None]]:
+    """Yields as `packets` does, given what reads the file."""
+    places = _places(container.format.name, stream, read)
     place = next(places, math.inf)
-    told, at, end, shown = False, math.inf, 0, 0.0
+    told, at, end, shown, latest = False, math.inf, 0, 0.0, 0.0
     step = _Step(stream) if container.format.name == _TS else None
     for packet, said in _demuxed(container):
         told = told or said
         if not packet.is_corrupt:  # as one is that has swallowed the rest
             end = max(end, (packet.pos or 0) + packet.size)
+            latest = max(latest, _end(packet))
         if packet.stream.index != stream.index:
             continue
-        here = (packet.pos or at) if packet.size else math.inf
+        here = math.inf if not packet.size else at if packet.pos is None else packet.pos
         passed = False
-        while place < here:
+        while place < here and (here < math.inf or not packet.size):
             passed, place = passed or place > at, next(places, math.inf)
         if step is not None:
             passed = step.is_late(packet) and passed
@@ -98,7 +108,9 @@ def _compared(
             missing = told or passed
             told, at, shown = False, here, max(shown, _end(packet))
         else:
-            missing = passed or _ends_early(container, stream, told, shown, end)
+            missing = passed or (
+                _lacks_parts(stream, shown) if told else _ends_early(container, read, latest, end)
+            )
         yield packet, lost() if missing else None
         if not packet.size and packet.dts is None:
             return  # else a stream that came late makes PyAV end the others twice
@@ -124,23 +136,56 @@ class _Step:
         return late
 
 
-def _ends_early(container: Any, stream: Any, told: bool, shown: float, end: int) -> bool:
-    """Tells whether there should be more behind the last packet.
+def _lacks_parts(stream: Any, shown: float) -> bool:
+    """Tells whether a Matroska file should be longer, at whose end its demuxer logged an error.
+
+    Of bytes that are no part of it, behind its end, it logs one, too.
+    """
+    return shown < (stated_seconds(stream) or 0.0) - 0.06
+
+
+def _ends_early(container: Any, read: Read, latest: float, end: int) -> bool:
+    """Tells whether the demuxer of a file whose header states seconds left bytes at its end.
 
     Args:
       container: Open, of PyAV.
-      stream: Its video.
-      told: Whether the demuxer logged an error behind the last packet.
-      shown: Seconds at which the last frame ends.
-      end: Bytes of the file up to the end of the last packet of all streams.
+      read: Reads the file.
+      latest: Seconds at which the last packet of all streams ends.
+      end: Bytes of the file up to where it ends.
     """
-    name = container.format.name
-    if name == _MATROSKA:  # of bytes that are no part of it, behind its end, it says so, too
-        return told and shown < (stated_seconds(stream) or 0.0) - 0.06
-    stated = (container.duration or 0) / 1e6
-    if name not in _STATED or not 0 < shown < stated - 0.2 or container.size <= 0:
+    name, stated = container.format.name, (container.duration or 0) / 1e6
+    if name not in _STATED or not 0 < latest < stated - 0.2:
         return False
-    return container.size - end > 0.25 * end / shown * (stated - shown)
+    size = _asf_data(read) if name == "asf" else container.size
+    return size - end > 0.25 * end / latest * (stated - latest)
+
+
+def _asf_data(read: Read) -> int:
+    """Returns where the packets of an ASF file end, before its indices; 0 where it says nothing.
+
+    Reference: Microsoft, "Advanced Systems Format (ASF) specification", 3.1 and 5.2.
+    """
+    begin = int.from_bytes(read(16, 8), "little")  # behind the header
+    head = read(begin, 24) if begin < 1 << 40 else b""
+    return begin + int.from_bytes(head[16:], "little") if head[:16] == _ASF_DATA else 0
+
+
+@contextlib.contextmanager
+def _reading(file: File) -> Iterator[Read]:
+    """Gives what reads bytes at an offset of a file, and leaves the file where it was."""
+    with contextlib.ExitStack() as stack:
+        own: Any = file
+        if isinstance(file, str | os.PathLike):
+            own = stack.enter_context(open(file, "rb"))
+
+        def read(at: int, count: int) -> bytes:
+            before = own.tell()
+            own.seek(at)
+            data = own.read(count)
+            own.seek(before)  # FFmpeg may be reading the same
+            return data
+
+        yield read
 
 
 def _demuxed(container: Any) -> Iterator[tuple[Any, bool]]:
@@ -175,7 +220,7 @@ def _listening() -> Iterator[list[Any]]:
 
 
 def _of_matroska(said: list[Any]) -> bool:
-    return any(name == _MATROSKA for _, name, _ in said)
+    return any(name == _MATROSKA and _MISSED.search(text) for _, name, text in said)
 
 
 def _end(packet: Any) -> float:
@@ -197,7 +242,7 @@ def stated_seconds(stream: Any) -> float | None:
 # ------------------------------------------------------------------------------- containers
 
 
-def _places(name: str, stream: Any, file: File, stack: contextlib.ExitStack) -> Iterator[float]:
+def _places(name: str, stream: Any, read: Read) -> Iterator[float]:
     """Returns offsets in a file that a packet begins at, or just before which it is damaged.
 
     They come in order. Where one lies between two packets that come one after the other, something
@@ -205,23 +250,12 @@ def _places(name: str, stream: Any, file: File, stack: contextlib.ExitStack) -> 
     """
     if name == "avi":
         return iter(sorted(entry.pos + 8 for entry in stream.index_entries if entry.size))
-    if name not in ("flv", _TS):
-        return iter(())
-    own: Any = file
-    if isinstance(file, str | os.PathLike):
-        own = stack.enter_context(open(file, "rb"))  # noqa: SIM115
-
-    def read(at: int, count: int) -> bytes:
-        before = own.tell()
-        own.seek(at)
-        data = own.read(count)
-        own.seek(before)  # FFmpeg may be reading the same
-        return data
-
-    return _flv(read) if name == "flv" else _transport(read, stream.id)
+    if name == "flv":
+        return _flv(read)
+    return _transport(read, stream.id) if name == _TS else iter(())
 
 
-def _flv(read: Callable[[int, int], bytes]) -> Iterator[float]:
+def _flv(read: Read) -> Iterator[float]:
     """Walks the tags of an FLV file (Adobe, "Video file format specification", version 10.1)."""
     codec: int | None = None
     at: int | None = int.from_bytes(read(5, 4), "big") + 4
@@ -236,20 +270,20 @@ def _flv(read: Callable[[int, int], bytes]) -> Iterator[float]:
             return
         if not read(after - 5, 1):  # cut off
             return
-        if head[0] & 31 == 9:
+        if head[0] & 31 == 9 and after - at > 16:
             codec = _codec(head[11]) if codec is None else codec
-            if not _is_apart(head[11], head[12], codec):
+            if not _is_apart(head[11], head[12], codec, after - at - 15):
                 yield at
         at = after
 
 
-def _is_apart(first: int, second: int, codec: int) -> bool:
-    """Tells whether a video tag is no picture, by the first two bytes of its data."""
+def _is_apart(first: int, second: int, codec: int, length: int) -> bool:
+    """Tells whether a video tag is no picture, by the first bytes and the length of its data."""
     if _codec(first) != codec:  # which is damage
         return False
     if codec == _EXTENDED:  # whose packets of pictures have the types 1 and 3
         return first & 15 not in (1, 3)
-    return first >> 4 == 5 or (codec in (7, 12) and second in (0, 2))
+    return first >> 4 == 5 or (codec in (7, 12) and (second in (0, 2) or length <= 5))
 
 
 def _codec(first: int) -> int:
@@ -258,24 +292,23 @@ def _codec(first: int) -> int:
 
 def _next_tag(head: bytes, at: int) -> int | None:
     """Returns where the tag after one begins, or None where its head makes no sense."""
-    if len(head) < 11 or head[0] & 31 not in (8, 9, 18) or any(head[8:11]):
+    if len(head) < 11 or head[0] & 31 not in _TAGS or any(head[8:11]):
         return None
     return at + 15 + int.from_bytes(head[1:4], "big")
 
 
-def _next_chain(read: Callable[[int, int], bytes], begin: int) -> int | None:
-    """Returns where, from an offset on, two tags stand one after the other, if they do."""
-    while len(data := read(begin, 1 << 20)) > 15:
-        for n in range(len(data) - 11):
-            if (after := _next_tag(data[n : n + 11], begin + n)) is None:
-                continue
-            if (head := read(after, 11)) and _next_tag(head, after) is not None:
-                return begin + n
-        begin += len(data) - 11
+def _next_chain(read: Read, begin: int) -> int | None:
+    """Returns where, soon behind an offset, two tags stand one after the other, if they do."""
+    data = read(begin, _AHEAD)
+    for found in _TAG.finditer(data):
+        at = begin + found.start()
+        after = _next_tag(data[found.start() : found.start() + 11], at)
+        if after and int.from_bytes(read(after - 4, 4), "big") == after - at - 4:
+            return at
     return None
 
 
-def _transport(read: Callable[[int, int], bytes], pid: int) -> Iterator[float]:
+def _transport(read: Read, pid: int) -> Iterator[float]:
     """Looks at the packets of one stream of a transport stream (ISO/IEC 13818-1)."""
     start = np.frombuffer(read(0, 204 * 9), np.uint8)
     found = [

@@ -10,6 +10,7 @@ import collections
 import heapq
 import math
 import re
+import statistics
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -24,14 +25,12 @@ _DECODED = ("avi", "mpegvideo", "h264", "hevc", "m4v", "vc1", "obu", "ivf")
 # counted, so that those behind a lost one would seem too early.
 BARE = ("mpegvideo", "h264", "hevc", "m4v", "vc1")
 # Decoders of codecs some of whose pictures are not shown, as those of MPEG-4 of a few bytes.
-_HIDING = ("vp8", "vp9", "av1", "libvpx", "libvpx-vp9", "libdav1d")
+_HIDING = ("vp8", "vp9", "av1", "libvpx", "libvpx-vp9", "libdav1d", "libaom-av1")
 _PLACEHOLDER = 20
 _UNIT = re.compile(rb"\x00\x00\x01(.)", re.DOTALL)  # of H.265, 7.3.1.2
 _REORDER = 4  # frames held back to put presentation times in order
-_COUNTED, _LONGEST = (
-    "avi",
-    16,
-)  # packets have no times but their numbers: the most that H.264 moves one
+_NUMBERED = "avi"  # whose packets have no times but their numbers
+_LONGEST = 16  # frames by which H.264 moves one in the order of coding, at most
 _BACK = 0.3  # seconds that a time may lie behind another; 8 frames, if that is longer
 
 
@@ -130,12 +129,13 @@ class Reader:
         self._stray: list[Any] = []  # a frame whose time is far from the one before it
         self._steady_at: float | None = None  # time of the last that was none
         self._counted = container.format.name in BARE
-        self._shifted = container.format.name == _COUNTED
+        self._shifted = container.format.name == _NUMBERED
         rate = float(stream.guessed_rate or 0)
-        self._step, self._far = 1 / (rate or 25), _farthest(rate)
+        self._far = _farthest(rate)
+        self._steps = collections.deque([1 / (rate or 25)], maxlen=15)  # from frame to frame
         self._expected: list[int] = []  # times of packets whose frames have not come
         # Bare streams have none, and AVI's are in the order of coding.
-        self._expects = context.name not in _HIDING and not (
+        self._expects: bool = context.name not in _HIDING and not (
             self._counted or (self._shifted and stream.codec_context.has_b_frames)
         )
         self._shown: float | None = None  # time of the last frame
@@ -208,11 +208,19 @@ class Reader:
         if frame.pts is None:
             return None
         left_out = None
-        while self._expected and self._expected[0] <= frame.pts:
-            if (pts := heapq.heappop(self._expected)) < frame.pts:
-                left_out = pts
+        if frame.interlaced_frame:  # fields may be packets of their own
+            self._expects, self._expected = False, []
         before, self._shown = self._shown, frame.time
-        late = before is not None and frame.time - before > holes.LATE * self._step
+        if before is None or frame.time <= before:
+            step = math.inf
+        else:
+            step = statistics.median(self._steps)
+            self._steps.append(frame.time - before)
+        while self._expected and self._expected[0] <= frame.pts:
+            pts = heapq.heappop(self._expected)
+            if pts < frame.pts and pts * frame.time_base - (before or 0.0) > 0.75 * step:
+                left_out = pts
+        late = before is not None and frame.time - before > holes.LATE * step
         return left_out if late else None
 
     def _steady(self, frame: Any) -> Iterator[Any]:
@@ -289,7 +297,7 @@ def in_order(frames: Iterable[Any], fps: float, name: str) -> Iterator[tuple[flo
     step = 1 / (fps or 25)
     newest, last, highest = -step, -math.inf, -math.inf
     # AVI counts frames, so that its times cannot jump.
-    most, waits = (math.inf, _LONGEST) if name == _COUNTED else (_farthest(fps), _REORDER)
+    most, waits = (math.inf, _LONGEST) if name == _NUMBERED else (_farthest(fps), _REORDER)
     failed: Exception | None = None
 
     def pop() -> tuple[float, Any]:
@@ -303,7 +311,8 @@ def in_order(frames: Iterable[Any], fps: float, name: str) -> Iterator[tuple[flo
             seconds = None if name in BARE else frame.time
             newest = newest + length if seconds is None else float(seconds)
             if name in BARE and frame.duration and frame.time_base:
-                length = float(frame.duration * frame.time_base)
+                # A field's, where these are coded alone; longer, where one is shown again.
+                length = max(step, float(frame.duration * frame.time_base))
             if newest < highest - most:
                 raise Backwards(f"its times jump back by {highest - newest:.2f} s")
             highest = max(highest, newest)

@@ -216,6 +216,7 @@ def test_a_chunk_must_fit_the_stride():
 
 @pytest.mark.parametrize("asked", [0, 1.5, True, "a", 2**40])
 def test_batch_and_chunk_are_whole_numbers_in_range(asked):
+    assert make(batch=np.int64(2)).batch == 2
     with pytest.raises(ConfigError, match="batch is"):
         make(batch=asked)
     with pytest.raises(ConfigError, match="chunk is"):

@@ -811,3 +811,77 @@ def test_sound_that_is_longer_than_its_pictures_is_no_loss(tmp_path):
             container.mux(sound.encode(frame))
         container.mux([*stream.encode(), *sound.encode()])
     assert len(reading.read_video(tmp_path / "a.wmv")) == 400
+
+
+def test_what_a_matroska_file_says_at_its_head_is_no_loss(tmp_path):
+    """Of an attachment without data FFmpeg logs an error, as of damage."""
+    path = tmp_path / "a.mkv"
+    numbered(path, "libx264", 10, 40, {"bf": "0"})
+    data = bytearray(path.read_bytes())
+    segment, cluster = (data.index(bytes.fromhex(name)) for name in ("18538067", "1f43b675"))
+    data[segment + 4 : segment + 12] = b"\x01" + b"\xff" * 7  # a length that is not stated
+    file = bytes.fromhex("466e 85") + b"a.ttf" + bytes.fromhex("46ae 81 05")
+    file = bytes.fromhex("61a7") + bytes([0x80 | len(file)]) + file
+    data[cluster:cluster] = bytes.fromhex("1941a469") + bytes([0x80 | len(file)]) + file
+    path.write_bytes(data)
+    assert numbers(reading.read_video(path)) == list(range(40))
+
+
+def unit(head, bits):
+    """Returns a unit of H.264: bits with a stop bit, and bytes put in where a code would begin."""
+    bits += "1"
+    bits += "0" * (-len(bits) % 8)
+    data = int(bits, 2).to_bytes(len(bits) // 8, "big")
+    return b"\0\0\0\1" + bytes([head]) + re.sub(rb"\0\0(?=[\0-\3])", b"\0\0\3", data)
+
+
+def golomb(*values):
+    """Returns bits of H.264's `ue(v)`."""
+    return "".join("0" * ((v + 1).bit_length() - 1) + f"{v + 1:b}" for v in values)
+
+
+def fields(count):
+    """Returns H.264 whose fields are pictures of their own, at 25 frames a second.
+
+    No encoder of FFmpeg writes it. Macroblocks are plain samples (ITU-T H.264, 7.3).
+    """
+    timing = "1" + f"{1:032b}{50:032b}" + "1"
+    sps = f"{77:08b}{0:08b}{30:08b}" + golomb(0, 0, 0, 4, 1) + "0" + golomb(0, 0) + "0010" + "1"
+    sps += "0000" + timing + "0000"
+    pps = golomb(0, 0) + "00" + golomb(0, 0, 0) + "0" + "00" + golomb(0, 0, 0) + "000"
+    stream = b""
+    for n in range(count):
+        for bottom in (0, 1):
+            first = n == 0 and not bottom
+            bits = golomb(0, 7, 0) + f"{n % 16:04b}1{bottom}" + (golomb(0) if first else "")
+            bits += f"{(2 * n + bottom) % 256:08b}" + ("00" if first else "0") + golomb(0)
+            bits += golomb(25)
+            bits += "0" * (-len(bits) % 8) + f"{40 + 3 * n % 180:08b}" * 384
+            stream += b"\0\0\0\1\x09\x10"
+            stream += unit(0x67, sps) + unit(0x68, pps) if first else b""
+            stream += unit(0x65 if first else 0x61, bits)
+    return stream
+
+
+@pytest.mark.parametrize("name", ["a.h264", "a.mkv", "a.mp4"])
+def test_fields_that_are_packets_of_their_own_make_frames(tmp_path, monkeypatch, name):
+    lacking, real = [], packets.Reader._lacking
+    monkeypatch.setattr(
+        packets.Reader, "_lacking", lambda *given: lacking.append(real(*given)) or lacking[-1]
+    )
+    (tmp_path / "a.h264").write_bytes(fields(40))
+    if name != "a.h264":
+        with (
+            av.open(str(tmp_path / "a.h264")) as source,
+            av.open(str(tmp_path / name), "w") as container,
+        ):
+            stream = container.add_stream_from_template(source.streams.video[0])
+            for number, packet in enumerate(p for p in source.demux(video=0) if p.size):
+                packet.stream, packet.time_base = stream, Fraction(1, 50)
+                packet.pts = packet.dts = number + 8 * (number >= 40)  # the camera left some out
+                packet.duration, packet.is_keyframe = 1, number == 0
+                container.mux(packet)
+    times = [seconds for seconds, _ in decoding.timed_frames(tmp_path / name)]
+    wanted = np.arange(40) / 25 + 0.16 * (np.arange(40) >= 20) * (name != "a.h264")
+    np.testing.assert_allclose(times, wanted, atol=1e-3)
+    assert len(lacking) == 40 and set(lacking) == {None}  # no second field is missed

@@ -11,7 +11,7 @@ from vidgen import methods
 from vidgen.errors import ConfigError, StorageError
 from vidgen.models.protocol import Generator, abstract_params, chunk_of
 from vidgen.runtime.checkpoint import Checkpoints
-from vidgen.sampling.sampler import Sampler
+from vidgen.sampling.sampler import Sampler, is_whole
 from vidgen.text import plain
 
 _MOST = 1 << 20  # videos at once, and frames of a chunk
@@ -161,9 +161,9 @@ def from_generator(
         batch = 1 if jax.default_backend() == "cpu" else 8
     if chunk is None:
         chunk = chunk_of(generator)
-    if type(batch) is not int or not 1 <= batch <= _MOST:
+    if not is_whole(batch) or not 1 <= batch <= _MOST:
         raise ConfigError(f"batch is {batch!r}", f"a whole number, 1 to {_MOST}")
-    if type(chunk) is not int or not 1 <= chunk <= _MOST or chunk % stride:
+    if not is_whole(chunk) or not 1 <= chunk <= _MOST or chunk % stride:
         raise ConfigError(
             f"chunk is {chunk!r}", f"a multiple of the stride, {stride}, up to {_MOST}"
         )
@@ -174,8 +174,8 @@ def from_generator(
         looks=tuple(tuple(sizes) for sizes in meta.get("looks", ())),  # older runs have none
         fps=float(meta["fps"]),
         step=step,
-        batch=batch,
-        chunk=chunk,
+        batch=int(batch),
+        chunk=int(chunk),
     )
 
 
@@ -184,11 +184,13 @@ def _checkpoints(path: str | os.PathLike[str], step: Step) -> tuple[Checkpoints,
     folder = pathlib.Path(path)
     if not folder.is_dir():
         raise StorageError(f"there is no run in {folder}", "name the folder given as --workdir")
-    if step is not None and step != "best" and type(step) is not int:
-        raise ConfigError(f"step is {step!r}", 'a whole number, or "best"')
-    if step == "best":
+    if isinstance(step, str) and step == "best":
         return Checkpoints(folder / "best"), None
-    return Checkpoints(folder / "checkpoints"), step
+    if step is None:
+        return Checkpoints(folder / "checkpoints"), None
+    if not is_whole(step):
+        raise ConfigError(f"step is {step!r}", 'a whole number, or "best"')
+    return Checkpoints(folder / "checkpoints"), int(step)
 
 
 def _generator(meta: dict[str, Any], options: dict[str, Any]) -> Generator:

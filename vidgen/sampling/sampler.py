@@ -202,7 +202,7 @@ class Sampler:
         Raises:
           ConfigError: They are out of range.
         """
-        if not _is_whole(start):
+        if not is_whole(start):
             raise ConfigError(f"start is {start!r}", "a whole number, 0 to about 2^31")
         if frames is None:
             frames = max(self.limit - start, 1) if self.limit else FRAMES
@@ -323,7 +323,7 @@ class Sampler:
 
     def _chunks(self, frames: int, start: int) -> tuple[int, int]:
         """Returns the first chunk of a window, and the first after it."""
-        if not _is_whole(frames) or frames < 1:
+        if not is_whole(frames) or frames < 1:
             raise ConfigError(f"frames is {frames!r}", "a whole number, at least 1")
         if self.limit and start + frames > self.limit:
             raise ConfigError(
@@ -379,14 +379,14 @@ class Sampler:
     def _label(self, label: Any, number: int) -> int:
         if isinstance(label, str) and label in self.classes:
             return self.classes.index(label)
-        if _is_whole(label) and 0 <= label < number:
+        if is_whole(label) and 0 <= label < number:
             return int(label)
         raise ConfigError(
             f"there is no class {label!r}", "one of " + ", ".join(self.classes or ("0",))
         )
 
 
-def _is_whole(value: Any) -> TypeGuard[int]:
+def is_whole(value: Any) -> TypeGuard[int]:
     """Tells whether a value is a whole number; a truth value, which Python counts, is none."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 

@@ -34,7 +34,8 @@ _MISSED = re.compile(
 _STATED = ("asf", "flv", "ivf")
 _ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 _AHEAD = 1 << 24  # bytes in which tags are looked for behind damage
-# Of FLV: sound, video, and three kinds of data; where one may begin; and a layout of video tags.
+# Of FLV: tags of sound, video and three kinds of data, what one may begin with, and the flag of
+# video tags of another layout.
 _TAGS = (8, 9, 15, 18, 22)
 _TAG = re.compile(rb"(?=[\x08\x09\x0f\x12\x16].{7}\x00\x00\x00)", re.DOTALL)
 _EXTENDED = 0x80
@@ -90,7 +91,8 @@ def _compared(container: Any, stream: Any, read: Read) -> Iterator[tuple[Any, Ex
     places = _places(container.format.name, stream, read)
     place = next(places, math.inf)
     told, at, end, shown, latest = False, math.inf, 0, 0.0, 0.0
-    step = _Step(stream) if container.format.name == _TS else None
+    rate = stream.guessed_rate
+    pace = Pace(float(1 / (rate * stream.time_base)) if rate else None)
     for packet, said in _demuxed(container):
         told = told or said
         if not packet.is_corrupt:  # as one is that has swallowed the rest
@@ -102,8 +104,9 @@ def _compared(container: Any, stream: Any, read: Read) -> Iterator[tuple[Any, Ex
         passed = False
         while place < here and (here < math.inf or not packet.size):
             passed, place = passed or place > at, next(places, math.inf)
-        if step is not None:
-            passed = step.is_late(packet) and passed
+        if container.format.name == _TS:
+            step, usual = pace.step(packet.dts)
+            passed = passed and step > LATE * usual
         if packet.size:
             missing = told or passed
             told, at, shown = False, here, max(shown, _end(packet))
@@ -116,24 +119,26 @@ def _compared(container: Any, stream: Any, read: Read) -> Iterator[tuple[Any, Ex
             return  # else a stream that came late makes PyAV end the others twice
 
 
-class _Step:
-    """The time from one packet of a stream to the next."""
+class Pace:
+    """The usual time from one packet or frame to the next, of which the median is taken.
 
-    def __init__(self, stream: Any):
-        rate = stream.guessed_rate
-        first = [] if not rate else [float(1 / (rate * stream.time_base))]
-        self._steps: collections.deque[float] = collections.deque(first, maxlen=15)
-        self._last: int | None = None
+    Args:
+      first: What it is before any has come; None: not known.
+    """
 
-    def is_late(self, packet: Any) -> bool:
-        """Tells whether more time has passed since the last packet than between others."""
-        before, self._last = self._last, packet.dts
-        if before is None or packet.dts is None or packet.dts <= before:
-            return False
-        step = packet.dts - before
-        late = bool(self._steps) and step > LATE * statistics.median(self._steps)
+    def __init__(self, first: float | None):
+        self._steps = collections.deque([] if first is None else [first], maxlen=15)
+        self._last: float | None = None
+
+    def step(self, time: float | None) -> tuple[float, float]:
+        """Returns the time since the last one and the usual time, `(0, inf)` if that went back."""
+        before, self._last = self._last, time
+        if before is None or time is None or time <= before:
+            return 0.0, math.inf
+        step = float(time - before)
+        usual = statistics.median(self._steps or [step])
         self._steps.append(step)
-        return late
+        return step, usual
 
 
 def _lacks_parts(stream: Any, shown: float) -> bool:
@@ -298,7 +303,7 @@ def _next_tag(head: bytes, at: int) -> int | None:
 
 
 def _next_chain(read: Read, begin: int) -> int | None:
-    """Returns where, soon behind an offset, two tags stand one after the other, if they do."""
+    """Returns where, soon behind an offset, a tag stands whose length stands behind it, too."""
     data = read(begin, _AHEAD)
     for found in _TAG.finditer(data):
         at = begin + found.start()
@@ -351,7 +356,7 @@ def _broken(rows: np.ndarray, before: int | None) -> tuple[np.ndarray, np.ndarra
 
     Returns:
       bool `[N]`: something is missing before a packet, or it does not begin as it says; bool
-      `[N]`: a part of the stream with a time begins; and the counter of the last.
+      `[N]`: a picture, or another part of the stream, begins; and the counter of the last.
     """
     if not len(rows):
         return np.zeros(0, bool), np.zeros(0, bool), before

@@ -10,7 +10,6 @@ import collections
 import heapq
 import math
 import re
-import statistics
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -132,13 +131,12 @@ class Reader:
         self._shifted = container.format.name == _NUMBERED
         rate = float(stream.guessed_rate or 0)
         self._far = _farthest(rate)
-        self._steps = collections.deque([1 / (rate or 25)], maxlen=15)  # from frame to frame
+        self._pace = holes.Pace(1 / (rate or 25))
         self._expected: list[int] = []  # times of packets whose frames have not come
         # Bare streams have none, and AVI's are in the order of coding.
         self._expects: bool = context.name not in _HIDING and not (
             self._counted or (self._shifted and stream.codec_context.has_b_frames)
         )
-        self._shown: float | None = None  # time of the last frame
         # Damage that was passed over, and the time of the key frame after it.
         self._damage = holes.lost() if damaged else None
         self._whole: int | None = None
@@ -210,18 +208,13 @@ class Reader:
         left_out = None
         if frame.interlaced_frame:  # fields may be packets of their own
             self._expects, self._expected = False, []
-        before, self._shown = self._shown, frame.time
-        if before is None or frame.time <= before:
-            step = math.inf
-        else:
-            step = statistics.median(self._steps)
-            self._steps.append(frame.time - before)
+        step, usual = self._pace.step(frame.time)
         while self._expected and self._expected[0] <= frame.pts:
             pts = heapq.heappop(self._expected)
-            if pts < frame.pts and pts * frame.time_base - (before or 0.0) > 0.75 * step:
+            earlier = float((frame.pts - pts) * frame.time_base)
+            if 0 < earlier < step - 0.75 * usual:  # behind the frame before by a frame time
                 left_out = pts
-        late = before is not None and frame.time - before > holes.LATE * step
-        return left_out if late else None
+        return left_out if step > holes.LATE * usual else None
 
     def _steady(self, frame: Any) -> Iterator[Any]:
         """Yields a frame, and the one before it that was held back, if its time is no stray.

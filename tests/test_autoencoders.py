@@ -19,8 +19,9 @@ from vidgen.evaluation import evaluate, windows
 from vidgen.methods import vae
 from vidgen.models import protocol
 from vidgen.run import artifacts
+from vidgen.runtime import devices
 from vidgen.runtime.checkpoint import Checkpoints
-from vidgen.sampling import latents
+from vidgen.sampling import edit
 from vidgen.training import losses
 
 rng = np.random.default_rng(0)
@@ -210,7 +211,7 @@ def stepped(pick=0, adversarial=0.0, **objective):
     config = tiny(adversarial=adversarial, **objective)
     config.data.pick = pick
     experiment, state = methods.experiment(config, 2), started(adversarial)
-    batch = artifacts.open_clips(config)[1].take(0, 8)
+    batch = devices.numeric(artifacts.open_clips(config)[1].take(0, 8))
     return experiment, batch, state, *jax.jit(experiment.step)(state, batch)
 
 
@@ -280,7 +281,7 @@ def trained():
     experiment = methods.experiment(config, 2)
     store, clips = artifacts.open_clips(config)
     state, step = jax.jit(experiment.init, static_argnums=0)(0), jax.jit(experiment.step)
-    batch = clips.take(0, 8)
+    batch = devices.numeric(clips.take(0, 8))
     first = None
     for at in range(300):
         state, found = step(state, {**batch, "index": batch["index"] + 8 * at})
@@ -306,6 +307,17 @@ def test_clips_are_reconstructed_from_their_latents():
         assert error(sampler.decode(other, 4)) > 1.1 * made, part
 
 
+def test_inversion_begins_with_the_encoder_and_comes_nearer():
+    sampler, _, meta, *_ = trained()
+    clips = artifacts.open_clips(configs.from_json(meta["config"]))[1].first(2)
+    real, names = clips["video"], clips["label"].tolist()
+    begun, _ = sampling.invert(sampler, real, names, steps=0)
+    np.testing.assert_array_equal(begun["content"], sampler.encode(real, names)["content"])
+    found, _ = sampling.invert(sampler, real, names, steps=60)
+    before, after = (sampling.psnr(real, sampler.decode(one, 4)) for one in (begun, found))
+    assert (after > before + 0.1).all()
+
+
 def test_the_command_writes_clips_above_their_reconstructions(tmp_path, capsys):
     sampler, _, meta, *_ = trained()
     checkpoints = Checkpoints(tmp_path / "checkpoints")
@@ -314,7 +326,7 @@ def test_the_command_writes_clips_above_their_reconstructions(tmp_path, capsys):
     out = tmp_path / "grid.png"
     arguments = ["reconstruct", str(tmp_path), "toy:clips=8,size=8", "--clips=3", f"--out={out}"]
     assert main.main(arguments) == 0
-    found = artifacts.open_clips(configs.from_json(meta["config"]))[1].take(0, 3)
+    found = artifacts.open_clips(configs.from_json(meta["config"]))[1].first(3)
     made = sampler.decode(sampler.encode(found["video"], found["label"].tolist()), 4)
     error = (made - found["video"].astype(float)) ** 2
     expected = np.mean(10 * np.log10(255**2 / error.mean((1, 2, 3, 4))))
@@ -389,7 +401,7 @@ def test_between_latents_lies_an_arc():
         "label": label,
     }
     one, two = make(a, turns, labels), make(b, np.roll(turns, 1, 0), labels[::-1])
-    found = latents.interpolate(one, two, [0.0, 0.5, 1.0])
+    found = edit.interpolate(one, two, [0.0, 0.5, 1.0])
     assert all(x.shape == (15, *one[n].shape[1:]) and x.dtype == one[n].dtype
                for n, x in found.items())  # fmt: skip
     for name, end in ((0, one), (2, two)):
@@ -401,17 +413,17 @@ def test_between_latents_lies_an_arc():
     length = (np.linalg.norm(a, axis=1) + np.linalg.norm(b, axis=1)) / 2
     half = unit(unit(a) + unit(b)) * length[:, None]  # the middle of an arc halves its angle
     np.testing.assert_allclose(found["content"][1::3], half, atol=1e-5)
-    straight = latents.interpolate(one, {**one, "content": -a}, [0.25])["content"]
+    straight = edit.interpolate(one, {**one, "content": -a}, [0.25])["content"]
     np.testing.assert_allclose(straight, 0.5 * a, atol=1e-5)
 
 
 def test_latents_without_a_middle_are_named():
     one = {"content": np.zeros((2, 3), np.float32)}
-    with pytest.raises(ConfigError, match="have no middle"):
-        latents.interpolate(one, {"content": np.zeros((1, 3), np.float32)}, [0.5])
+    with pytest.raises(ConfigError, match="are not alike"):
+        edit.interpolate(one, {"content": np.zeros((1, 3), np.float32)}, [0.5])
     for parts in ([], [1.5], np.full((1, 1), 0.5)):
         with pytest.raises(ConfigError, match="parts are"):
-            latents.interpolate(one, one, parts)
+            edit.interpolate(one, one, parts)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from vidgen.data.toy import ToySource
 from vidgen.errors import ConfigError
 from vidgen.methods import common
 from vidgen.run import artifacts, setup, train
+from vidgen.runtime import devices
 from vidgen.tools import estimate, memory
 from vidgen.tools.collectives import Exchange, collectives
 from vidgen.tools.estimate import Chip, Estimate
@@ -40,6 +41,23 @@ def found(mode="jit", **more):
 
 def held(tree):
     return sum(x.nbytes for x in jax.tree.leaves(tree))
+
+
+def test_captions_are_part_of_the_batch():
+    """As in training, where a run goes without classes and is told captions."""
+    config = settings()
+    config.data.labels = "none"
+    config.discriminator = ConfigDict({"kind": "heads", **TINY_HEADS})
+    config.conditions = ConfigDict({"caption": {"most": 24, "width": 8, "heads": 2}})
+    methods.complete(config)
+    batch = estimate.layout(config, estimate.listed(config)).batch
+    clips = artifacts.open_clips(config)[1]
+    experiment = methods.experiment(config, clips.labels)
+    real = devices.numeric(setup.conditioned(experiment, clips.take(0, 8)))
+    assert {n: (x.shape, x.dtype) for n, x in batch.items()} == {
+        n: (x.shape, x.dtype) for n, x in real.items()
+    }
+    assert batch["caption"].shape == (8, 24) and "label" not in batch
 
 
 @pytest.mark.thorough
@@ -88,7 +106,12 @@ def linear(monkeypatch):
         return state.replace(gen=state.gen - grads), {"norm": jnp.sum(grads**2)}
 
     made = types.SimpleNamespace(
-        init=init, fullest=(step,), together=1, alone=0, optimizers={"gen": 0, "dis": 0}
+        generator={},
+        init=init,
+        fullest=(step,),
+        together=1,
+        alone=0,
+        optimizers={"gen": 0, "dis": 0},
     )
     monkeypatch.setattr(methods, "experiment", lambda config, classes: made)
 

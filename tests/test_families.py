@@ -1,5 +1,6 @@
 """What every method that is trained must do; a new one is one more line."""
 
+import dataclasses
 import functools
 import re
 import shutil
@@ -31,6 +32,7 @@ from vidgen.models.protocol import example_noise
 from vidgen.run import artifacts, setup, train, warm_start
 from vidgen.runtime import devices
 from vidgen.runtime.checkpoint import Checkpoints
+from vidgen.sampling import edit
 
 WIDE = (8, 16)  # frames that are no squares, where a method takes them; others are of squares
 
@@ -54,6 +56,25 @@ def heads():
     config.objective.penalty_interval = 2
     config.objective.mismatch = configs.constant(0.5)
     config.objective.gap_mismatch = configs.constant(0.5)
+    return config
+
+
+def told():
+    """Heads told captions, known pixels and a poorer video, with distances to the clips."""
+    config = tiny_config()
+    config.data.update(size=WIDE, labels="none")
+    config.generator.widths = (8,)
+    config.discriminator = ConfigDict({"kind": "heads", **TINY_HEADS, "scales": (1,)})
+    config.conditions = ConfigDict(
+        {
+            "caption": {"most": 24, "width": 8, "heads": 2},
+            "frames": {"modes": ("first", "hole"), "width": 4},
+            "video": {"scale": 2, "noise": 2.0, "width": 4, "drop": 0.2},
+        }
+    )
+    methods.complete(config)
+    config.objective.update(l1=1.0, mse=0.5)
+    config.objective.mismatch = configs.constant(0.5)
     return config
 
 
@@ -120,8 +141,11 @@ def codes():
 
 
 def flow():
-    """Flow; the codec's discriminator begins late, and the phases meet at the checkpoint."""
+    """Flow told all that it can be; its codec's critic begins late, phases meet at a checkpoint."""
     config = methods.base("flow")
+    told = {"caption": {"most": 24, "width": 8, "heads": 2}, "frames": {"whole": True}}
+    config.conditions = ConfigDict(told)
+    methods.complete(config)
     config.data.update(path="toy:clips=64", frames=4, size=WIDE, pick=2)
     config.generator.update(TINY_FLOW_GENERATOR)
     config.discriminator.update({**TINY_HEADS, "scales": (1,), "taps": ()})
@@ -138,6 +162,7 @@ def one_step():
     """Post-training, here of a flow that has learnt nothing; without what `heads` has already."""
     config = flow()
     made = methods.base("one_step")
+    made.conditions = ConfigDict({"caption": config.conditions.caption.to_dict()})
     for section in ("data", "training", "sampling"):
         made[section].update(config[section].to_dict())
     made.generator.update({**TINY_FLOW_GENERATOR, "steps": 1, "chunk": 2, "margin": 2})
@@ -149,6 +174,7 @@ def one_step():
 FAMILIES = {
     "gan": gan_with_options,
     "heads": heads,
+    "told": told,
     "transformer": transformer,
     "mocogan": mocogan,
     "dcgan": dcgan,
@@ -179,7 +205,7 @@ def run(config, steps, mode="jit", count=1, **more):
         kind = experiment.kind(at)
         if kind not in programs:
             programs[kind] = placed.compile(experiment.steps[kind], abstract)
-        batch = clips.take(8 * at, 8)
+        batch = setup.conditioned(experiment, clips.take(8 * at, 8))
         state, metrics = programs[kind](state, placed.put(batch))
         seen.append({name: float(value) for name, value in metrics.items()})
     return state, seen
@@ -209,8 +235,9 @@ def test_a_family_computes_in_bfloat16_and_keeps_float32(family):
     clips = artifacts.open_clips(config)[1]
     experiment = methods.experiment(config, clips.labels)
     state = jax.eval_shape(experiment.init, 0)
+    batch = devices.numeric(setup.conditioned(experiment, clips.take(0, 8)))
     for kind, step in experiment.steps.items():
-        after, metrics = jax.eval_shape(step, state, clips.take(0, 8))
+        after, metrics = jax.eval_shape(step, state, batch)
         same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), after, state)
         assert all(jax.tree.leaves(same)), (kind, same)
         assert all(x.dtype == jnp.float32 for x in metrics.values())
@@ -262,7 +289,40 @@ def sampled(config, folder):
     video = sampler.sample([0, 1], frames - 3, 3)
     assert video.shape == (2, frames - 3, *height_width(config.data.size), 3)
     np.testing.assert_array_equal(video[1:, -1:], sampler.sample([1], 1, frames - 1))
+    edited(sampler)
     return sampler
+
+
+def edited(sampler):
+    """Edits latents: all but what a family says that it cannot."""
+    frames = sampler.limit or sampler.chunk
+    latents, video = sampler.latents([0, 1], frames), sampler.sample([0, 1], frames)
+    other = edit.take(latents, [1, 0])
+    swapped = edit.swap(latents, other, ("content", "motion", "class"))
+    np.testing.assert_array_equal(sampler.decode(swapped, frames), video[::-1])
+    near = edit.vary(edit.truncate(latents, 0.9), other, 0.1)
+    assert sampler.decode(near, frames).shape == video.shape
+    backwards = np.arange(frames)[::-1]
+    np.testing.assert_array_equal(sampler.sample_at([0, 1], backwards), video[:, backwards])
+    generator = sampler.generator
+    if generator.classes:
+        one_hot = np.eye(generator.classes, dtype=np.float32)[latents["label"]]
+        weighed = {**latents, "label": one_hot}
+        if generator.between_classes:
+            made = sampler.decode(weighed, frames).astype(int)
+            assert np.abs(made - video).max() <= 1
+        else:
+            with pytest.raises(ConfigError, match="no videos between classes"):
+                sampler.decode(weighed, frames)
+    if "loop" in generator.sampling_options and not generator.recurrent:
+        looped = dataclasses.replace(sampler, generator=generator.clone(loop=2 * sampler.chunk))
+        endless = looped.sample([0], 4 * sampler.chunk)
+        np.testing.assert_array_equal(
+            endless[:, 2 * sampler.chunk :], endless[:, : -2 * sampler.chunk]
+        )
+    if generator.recurrent:
+        with pytest.raises(ConfigError, match="is not inverted"):
+            sampling.invert(sampler, video)
 
 
 def test_a_run_is_sampled_by_its_path(family, tmp_path, monkeypatch):

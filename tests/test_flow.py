@@ -18,6 +18,7 @@ from vidgen.methods import codec as methods_codec
 from vidgen.methods import common, flow
 from vidgen.models import codec
 from vidgen.models.features import distance, efficientnet_weights
+from vidgen.models.known_frames import Known
 from vidgen.run import artifacts
 from vidgen.runtime.checkpoint import Checkpoints
 from vidgen.sampling import loading
@@ -190,8 +191,8 @@ def test_solvers_have_the_order_of_their_names(solver, power, error):
     gen = generator(solver=solver, steps=5)
 
     def integrate(module):
-        run = lambda x, level, label: jnp.broadcast_to(level[:, :1] ** power, x.shape)  # noqa: E731
-        return module._solve(run, jnp.zeros((1, 1)), jnp.ones((1, 1)), None, 5)
+        run = lambda x, level, *asked: jnp.broadcast_to(level[:, :1] ** power, x.shape)  # noqa: E731
+        return module._solve(run, jnp.zeros((1, 1)), jnp.ones((1, 1)), (None, None, None), 5)
 
     found = gen.apply({"params": weights()}, method=integrate)
     np.testing.assert_allclose(found, 1 / (power + 1) - error, rtol=1e-6)
@@ -201,13 +202,42 @@ def test_guidance_goes_beyond_the_class():
     gen = generator(guidance=3.0)
 
     def integrate(module):
-        run = lambda x, level, label: (  # noqa: E731
+        run = lambda x, level, label, *others: (  # noqa: E731
             jnp.where(label == CLASSES, 1.0, 2.0)[:, None] + 0 * x
         )
-        return module._solve(run, jnp.zeros((1, 1)), jnp.ones((1, 1)), jnp.zeros(1, jnp.int32), 2)
+        asked = jnp.zeros(1, jnp.int32), None, None
+        return module._solve(run, jnp.zeros((1, 1)), jnp.ones((1, 1)), asked, 2)
 
     found = gen.apply({"params": weights()}, method=integrate)
     np.testing.assert_allclose(found, 1 + 3 * (2 - 1), rtol=1e-6)
+
+
+def test_hints_are_the_tokens_of_frames_that_are_known():
+    count, s, f = 12, 2, 3
+    rng = np.random.default_rng(0)
+    tokens = jnp.asarray(rng.normal(size=(1, count, s, f)), jnp.float32)
+    order = [7, 3, 20, 5, 4, 9, 30, 11, 13, 2, 100, 1]
+    time = jnp.asarray([order], jnp.int32)
+    there = np.ones((1, count), bool)
+    there[0, 3] = False  # frame 5
+    known = Known(jnp.zeros((1, count, 4, 4, 3)), tokens, jnp.asarray(there), time)
+    hints = known.hints(jnp.array([2]), 6)  # frames 2 to 7, two by two
+    assert hints.pairs.shape == (1, 3, s, 2 * (f + 1))
+    for pair, numbers in enumerate([(2, 3), (4, None), (None, 7)]):
+        halves = np.split(np.asarray(hints.pairs)[0, pair], 2, -1)
+        for half, number in zip(halves, numbers, strict=True):
+            if number is None:
+                assert not half.any()
+            else:
+                np.testing.assert_array_equal(half[:, :f], tokens[0, order.index(number)])
+                assert (half[:, f] == 1).all()
+    first = [order.index(n) for n in (1, 2, 3, 4, 7, 9, 11, 13)]
+    np.testing.assert_allclose(
+        hints.whole[0, 0, :, :f], np.asarray(tokens)[0, first].mean(0), rtol=1e-5
+    )
+    assert (hints.whole[0, 0, :, f] == 1).all()
+    nothing = known._replace(there=jnp.zeros((1, count), bool)).hints(0, 4)
+    assert not nothing.whole.any() and not nothing.pairs.any()
 
 
 # ------------------------------------------------------------------------------------ training

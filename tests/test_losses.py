@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,6 +100,33 @@ def test_clips_of_a_group_stay_together():
     assert both[:, 0].tolist() == [0, 1, 10, 11, 2, 3, 12, 13]
     jax.tree.map(np.testing.assert_array_equal, losses.apart(both, 2), (real, fake))
     assert losses.interleave(real, fake)[:, 0].tolist() == [0, 10, 1, 11, 2, 12, 3, 13]
+
+
+def test_the_nearest_of_wrong_candidates_counts_most():
+    right = jnp.array([[2.0], [0.0]])
+    wrong = jnp.array([[-1.0], [3.0]])
+    one = losses.against_all(right, wrong, jnp.ones((2, 1), bool))
+    np.testing.assert_allclose(one, losses.rpgan_dis(right, wrong), rtol=1e-6)
+    # A cross-entropy: minus the logarithm of the right one's share.
+    several = jnp.array([[-1.0, 1.5, -4.0]])
+    shares = np.exp([2.0, -1.0, 1.5, -4.0])
+    every = jnp.ones((1, 3), bool)
+    loss = functools.partial(losses.against_all, jnp.full((1, 3), 2.0), counted=every)
+    np.testing.assert_allclose(loss(several), -np.log(shares[0] / shares.sum()), rtol=1e-6)
+    slopes = jax.grad(loss)(several)[0]
+    np.testing.assert_allclose(slopes, shares[1:] / shares.sum(), rtol=1e-5)
+    assert slopes[1] > 10 * slopes[0] > 100 * slopes[2]
+    # What does not count is as if it was not there: in the loss, and in the gradients.
+    frames = lambda x: jnp.broadcast_to(x[..., None], (*x.shape, 4))  # noqa: E731
+    some = functools.partial(
+        losses.against_all, frames(jnp.full((1, 3), 2.0)), counted=jnp.array([[True, False, True]])
+    )
+    rest = shares[[0, 1, 3]] / shares[[0, 1, 3]].sum()
+    np.testing.assert_allclose(some(frames(several)), -np.log(rest[0]), rtol=1e-5)
+    slopes = jax.grad(some)(frames(several))[0].sum(-1)
+    np.testing.assert_allclose(slopes, [rest[1], 0, rest[2]], rtol=1e-5)
+    nothing = losses.against_all(right, wrong, jnp.zeros((2, 1), bool))
+    assert nothing == 0
 
 
 def test_losses_are_summed_over_heads():

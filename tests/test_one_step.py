@@ -184,6 +184,7 @@ def test_a_flow_keeps_no_network_of_another():
 def test_a_run_begins_from_one_of_flow_alone(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("VIDGEN_CACHE", str(tmp_path / "cache"))
     config, post = flow(), one_step()
+    config.conditions = post.conditions.copy_and_resolve_references()
     store, clips = artifacts.open_clips(config)
     experiment = methods.experiment(config, clips.labels)
     meta = artifacts.meta(config, experiment.generator, store, clips)
@@ -211,6 +212,8 @@ def test_a_run_begins_from_one_of_flow_alone(tmp_path, monkeypatch, capsys):
     begin = f"--init_from={tmp_path / 'flow'}"
     code, said = command("post", begin)
     assert code == 0 and "begun from step 3" in said
+    code, said = command("drop", begin, "--config.conditions.caption.drop=0.5")
+    assert code == 0  # how often it is left out is no part of the networks
     code, said = command("post")  # done; it knows what it began from
     assert code == 0
     code, said = command("again", f"--init_from={tmp_path / 'post'}")
@@ -219,6 +222,8 @@ def test_a_run_begins_from_one_of_flow_alone(tmp_path, monkeypatch, capsys):
     assert code == 2 and "config.generator.levels is [5, 4], and of the run in" in said
     code, said = command("other", begin, "--config.generator.stream=False")
     assert code == 2 and "config.generator.stream is False" in said
+    code, said = command("other", begin, "--config.conditions.caption.width=4")
+    assert code == 2 and "config.conditions.caption is " in said and "same conditions" in said
     (tmp_path / "flow" / "run.json").unlink()  # then the arrays tell
     code, said = command("other", begin, "--config.generator.width=12")
     assert code == 5 and "has other networks: gen/" in said

@@ -15,7 +15,7 @@ from vidgen import methods
 from vidgen.errors import ConfigError
 from vidgen.models import layers
 from vidgen.run import artifacts
-from vidgen.runtime.devices import place
+from vidgen.runtime.devices import numeric, place
 from vidgen.runtime.digests import arrays_sha256
 from vidgen.training import averaging
 
@@ -54,7 +54,7 @@ def settings(optimizer="sgd"):
 @functools.cache
 def clips():
     stream = artifacts.open_clips(settings())[1]
-    return [stream.take(8 * at, 8) for at in range(STEPS)]
+    return [numeric(stream.take(8 * at, 8)) for at in range(STEPS)]
 
 
 @functools.cache

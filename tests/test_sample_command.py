@@ -67,9 +67,9 @@ def test_videos_are_made_some_at_a_time(tmp_path, monkeypatch):
     words = ["--seeds=0:5", "--frames=20", "--format=mkv"]
     asked, sample = [], Sampler.sample
 
-    def counted(self, seeds, *more):
+    def counted(self, seeds, *more, **asked_for):
         asked.append(len(seeds))
-        return sample(self, seeds, *more)
+        return sample(self, seeds, *more, **asked_for)
 
     monkeypatch.setattr(Sampler, "sample", counted)
     monkeypatch.setattr(samples, "MOST", 45 * FRAME)

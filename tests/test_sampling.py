@@ -15,7 +15,7 @@ from vidgen.cli import sampling_flags
 from vidgen.errors import ConfigError, StorageError
 from vidgen.models import protocol
 from vidgen.runtime.checkpoint import Checkpoints
-from vidgen.sampling.latents import interpolate
+from vidgen.sampling.edit import interpolate
 
 
 @functools.cache

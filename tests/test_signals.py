@@ -192,6 +192,19 @@ def test_an_end_that_was_swallowed_is_raised_again_and_not_while_it_passes():
     assert cleaned
 
 
+def test_what_c_has_called_returns_before_an_end_is_raised():
+    returned = []
+
+    def called_by_c():
+        signal.raise_signal(signal.SIGTERM)
+        return "made"
+
+    with pytest.raises(signals.Ended), signals.Ending():
+        returned.append(called_by_c())
+        time.sleep(10)
+    assert returned == ["made"]
+
+
 def test_what_some_code_makes_of_an_end_is_one():
     with pytest.raises(signals.Ended) as ended, signals.Ending():
         turned()

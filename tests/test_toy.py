@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from vidgen.data.toy import CLASSES, ToySource, render, scene
+from vidgen.data.toy_captions import words
 from vidgen.errors import ConfigError
 from vidgen.metrics import toy
 
@@ -106,3 +107,13 @@ def test_score_counts_shapes_colours_and_places(real):
     assert score["hues"] >= 10 and score["places"] >= 7
     same = toy.score(np.repeat(real[:1], 10, 0))
     assert same["hues"] == same["places"] == 1 and same["disc"] == 1
+
+
+def test_clips_show_what_their_words_say(real):
+    wanted = [words(scene(0, n)) for n in range(60)]
+    found = toy.obeyed(real, wanted)
+    assert found["colour"] > 0.95 and found["shape"] == 1 and found["direction"] > 0.75
+    others = toy.obeyed(real[::-1], wanted)  # of which half have the shape, an eighth the colour
+    assert others["colour"] < 0.4 and others["direction"] < 0.5
+    nothing = toy.obeyed(np.zeros_like(real), wanted)
+    assert nothing == {"colour": 0, "shape": 0, "direction": 0}

@@ -7,6 +7,7 @@ resolved on first use.
 __version__ = "0.1.0"
 
 _LAZY = {
+    "edit": "vidgen.sampling",
     "evaluate": "vidgen.evaluation.evaluate",
     "inspect": "vidgen.data.inspect",
     "load": "vidgen.sampling",
@@ -18,6 +19,7 @@ _LAZY = {
 __all__ = [
     "Sampler",
     "__version__",
+    "edit",
     "evaluate",
     "inspect",
     "load",

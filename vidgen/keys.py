@@ -79,7 +79,11 @@ def white(
 
 
 def over_time(
-    keys: Key[Array, " batch"], first: Int[ArrayLike, " batch"], steps: int, channels: int
+    keys: Key[Array, " batch"],
+    first: Int[ArrayLike, " batch"],
+    steps: int,
+    channels: int,
+    period: int = 0,
 ) -> Float32[Array, "batch {steps} {channels}"]:
     """Draws motion noise for the keyframes `first` to `first + steps`.
 
@@ -90,6 +94,7 @@ def over_time(
       first: First keyframe of each video, int32 `[B]`; may be negative.
       steps: How many keyframes.
       channels: Channels of the noise.
+      period: Keyframes after which the noise begins again, as for a video that is a loop; 0: never.
 
     Returns:
       Standard normal noise, float32 `[B, steps, channels]`.
@@ -97,6 +102,8 @@ def over_time(
 
     def one(key, start):
         times = start + jnp.arange(steps)
+        if period:
+            times %= period
         return jax.vmap(
             lambda t: jax.random.normal(jax.random.fold_in(key, t), (channels,), jnp.float32)
         )(times)

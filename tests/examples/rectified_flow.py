@@ -23,7 +23,7 @@ from vidgen import keys, models
 from vidgen.config.fields import Field
 from vidgen.errors import ConfigError
 from vidgen.methods import common
-from vidgen.models import layers, protocol
+from vidgen.models import labels, layers, protocol
 from vidgen.training import averaging, nonfinite
 
 
@@ -65,7 +65,7 @@ class RectifiedFlow(protocol.GeneratorDefaults, nn.Module):
         self.first = layers.dense(self.width, self.dtype, "first")
         self.last = layers.dense(self.motion, self.dtype, "last", gain=0.1)
         if self.classes:
-            self.embedding = layers.embed(self.classes, self.width, self.dtype, "class")
+            self.embedding = labels.embed(self.classes, self.width, self.dtype, "class")
 
     def velocity(
         self,

@@ -167,6 +167,12 @@ def flag_values(rng: random.Random, flag: str) -> str:
         "frames": ("1", "8", "0", "-1", "1000000000", "2147483647"),
         "start": ("0", "5", "-1", "2147483000", "1" + "0" * 30),
         "labels": ("0", "1", "²", "disc", "square,disc", "", ",", "9" * 5000, "-1", "\u0661"),
+        "what": ("content", "motion,class", "colour", "", ",", "content," * 2000),
+        "by": ("brightness", "motion", "age", ""),
+        "speed": ("2", "-1", "0.5", "0", "nan", "1000", "1e300"),
+        "amount": ("0.5", "0", "-1", "1", "1000", "nan"),
+        "latents": ("latents.npz", "text", "nowhere", "", "clips.npy", "run"),
+        "save": ("kept.npz", "clip.npz", "a.txt", "", "text/a.npz"),
         "step": ("best", "1", "32", "²", "-1", "9" * 5000),
         "fps": ("10", "-5", "nan", "inf", "0", "1e-9", "1e300"),
         "out": ("samples", "clip.mp4", "clip.png", "clips.npz", "", "text", "text/a.mp4", "a.xyz",
@@ -208,9 +214,10 @@ _FIELDS: dict[str, dict[str, object]] = {}
 
 def draw(rng: random.Random, folder: pathlib.Path) -> list[str]:
     """Draws a command line; paths are below `folder`, which is where it is run."""
-    from vidgen.cli import flags
+    from vidgen.cli import edits, flags
 
-    name = rng.choice([*flags.PARSERS, *["train"] * 12, *["sample"] * 3, *["evaluate"] * 3])
+    more = [*["train"] * 12, *["sample"] * 3, *["edit"] * 3, *["evaluate"] * 3]
+    name = rng.choice([*flags.PARSERS, *more])
     if rng.random() < 0.02:
         return [
             rng.choice((name, "trian", "", *ODD)),
@@ -240,6 +247,7 @@ def draw(rng: random.Random, folder: pathlib.Path) -> list[str]:
     }.get(name, [])  # fmt: skip
     places = {
         "sample": ["run"], "reconstruct": ["run", "clips.npy"], "evaluate": ["run"],
+        "edit": ["run", rng.choice((*edits.EDITS, "blur"))],
         "compare": ["report.json"], "data inspect": ["clips.npy"], "data pack": ["clips.npy"],
         "checkpoint verify": ["run"],
     }.get(name, [])  # fmt: skip

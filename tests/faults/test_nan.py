@@ -114,7 +114,7 @@ class Injection:
             (first, second, *rest), kept = mean(*about, **more)
             if self._count("mean") == 0:
                 return (self._injected(first, "gradient of the discriminator"), second, *rest), kept
-            return (first, self._injected(second, "gradient of the generator")), kept
+            return (first, self._injected(second, "gradient of the generator"), *rest), kept
 
         return averaged
 

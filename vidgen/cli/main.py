@@ -20,7 +20,9 @@ from vidgen.text import plain
 COMMANDS = {
     "train": commands.train,
     "sample": commands.sample,
+    "edit": commands.edit,
     "reconstruct": commands.reconstruct,
+    "ask": commands.ask,
     "evaluate": commands.evaluate,
     "compare": commands.compare,
     "config": commands.config,
@@ -39,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is None:
         arguments = sys.argv[1:]
         process.own_streams()
-        if arguments and arguments[0] in ("train", "sample", "evaluate", "bench"):
+        if arguments and arguments[0] in ("train", "sample", "edit", "evaluate", "bench"):
             process.keep_memory()
     launched: list[str] = []
     line = shlex.join(["vidgen", *arguments])

@@ -49,8 +49,9 @@ def target(options: argparse.Namespace) -> Target:
             f"--out={options.out}: {suffix} cannot be written", f"one of {', '.join(kinds)}"
         )
     kind = kinds[suffix] if is_file else kind
-    alone = is_file and kind not in ("npz", "png")
-    text = options.seeds or ("0" if alone else "0:16")
+    grid = getattr(options, "grid", False)
+    alone = is_file and not grid and kind not in ("npz", "png")
+    text = options.seeds or ("0" if alone else "0:4" if grid else "0:16")
     seeds = seeds_of(text)
     if alone and len(seeds) > 1:
         raise ConfigError(
@@ -103,7 +104,7 @@ def options_of(subject: str, options: argparse.Namespace) -> dict[str, Any]:
     if not options.more:
         return {}
     from vidgen import sampling
-    from vidgen.cli import flags
+    from vidgen.cli import parser
 
     known = sampling.options_of(subject, options.step)
     values = {}
@@ -113,7 +114,7 @@ def options_of(subject: str, options: argparse.Namespace) -> dict[str, Any]:
             have = ", ".join(f"--{n}" for n in known) or "none"
             raise ConfigError(
                 f"unknown flag --{name}; sampling options of this run: {have}",
-                flags.near(f"--{name}", [*options.known, *(f"--{n}" for n in known)]),
+                parser.near(f"--{name}", [*options.known, *(f"--{n}" for n in known)]),
             )
         try:
             values[name] = text if isinstance(known[name], str) else ast.literal_eval(text)

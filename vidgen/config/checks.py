@@ -35,7 +35,7 @@ _CLIPS = 2**38  # bytes of a step's clips, of all devices; of those that a metho
 _SAMPLES = 2**34  # bytes of the samples of a run
 _SLOWEST = 0.1  # frames per second that a video can be written with
 _PAIRS = {name for name, field in flat({"data": DATA}) if field.pair}
-NETWORKS = ("generator.", "discriminator.")  # sections whose fields are those of a network's class
+NETWORKS = ("generator.", "discriminator.", "conditions.")  # fields are those of a class
 
 
 def near(name: str, known: Iterable[str]) -> str:

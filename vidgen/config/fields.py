@@ -93,6 +93,11 @@ DATA: Section = {
     "labels": Field(
         "folder", "'folder': class = first-level folder; 'none': one", choices=("folder", "none")
     ),
+    "captions": Field(
+        "files",
+        "'files': beside the clips; 'names': of clips without, words of folders and file",
+        choices=("files", "names"),
+    ),
     "short": Field(
         "skip", "clips shorter than the window: leave out, or repeat", choices=("skip", "loop")
     ),

@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -27,7 +28,8 @@ from vidgen.data.faults import fault, of_the_moment, why
 from vidgen.data.limits import Limits
 
 _CHUNK = 1 << 20  # bytes of frames that travel together
-_ROWS = 5000  # clips of a listing that do
+_ROWS = 5000  # clips of a listing that do,
+_LETTERS = 1 << 24  # or fewer, whose captions have so many letters
 _HEARD = 1.0  # seconds after which a listing says that it goes on
 
 
@@ -100,10 +102,23 @@ def _list(request: dict[str, Any], answers: BinaryIO) -> None:
         ("entries", [vars(entry) for entry in listing.entries]),
         ("skipped", listing.skipped),
     ):
-        for first in range(0, len(all_of_it), _ROWS):
+        for some in _parts(all_of_it):
             _bound_time(limits)
-            _send(answers, {"told": {kind: all_of_it[first : first + _ROWS]}})
+            _send(answers, {"told": {kind: some}})
     _answer(answers, {"done": {"ignored": listing.ignored}})
+
+
+def _parts(rows: list[Any]) -> Iterator[list[Any]]:
+    """Yields rows of a listing in parts that are small enough for one message."""
+    part, letters = [], 0
+    for row in rows:
+        part.append(row)
+        letters += len(row["caption"]) if isinstance(row, dict) else 0
+        if len(part) >= _ROWS or letters >= _LETTERS:
+            yield part
+            part, letters = [], 0
+    if part:
+        yield part
 
 
 def _bound_memory(most: int) -> None:

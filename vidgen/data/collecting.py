@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from vidgen.data import archives
 from vidgen.data.archives import ARRAYS, PICTURES, VIDEOS, Member
 from vidgen.data.arrays import list_clips, strip_shape
+from vidgen.data.captions import Captions, is_text
 from vidgen.data.decoder import picture_header
 from vidgen.data.entry import Entry
 from vidgen.data.faults import of_the_moment
@@ -105,6 +106,7 @@ class Listing:
         self.skipped: list[tuple[str, str]] = []
         self.ignored = 0
         self._limits, self._tell, self._bad = limits, tell, bad
+        self._captions = Captions()
         self._seen: dict[str, Any] = {}  # what was seen ahead: see `_look_ahead`
 
     def refuse(self, name: str, why: str) -> None:
@@ -117,9 +119,19 @@ class Listing:
         self.entries.append(Entry(name=printable(name), ref=ref, stamp=stamp, **more))
 
     def _look(
-        self, name: str, job: Callable[[], Seen], said: Callable[[BaseException], str] = reason
+        self,
+        name: str,
+        job: Callable[[], Seen],
+        said: Callable[[BaseException], str] = reason,
+        told: bool = True,
     ) -> Seen:
         """Returns what a look into a file gives.
+
+        Args:
+          name: Of the file.
+          job: Looks into it.
+          said: Returns why it is of no use, of what `job` raises.
+          told: Whether its name is told, which takes longer than to read a short text.
 
         Raises:
           Unreadable: It is of no use.
@@ -128,12 +140,13 @@ class Listing:
         name = printable(name)
         if name in self._bad:
             raise Unreadable(self._bad[name])
-        self._tell(name)
+        self._tell(name if told else None)
         try:
             seen = job()
         except Exception as error:
             # Whatever a header makes a reader raise is this file's reason, as in `child.py`.
             if of_the_moment(error):
+                self._tell(name)
                 raise  # and its name is what was told last
             self._tell(None)
             raise Unreadable(said(error)) from error
@@ -155,6 +168,11 @@ class Listing:
         for folder, kinds in sorted_folders:
             self._tell(None)
             self._take_folder(folder, kinds, ref)
+        look = functools.partial(self._look, told=False)
+        captions, used = self._captions.of(self.entries, look, self.refuse)
+        self.ignored -= used
+        for n, text in captions.items():
+            self.entries[n] = dataclasses.replace(self.entries[n], caption=text)
         self._name_classes(wrapped=archive is not None and self._one_folder())
 
     def _look_ahead(self, folders: list[dict[str, list[Member]]], ref: Callable[..., dict]) -> None:
@@ -201,6 +219,7 @@ class Listing:
         """Sorts the files of a folder by what they are, each kind in the order of their numbers."""
         kinds: dict[str, list[Member]] = {"video": [], "picture": [], "array": []}
         named = {member.name: member for member in files}
+        stems = {os.path.splitext(name)[0] for name in named if archives.telling(name)}
         for file in (named[name] for name in in_order(named)):
             suffix = archives.suffix(file.name)
             if suffix in VIDEOS:
@@ -211,6 +230,9 @@ class Listing:
                 kinds["array"].append(file)
             elif suffix in archives.SOUNDS:
                 self.ignored += 1
+            elif is_text(file.name) and os.path.splitext(file.name)[0] in stems:
+                self.ignored += 1
+                self._captions.note(file)
             else:
                 try:
                     video = starts_like_video(self._look(file.name, file.head))
@@ -221,6 +243,7 @@ class Listing:
                     kinds["video"].append(file)
                 else:
                     self.ignored += 1
+                    self._captions.note(file)
         return kinds
 
     def _take_folder(

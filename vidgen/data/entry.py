@@ -12,7 +12,7 @@ class Entry:
       name: Its path below the root, printable whatever the bytes of the file's name.
       ref: Where it is, for the decoder; see `decoder.py`.
       label: Name of its class, or None.
-      caption: Text from a manifest.
+      caption: What it shows, from a manifest or a file beside it; or "".
       start: First second, from a manifest.
       end: Seconds at which it stops, exclusive; None for the end of the file.
       cells: What a manifest says of it in further columns, by their names.

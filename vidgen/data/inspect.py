@@ -48,6 +48,8 @@ class ClipReport:
       notes: What is worth knowing: variable rate, interlaced, transparent, not square pixels, ...
       thumbnails: uint8 `[n, H, W, 3]`, up to 8 frames from first to last, cut as training cuts
         them; none of most clips where there are more than 32.
+      caption: What it shows, in words; "" where nothing says it, None where that was not looked
+        at: of most toy clips where there are more than 32.
     """
 
     name: str
@@ -60,6 +62,7 @@ class ClipReport:
     codec: str
     notes: tuple[str, ...]
     thumbnails: np.ndarray = dataclasses.field(repr=False)
+    caption: str | None = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,6 +257,7 @@ def _report(
         thumbnails=np.stack([kept[n] for n in _spread(len(kept), SHOWN)])
         if kept
         else np.zeros((0, *cut, 3), np.uint8),
+        caption=entry.caption,
     )
 
 
@@ -282,6 +286,7 @@ def _of_store(path: Path, frames: int, stride: int, short: str) -> Report:
     names = store.names if packed else [f"toy {n}" for n in range(len(store))]
     shown = set(_spread(len(store), _ROWS).tolist())
     height, width = store[0].shape[1:3]
+    captions = store.columns.get("caption", np.full(len(store), "", object))
     clips = []
     for n, (name, length) in enumerate(zip(names, store.lengths.tolist(), strict=True)):
         pictures = np.zeros((0, 1, 1, 3), np.uint8)
@@ -291,8 +296,11 @@ def _of_store(path: Path, frames: int, stride: int, short: str) -> Report:
         label = store.classes[store.labels[n]] if store.classes else None
         codec = "pack" if packed else "toy"
         seconds = length / store.fps
+        # A toy clip's is written when it is asked for.
+        caption = captions[n] if packed or n in shown else None
+        sides, rate = (width, height), store.fps
         clips.append(
-            ClipReport(name, label, width, height, length, store.fps, seconds, codec, (), pictures)
+            ClipReport(name, label, *sides, length, rate, seconds, codec, (), pictures, caption)
         )
     report = Report(
         root=str(path),

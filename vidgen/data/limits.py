@@ -9,6 +9,8 @@ OF_ARRAY = 1_000_000  # clips of one file of arrays, which a few bytes may claim
 DEPTH = 40  # folders within folders; more is a loop or a prank
 PART, NAME = 255, 4096  # characters between two slashes of a name, and in all; as file systems have
 LABEL = 1000  # characters of a class's name
+CAPTION = 1 << 16  # bytes of a file with the caption of one clip
+CAPTIONS = 1 << 28  # bytes of a file with those of many
 RATIO = 100  # bytes of a compressed tar for each of its file, beyond those of one member
 WAYS = 16  # by which links may lead to one folder
 

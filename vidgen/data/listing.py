@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from vidgen.data import captions
 from vidgen.data.attempts import HELP, once_more, watched
 from vidgen.data.entry import Entry
 from vidgen.data.limits import Limits
@@ -120,7 +121,7 @@ def open_source(
 ) -> Source | ToySource:
     """Opens whatever holds clips; see `list_source`, or "toy" for the built-in ones."""
     if is_toy(spec):
-        return toy_source(os.fspath(spec))
+        return toy_source(os.fspath(spec), labels=settings.labels if settings else "folder")
     return list_source(spec, settings)
 
 
@@ -129,10 +130,10 @@ def is_toy(spec: str | os.PathLike[str]) -> bool:
     return isinstance(spec, str) and (spec == "toy" or spec.startswith("toy:"))
 
 
-def toy_source(spec: str, **defaults: Any) -> ToySource:
+def toy_source(spec: str, labels: str = "folder", **defaults: Any) -> ToySource:
     """Returns the toy clips of "toy" or "toy:clips=65536,seed=0,frames=16,size=32".
 
-    A height and a width are `size=64x112`.
+    A height and a width are `size=64x112`. With `labels="none"` they have no classes.
 
     Raises:
       ConfigError: The text is not of this form.
@@ -147,7 +148,8 @@ def toy_source(spec: str, **defaults: Any) -> ToySource:
                 f"clips {spec!r}: {part!r} is not known", "write toy:clips=65536,seed=0"
             )
         options[name] = int(value) if len(numbers) == 1 else tuple(map(int, numbers))
-    return ToySource(**options)
+    made = ToySource(**options)
+    return made if labels == "folder" else made.without_classes()
 
 
 def list_source(
@@ -235,6 +237,11 @@ def by_number(name: str) -> tuple[bool, float, str]:
 
 def _source(root: str, listing: _Found, settings: PackSettings) -> Source:
     entries = sorted(listing.entries, key=lambda entry: entry.name)
+    if settings.captions == "names":
+        entries = [
+            dataclasses.replace(entry, caption=entry.caption or captions.of_name(entry))
+            for entry in entries
+        ]
     if settings.labels == "none":
         entries = [dataclasses.replace(entry, label=None) for entry in entries]
     if not entries:
@@ -255,9 +262,9 @@ def _source(root: str, listing: _Found, settings: PackSettings) -> Source:
     cells = {name: [entry.cells.get(name, "") for entry in entries] for name in names}
     cells = {name: texts for name, texts in cells.items() if any(texts)}
     columns = {"label": labels} if classes else {}
-    captions = [entry.caption for entry in entries]
-    if any(captions):
-        columns["caption"] = np.array(captions, object)
+    texts = [entry.caption for entry in entries]
+    if any(texts):
+        columns["caption"] = np.array(texts, object)
     columns |= {name: typed(texts) for name, texts in cells.items()}
     known = [
         (e.name, e.label, e.caption, e.start, e.end, e.stamp, e.ref.get("index")) for e in entries

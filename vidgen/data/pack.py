@@ -237,7 +237,8 @@ def open_store(
     """
     settings = settings or PackSettings()
     if is_toy(path):
-        return toy_source(os.fspath(path), frames=toy_frames, size=settings.size)
+        made = {"frames": toy_frames, "size": settings.size, "labels": settings.labels}
+        return toy_source(os.fspath(path), **made)
     if (pathlib.Path(path) / "pack.json").is_file():
         return _reported(_fitting(Pack(path, progress), settings), strict)
 

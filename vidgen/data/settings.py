@@ -21,6 +21,8 @@ class PackSettings:
       background: RGB behind transparent pixels.
       labels: "folder": the first folder below the root, or the column of a manifest, names the
         class; "none": no classes.
+      captions: "files": those that lie beside clips or in a manifest; "names": of clips that have
+        none, the words of their names.
       limits: What decoding one file may cost.
 
     Raises:
@@ -32,6 +34,7 @@ class PackSettings:
     fps: float | None = None
     background: tuple[int, int, int] = (0, 0, 0)
     labels: str = "folder"
+    captions: str = "files"
     limits: Limits = dataclasses.field(default_factory=Limits)
 
     def __post_init__(self):
@@ -42,6 +45,10 @@ class PackSettings:
         if self.labels not in ("folder", "none"):
             raise ConfigError(
                 f"data.labels={self.labels!r} is not known", "choose 'folder' or 'none'"
+            )
+        if self.captions not in ("files", "names"):
+            raise ConfigError(
+                f"data.captions={self.captions!r} is not known", "choose 'files' or 'names'"
             )
         object.__setattr__(self, "size", frame_size.normal(self.size))
         if min(frame_size.height_width(self.size)) < 1 or (
@@ -67,5 +74,6 @@ def pack_settings(data: Any) -> PackSettings:
         fps=data.fps or None,
         background=tuple(data.background),
         labels=data.labels,
+        captions=data.get("captions", "files"),  # runs made before have no such field
         limits=Limits(**data.limits),
     )

@@ -26,7 +26,7 @@ from vidgen.data.listing import by_number, is_toy
 from vidgen.data.settings import PackSettings
 from vidgen.data.stream import ENOUGH, describe_choice
 from vidgen.errors import DataError
-from vidgen.text import legible, printable
+from vidgen.text import legible, plain, printable
 from vidgen.video.layout import film_strips
 from vidgen.video.writing import write_png
 
@@ -93,6 +93,7 @@ def lines(report: Report) -> list[str]:
     for note, count in notes.most_common():
         said.append(f"{note}: {_some([c.name for c in report.clips if note in c.notes], count)}")
     said += _differences(report)
+    said += _captions(report)
     if report.short:
         some = _some(list(report.short), len(report.short))
         said.append(f"too short for a window: {some}; {_cure(report)}")
@@ -138,6 +139,23 @@ def _differences(report: Report) -> list[str]:
             f"classes differ: {least} has {few} {'clip' if few == 1 else 'clips'}, {most} {many}; "
             "each class is drawn as often as it has clips"
         )
+    return said
+
+
+def _captions(report: Report) -> list[str]:
+    """Says how many clips have captions, of how many words, and some of them, in lines."""
+    seen = [clip for clip in report.clips if clip.caption is not None]
+    having = [clip for clip in seen if clip.caption]
+    if not having:
+        return []
+    words = [len(str(clip.caption).split()) for clip in having]
+    looked = "" if len(seen) == len(report.clips) else " looked at"
+    said = [
+        f"captions: {len(having)} of {len(seen)} clips{looked} have one, of "
+        f"{np.median(words):g} words (median), {max(words)} at most"
+    ]
+    few = sorted({0, len(having) // 2, len(having) - 1})
+    said += [f"caption of {having[n].name}: {plain(str(having[n].caption), 200)}" for n in few]
     return said
 
 

@@ -32,7 +32,7 @@ class Store(Protocol):
     Attributes:
       classes: Names of the classes; empty where clips have no labels.
       columns: What is known of each clip, by name, `[N]`; a batch has what is known of its clips.
-        `label`, int32, where there are classes.
+        `label`, int32, where there are classes. Arrays, or what is indexed as they are.
       lengths: int64 `[N]`, frames.
       fps: Frames per second.
 
@@ -45,7 +45,7 @@ class Store(Protocol):
     fps: float
 
     @property
-    def columns(self) -> Mapping[str, np.ndarray]:
+    def columns(self) -> Mapping[str, Any]:
         """See above; whatever has an attribute of this name fits."""
         ...
 
@@ -161,23 +161,24 @@ class Clips:
         k = np.arange(start, start + count, dtype=np.int64)
         number, first = self.places(start, count)
         top, left, side = self._draw(k, 1), self._draw(k, 2), self._draw(k, 3)
-        video = None
-        for n, clip_number in enumerate(number.tolist()):
-            window = self._window(self.store[clip_number], int(first[n]))
-            window = _cut(window, self._size, top[n], left[n])
-            if video is None:
-                video = np.empty((count, *window.shape), np.uint8)
-            elif window.shape != video.shape[1:]:
-                sizes = f"{window.shape[1:3]} and {video.shape[2:4]}"
-                raise DataError(f"clips {clip_number} and others are not of one size: {sizes}")
-            if self.flip and side[n] < 0.5:
-                for channel in range(window.shape[-1]):  # five times faster than all at once
-                    video[n, ..., channel] = window[:, :, ::-1, channel]
-            else:
-                video[n] = window
-        assert video is not None
+        video = self._windows(number, first, top, left, self.flip & (side < 0.5))
         batch = {"video": video, "index": (k & 0x7FFFFFFF).astype(np.int32)}
         return batch | {name: values[number] for name, values in self.columns.items()}
+
+    def first(self, count: int) -> Batch:
+        """Returns the first windows of the first clips, in the order of the store, as they are.
+
+        Nothing is drawn: they begin at the clips' first frames and are cut in the middle.
+
+        Args:
+          count: How many; fewer where there are not as many clips.
+
+        Returns:
+          As from `take`, without `index`.
+        """
+        number, middle = self._chosen[:count], np.full(count, 0.5)
+        video = self._windows(number, np.zeros_like(number), middle, middle)
+        return {"video": video, **{n: x[number] for n, x in self.columns.items()}}
 
     def places(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns where items `start` to `start + count` of the stream lie.
@@ -193,6 +194,32 @@ class Clips:
         slot = np.array([order(e)[p] for e, p in zip(epoch.tolist(), place.tolist(), strict=True)])
         first = (self._draw(k, 0) * self._starts[slot]).astype(np.int64)
         return self._chosen[slot], first
+
+    def _windows(
+        self,
+        number: np.ndarray,
+        first: np.ndarray,
+        top: np.ndarray,
+        left: np.ndarray,
+        mirrored: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Cuts windows out of clips, by their numbers and first frames; uint8 `[B, T, H, W, 3]`."""
+        video = None
+        for n, clip_number in enumerate(number.tolist()):
+            window = self._window(self.store[clip_number], int(first[n]))
+            window = _cut(window, self._size, top[n], left[n])
+            if video is None:
+                video = np.empty((len(number), *window.shape), np.uint8)
+            elif window.shape != video.shape[1:]:
+                sizes = f"{window.shape[1:3]} and {video.shape[2:4]}"
+                raise DataError(f"clips {clip_number} and others are not of one size: {sizes}")
+            if mirrored is not None and mirrored[n]:
+                for channel in range(window.shape[-1]):  # five times faster than all at once
+                    video[n, ..., channel] = window[:, :, ::-1, channel]
+            else:
+                video[n] = window
+        assert video is not None
+        return video
 
     def _window(self, clip: np.ndarray, first: int) -> np.ndarray:
         if len(clip) >= self._span:

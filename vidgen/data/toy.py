@@ -5,7 +5,10 @@ and length is true, and what a generator makes of them can be checked (`vidgen.m
 """
 
 import colorsys
+import copy
 import dataclasses
+import functools
+from typing import Any
 
 import numpy as np
 
@@ -71,6 +74,10 @@ def scene(seed: int, index: int) -> Scene:
     )
 
 
+# A clip that was drawn is often described next.
+kept_scene = functools.lru_cache(maxsize=1024)(scene)
+
+
 def render(rule: Scene, times: np.ndarray, size: frame_size.Size) -> np.ndarray:
     """Draws a scene with soft (antialiased) edges.
 
@@ -108,17 +115,23 @@ class ToySource:
       size: Of the frames in pixels, at least 8: the side of squares, or `(height, width)`.
       seed: Another seed gives other clips of the same kind.
 
+    Attributes:
+      columns: `label`, int32 `[N]`, and `caption`, what each clip shows in words, as
+        `vidgen.data.toy_captions.Captions`: written when they are asked for.
+
     Raises:
       ConfigError: A number is out of range.
     """
 
-    classes = CLASSES
+    classes: tuple[str, ...] = CLASSES
     fps = 10.0
     skipped: tuple = ()
 
     def __init__(
         self, clips: int = 65536, frames: int = 8, size: frame_size.Size = 32, seed: int = 0
     ):
+        from vidgen.data.toy_captions import Captions  # which imports this module
+
         least_side = min(frame_size.height_width(size))
         bounds = {
             "clips": (clips, 1, _MOST),
@@ -131,8 +144,16 @@ class ToySource:
         self.frames, self.size, self.seed = frames, frame_size.normal(size), seed
         self.lengths = np.full(clips, frames, np.int64)
         self.labels = np.arange(clips, dtype=np.int32) % len(CLASSES)
-        self.columns = {"label": self.labels}
+        captions = Captions(seed, np.arange(clips, dtype=np.int32))
+        self.columns: dict[str, Any] = {"label": self.labels, "caption": captions}
         self.fingerprint = f"toy-1-{seed}-{clips}-{frames}-{frame_size.name(size)}"
+
+    def without_classes(self) -> "ToySource":
+        """Returns the same clips without classes."""
+        plain = copy.copy(self)
+        plain.classes = ()
+        plain.columns = {name: x for name, x in self.columns.items() if name != "label"}
+        return plain
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -141,4 +162,4 @@ class ToySource:
         """Draws clip `index`; uint8 `[T, H, W, 3]`."""
         if not 0 <= index < len(self):
             raise IndexError(f"toy clip {index} of {len(self)}")
-        return render(scene(self.seed, index), np.arange(self.frames), self.size)
+        return render(kept_scene(self.seed, index), np.arange(self.frames), self.size)

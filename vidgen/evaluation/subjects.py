@@ -16,6 +16,7 @@ from vidgen import sampling
 from vidgen.errors import ConfigError
 from vidgen.evaluation.windows import Path, Windows, WindowSpec, size_of
 from vidgen.frame_size import Size, height_width, normal
+from vidgen.models import conditions
 from vidgen.runtime.checkpoint import Checkpoints
 
 _SAMPLED = 16  # clips of a run that are made at once
@@ -113,6 +114,11 @@ def load_run(
                 raise ConfigError(f"--{name}={value}", f"{folder} is no run: it has no checkpoints")
         return None
     sampler = sampling.load(folder, step, **(options or {}))
+    if lack := conditions.needed(sampler.generator.conditions):
+        raise ConfigError(
+            f"this run was never trained without the condition {lack[0]!r}; evaluate gives none",
+            "vidgen ask RUN DATA --save=made.npz, and evaluate that",
+        )
     if size is not None and normal(size) != sampler.size:
         raise ConfigError(f"--size={size}", f"the run makes {sampler.size}")
     if not 0 <= start < 2**30:

@@ -29,6 +29,7 @@ from vidgen.config import fields as config_fields
 from vidgen.config.fields import Field, flat
 from vidgen.errors import ConfigError
 from vidgen.methods.common import Experiment
+from vidgen.models import conditions
 from vidgen.models.protocol import Generator
 
 METHODS = {
@@ -97,6 +98,11 @@ def validate(config: configs.Config) -> None:
     module = load(config.method)
     checks.validate(config, sections(config.method))
     _check_size(config)
+    if "generator" in config and config.generator.get("loop"):
+        raise ConfigError(
+            f"config.generator.loop is {config.generator.loop}, which is not for training",
+            "vidgen.load(RUN, loop=N), or vidgen sample RUN --loop=N",
+        )
     if not is_fitted(config.method):
         module.experiment(config, 2)
     elif "generator" in config:
@@ -176,6 +182,8 @@ def change(config: configs.Config, method: str) -> configs.Config:
         kind = given.get(f"{role}.kind")
         if kind is not None and role in other and kind in known[f"{role}.kind"].choices:
             other[role] = config[role].copy_and_resolve_references()
+    if "conditions" in other and "conditions" in config:
+        other.conditions = config.conditions.copy_and_resolve_references()
     for name, value in given.items():
         if name in known and name != "method" and not name.startswith(checks.NETWORKS):
             *path, last = name.split(".")
@@ -221,6 +229,13 @@ def fields(config: configs.Config) -> dict[str, Field]:
             known = {n: field for n, field in known.items() if not n.startswith(f"{role}.")}
             arguments = models.fields(networks(role, config.method), config[role].kind)
             known |= {f"{role}.{name}": field for name, field in arguments.items()}
+    for name in config.get("conditions") or ():
+        comments = models.attributes(conditions.KINDS[name]) if name in conditions.KINDS else {}
+        options = conditions.options_of(name) if name in conditions.KINDS else {}
+        known |= {
+            f"conditions.{name}.{n}": Field(value, comments.get(n, ""))
+            for n, value in options.items()
+        }
     return known
 
 
@@ -241,6 +256,12 @@ def complete(config: configs.Config) -> None:
             known = of_method if kind == of_method["kind"].default else models.fields(kinds, kind)
             with section.unlocked():
                 section.update({n: f.default for n, f in known.items() if n not in section})
+    asked = config.get("conditions") if method else None
+    for name, section in asked.items() if isinstance(asked, ConfigDict) else ():
+        if name in conditions.KINDS and isinstance(section, ConfigDict):
+            known = conditions.options_of(name)
+            with section.unlocked():
+                section.update({n: v for n, v in known.items() if n not in section})
 
 
 def describe(config: configs.Config) -> str:

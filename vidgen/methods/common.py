@@ -19,6 +19,7 @@ from vidgen import config as configs
 from vidgen import keys, models
 from vidgen.config.fields import TRAINED, Field, Section, merged
 from vidgen.errors import ConfigError
+from vidgen.models import conditions as conditioning
 from vidgen.models.normalization import with_stats
 from vidgen.models.protocol import Discriminator, Generator, Network, check_parameters
 from vidgen.training import optimizers
@@ -122,6 +123,15 @@ def to_float(
 def labels(gen: Generator, batch: Batch) -> Int[Array, " batch"] | None:
     """Returns the labels of a batch where the generator has classes."""
     return batch["label"] if gen.classes else None
+
+
+def given(batch: Batch, key: Key[Array, ""], gen: Generator) -> conditioning.Given:
+    """Returns the conditions of training clips; all are those of the step and the clip."""
+    known = gen.conditions
+    each = {name: clip_keys(key, f"condition {name}", batch) for name, _ in known}
+    drawn = conditioning.draw(known, each, batch)
+    b, t = batch["video"].shape[:2]
+    return jax.tree.map(jnp.asarray, conditioning.filled(drawn, known, b, gen.size, t))
 
 
 def draw(
@@ -323,10 +333,26 @@ def build_network(
     if role in config.parallel.remat:
         refuse_remat(config, role, kinds)
         again = {"remat": True}
+    told = {"conditions"} & arguments.keys()
+    kind = kinds.get(arguments["kind"])
+    if told and kind and told - {f.name for f in dataclasses.fields(kind)}:
+        able = [n for n, one in kinds.items() if told <= {f.name for f in dataclasses.fields(one)}]
+        raise ConfigError(
+            f"config.conditions has {arguments['conditions'][0][0]}, and a {role} of kind "
+            f"{arguments['kind']!r} takes none",
+            f"config.{role}.kind={able[0]}" if able else "leave it out",
+        )
     network = models.network(role, kinds, **arguments, **again)
     if role == "generator":
         check_parameters(network)
     return arguments, network
+
+
+def conditions(config: configs.Config) -> dict[str, Any]:
+    """Returns the arguments by which networks are told of a config's conditions; none without."""
+    asked = config.get("conditions", {})
+    found = tuple((name, asked[name].to_dict()) for name in sorted(asked.keys()))
+    return {"conditions": found} if found else {}
 
 
 def refuse_remat(config: configs.Config, role: str, kinds: models.Kinds | None = None) -> None:

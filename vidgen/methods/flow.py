@@ -25,7 +25,9 @@ from vidgen.config.fields import PICK, Field
 from vidgen.errors import ConfigError
 from vidgen.methods import codec, common
 from vidgen.methods.common import Batch, Metrics, Schedule
+from vidgen.models import conditions
 from vidgen.models.flow import FlowGenerator
+from vidgen.models.known_frames import Hints, Known, apart
 from vidgen.training import averaging
 
 GENERATORS = {"flow": FlowGenerator}
@@ -34,6 +36,7 @@ FIELDS = common.fields(
     {
         "data": PICK,
         "generator": models.fields(GENERATORS, "flow"),
+        "conditions": {},
         "discriminator": codec.DISCRIMINATOR,
         "objective": {
             **codec.OBJECTIVE,
@@ -45,7 +48,10 @@ FIELDS = common.fields(
                 0.1, "share of clips whose frames each have a level of their own", least=0, most=1
             ),
             "unlabelled": Field(
-                0.1, "share of clips without their class, for guidance", least=0, most=1
+                0.1,
+                "share of clips without class and conditions, but those with drop=0",
+                least=0,
+                most=1,
             ),
         },
         "optimizer": codec.OPTIMIZER,
@@ -62,7 +68,8 @@ class Objective:
       level: Mean of the logits of noise levels, whose deviation is 1.
       prefix: Share of clips whose first pairs of frames are known, a random number of them.
       own_levels: Share of clips whose pairs of frames have each a level of its own.
-      unlabelled: Share of clips whose class is not told.
+      unlabelled: Share of clips of which neither class nor conditions are told, but for conditions
+        with `drop=0`.
     """
 
     level: float
@@ -85,7 +92,8 @@ def flow_step(
 
     Args:
       state: The state; its buffers may be donated.
-      batch: `video` uint8 `[B, T, H, W, C]`, T even, `index` int32 `[B]`, `label` int32 `[B]`.
+      batch: `video` uint8 `[B, T, H, W, C]`, T even, `index` int32 `[B]`, `label` int32 `[B]`,
+        and what conditions are read of, by their names.
       gen: A `FlowGenerator`.
       tx: Optimizer of the transformer.
       objective: How noise is drawn.
@@ -105,9 +113,11 @@ def flow_step(
         tokens = gen.apply({"params": state.gen}, video, method="encode_tokens")
         each = common.clip_keys(key, "flow", batch)
         label = common.labels(gen, batch)
+        told = keys.uniform(_named(each, "told"), ()) >= objective.unlabelled
         if label is not None:
-            told = keys.uniform(_named(each, "told"), ()) >= objective.unlabelled
             label = jnp.where(told, label, gen.classes)
+        given = conditions.only(gen.conditions, common.given(batch, key, gen), told)
+        hints = _hints(video, tokens[1], given.get("frames"))
         whole, pairs = tokens
         # The video's own latent is drawn in its first slot, and known to the frames in the second.
         clean = jnp.concatenate([whole, whole], 1), pairs
@@ -121,7 +131,9 @@ def flow_step(
 
         def loss(model):
             params = {"params": state.gen | {"model": model}}
-            found = gen.apply(params, *between, level, label, True, method="velocity")
+            found = gen.apply(
+                params, *between, level, label, True, given=given, hints=hints, method="velocity"
+            )
             apart = jnp.concatenate(
                 [
                     jnp.mean((v - (x - n)) ** 2, (2, 3))
@@ -139,6 +151,18 @@ def flow_step(
     ((total, (frames, whole)), grads), _ = mean(of_clips, batch)
     new, norms = codec.update_model(state, grads, tx, ema_decay)
     return new, {"gen/loss": total, "flow/frames": frames, "flow/whole": whole, **norms}
+
+
+def _hints(
+    video: Float[Array, "batch time height width 3"],
+    pairs: Float[Array, "batch pair token two"],
+    frames: dict[str, Array] | None,
+) -> Hints | None:
+    """Returns what clips are told of their frames that are known."""
+    if frames is None:
+        return None
+    known = Known(video, apart(pairs), frames["known"].all((2, 3)), frames["time"])
+    return known.hints(0, video.shape[1])
 
 
 def draw_levels(
@@ -179,7 +203,8 @@ def _named(each: Key[Array, " batch"], name: str) -> Key[Array, " batch"]:
 
 def experiment(config: configs.Config, classes: int) -> common.Experiment:
     """Builds the training of a config; see `vidgen.methods.experiment`."""
-    arguments, gen = common.build_network("generator", GENERATORS, config, classes)
+    told = common.conditions(config)
+    arguments, gen = common.build_network("generator", GENERATORS, config, classes, **told)
     data, asked = config.data, config.objective
     if config.generator.kept:
         raise ConfigError(

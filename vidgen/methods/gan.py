@@ -20,7 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from vidgen import config as configs
 from vidgen import keys, models
@@ -29,7 +29,9 @@ from vidgen.errors import ConfigError
 from vidgen.frame_size import height_width
 from vidgen.methods import common
 from vidgen.methods.common import Batch, Made, Metrics, Players, Schedule, State
+from vidgen.models import conditions as conditioning
 from vidgen.models.features import efficientnet_weights
+from vidgen.models.features.distance import distance
 from vidgen.models.heads import HeadsDiscriminator
 from vidgen.models.protocol import Discriminator, Generator
 from vidgen.models.residual import ResidualDiscriminator, ResidualGenerator
@@ -51,8 +53,17 @@ FIELDS = common.fields(
         "data": {**PICK, **LOOKS},
         "generator": models.fields(GENERATORS, "residual", widths=(192, 128, 96), style=192),
         "discriminator": DISCRIMINATOR,
+        "conditions": {},
         "objective": {
             "loss": LOSS,
+            "adversarial": Field(
+                1.0, "weight of the adversarial loss; 0: no discriminator plays", least=0
+            ),
+            "l1": Field(0.0, "weight of the distance to the clip that conditions are of", least=0),
+            "mse": Field(0.0, "weight of the squared distance to it", least=0),
+            "perceptual": Field(
+                0.0, "weight of the distance to it by a frozen network's features", least=0
+            ),
             "r1": Field(
                 constant(1.0), "weight of the penalty on real clips; sums over pixels", least=0
             ),
@@ -95,16 +106,18 @@ class Objective:
       ema_decay: Share of the average that stays in one step, by step.
       augment_p: Probability of each augmentation, by step.
       augmentations: Names in `augment.AUGMENTATIONS`.
-      mismatch: Weight of the loss of real clips with a wrong label as fakes, by step; None, or no
-        classes: without it. It teaches the discriminator classes from the start, before the
-        generator is good enough for a wrong class to be what gives it away; kept up to the end it
-        makes caricatures, so let it fade.
+      mismatch: Weight of the loss of real clips with a wrong label or caption as fakes, by step;
+        None, or neither: without it. It teaches the discriminator classes from the start, before
+        the generator is good enough for a wrong class to be what gives it away; kept up to the end
+        it makes caricatures, so let it fade.
       gap_mismatch: Weight of the loss of real clips as fakes, of whose picked frames the heads are
         told gaps that are drawn anew, by step; None, or no frames picked: without it. It teaches
         the discriminator how fast things are, before a wrong speed gives the generator away.
       pick: Frames drawn from each window, real and generated alike; 0 for all. Fewer frames of
         more clips show more contents in the same time.
       sigma: Length of the finite differences that estimate the penalties; 0: by their gradients.
+      adversarial: Weight of the generator's adversarial loss; 0: the discriminator does not play.
+      distances: Weights of distances to the real clips, by name, of `DISTANCES`.
     """
 
     loss: str
@@ -117,6 +130,21 @@ class Objective:
     gap_mismatch: Schedule | None = None
     pick: int = 0
     sigma: float = 0.0
+    adversarial: float = 1.0
+    distances: tuple[tuple[str, float], ...] = ()
+
+
+def _of_frames(frozen: PyTree, fake: Video, real: Video) -> Float[Array, " batch"]:
+    frames = lambda video: video.reshape(-1, *video.shape[2:])  # noqa: E731
+    return distance(frozen, frames(fake), frames(real)).reshape(fake.shape[:2]).mean(1)
+
+
+# Of generated clips to the real ones that their conditions are of: `(frozen, fake, real) -> [B]`.
+DISTANCES = {
+    "l1": lambda frozen, fake, real: jnp.abs(fake - real).mean((1, 2, 3, 4)),
+    "mse": lambda frozen, fake, real: ((fake - real) ** 2).mean((1, 2, 3, 4)),
+    "perceptual": _of_frames,
+}
 
 
 def step(
@@ -134,7 +162,8 @@ def step(
 
     Args:
       state: The state; its buffers may be donated.
-      batch: `video` uint8 `[B, T, H, W, C]`, `index` int32 `[B]`, `label` int32 `[B]`.
+      batch: `video` uint8 `[B, T, H, W, C]`, `index` int32 `[B]`, `label` int32 `[B]`, and what
+        conditions are read of, by their names.
       players: Networks and optimizers.
       objective: What is minimised.
       frozen: Weights of the pretrained network that the discriminator sees by; None without.
@@ -148,7 +177,9 @@ def step(
     """
     key, gen, loss = common.step_key(state), players.gen, objective.loss
     weight = lambda schedule: schedule(state.step)  # noqa: E731
-    mismatch = objective.mismatch if gen.classes else None
+    conditions = gen.conditions
+    candidates = gen.classes or any(conditioning.KINDS[name].column for name, _ in conditions)
+    mismatch = objective.mismatch if candidates else None
     gap_mismatch = objective.gap_mismatch if objective.pick else None
     # A state without vectors is one without spectral normalisation.
     vectors = None if state.vectors is None else spectral.step(state.dis, state.vectors)
@@ -160,11 +191,35 @@ def step(
         return players.dis.see(frozen, video)
 
     generate = functools.partial(
-        _generate, state.gen, key=key, players=players, pick=objective.pick, see=see
+        _generate,
+        state.gen,
+        key=key,
+        players=players,
+        pick=objective.pick,
+        see=see,
+        whole=bool(objective.distances),
     )
     real_clips = lambda batch: see(  # noqa: E731
         _real_frames(batch, key, objective.pick), batch, "augment real"
     )
+
+    def told(batch):
+        """Returns what clips were asked to be: conditions, and maps of those that lie in space."""
+        given, at = common.given(batch, key, gen), common.picked(key, batch, objective.pick)
+        within = jnp.arange(batch["video"].shape[1])[None] if at is None else at
+        return given, conditioning.seen(conditions, given, within, gen.size)
+
+    def asked(params, told):
+        """Returns the same as the discriminator is told it, read once for all that it judges."""
+        if not conditions:
+            return ()
+        given, maps = told
+        normal = params if vectors is None else spectral.normalized(params, vectors)
+        read = conditioning.reader(players.dis).apply(
+            {"params": normal.get("conditions", {})}, given
+        )
+        return (conditioning.Asked(read, maps),)
+
     judged = functools.partial(_judged, dis=players.dis, vectors=vectors)
     judge = functools.partial(
         judgements.judge,
@@ -177,49 +232,114 @@ def step(
     def of_discriminator(batch, kept):
         del kept
         made, real = generate(batch), real_clips(batch)
+        fake = made.seen[0] if objective.distances else made.seen
         label, at = _condition(batch, key, gen, objective.pick)
+        clips, wrong, counted = told(batch), None, None
         if mismatch is not None:
-            each = common.clip_keys(key, "mismatch", batch)
-            label = jnp.stack([batch["label"], wrong_labels(each, batch["label"], gen.classes)], -1)
-        condition = losses.interleave((label, at), (label, at), players.dis.group)
+            label, wrong, counted = _mismatched(label, clips[0], batch, key, gen, players.dis.group)
 
         def minimised(params):
+            more = asked(params, clips)
+            if wrong is not None:
+                more = tuple(conditioning.with_wrong(x, wrong, players.dis.group) for x in more)
+            condition = losses.interleave((label, at, *more), (label, at, *more), players.dis.group)
             critic = lambda seen: judged(params, seen, *condition)  # noqa: E731
             weights = weight(objective.r1), weight(objective.r2), mismatch and weight(mismatch)
             along = [common.clip_keys(key, purpose, batch) for purpose in _ALONG]
-            judgement = judge(critic, real, made.seen, along=along)
-            total, metrics = judgements.discriminator_loss(judgement, loss, *weights)
+            judgement = judge(critic, real, fake, along=along)
+            total, metrics = judgements.discriminator_loss(judgement, loss, *weights, counted)
             if gap_mismatch is None:
                 return total, metrics
-            wrong = judged(
-                params, real, label, common.picked(key, batch, objective.pick, "wrong gaps")
-            )
-            pairs = _of_gaps(judgement.real), _of_gaps(wrong)
+            gaps = common.picked(key, batch, objective.pick, "wrong gaps")
+            elsewhere = judged(params, real, label, gaps, *more)
+            pairs = _of_gaps(judgement.real), _of_gaps(elsewhere)
             metrics["dis/gap_mismatch"] = losses.of_heads(losses.LOSSES[loss][0], *pairs)
             return total + weight(gap_mismatch) * metrics["dis/gap_mismatch"], metrics
 
         (_, metrics), grads = jax.value_and_grad(minimised, has_aux=True)(state.dis)
         return (grads, metrics, made.stats), (made, real)
 
-    (grads, dis_metrics, stats), kept = mean(of_discriminator, batch)
-    new, norms = common.update_discriminator(state, grads, players.dis_tx)
-    new, dis_metrics = dataclasses.replace(new, vectors=vectors), {**dis_metrics, **norms}
+    if objective.adversarial:
+        (grads, dis_metrics, stats), kept = mean(of_discriminator, batch)
+        new, norms = common.update_discriminator(state, grads, players.dis_tx)
+        new, dis_metrics = dataclasses.replace(new, vectors=vectors), {**dis_metrics, **norms}
+    else:
+        new, dis_metrics, stats, kept = (
+            dataclasses.replace(state, step=state.step + 1), {}, {}, None
+        )  # fmt: skip
     if not play:
         return new, dis_metrics
 
     def of_generator(batch, kept):
         made, real = kept or (generate(batch), real_clips(batch))
-        condition = _condition(batch, key, gen, objective.pick)
+        clips = told(batch)
+        more = asked(new.dis, clips) if objective.adversarial else ()
+        condition = *_condition(batch, key, gen, objective.pick), *more
         critic = lambda seen: judged(new.dis, seen, *condition)  # noqa: E731
-        value, slopes = jax.value_and_grad(
-            lambda fake: judgements.generator_loss(critic(real), critic(fake), loss)
-        )(made.seen)
-        return (value, *made.pullback(slopes)), None
+        if not objective.distances:
+            adversarial = lambda fake: (  # noqa: E731
+                objective.adversarial * judgements.generator_loss(critic(real), critic(fake), loss)
+            )
+            value, slopes = jax.value_and_grad(adversarial)(made.seen)
+            return (value, *made.pullback(slopes), {}), None
+        frames = _real_frames(batch, key, objective.pick)
+        shown = conditioning.shown_in_space(conditions, clips[0])
 
-    (value, grads), _ = mean(of_generator, batch, kept)
+        def minimised(both):
+            fake, video = both
+            total = jnp.zeros(())
+            if objective.adversarial:
+                said = judgements.generator_loss(critic(real), critic(fake), loss)
+                total += objective.adversarial * said
+            # Clips of which nothing was told are no example: what is made of them is free.
+            metrics = {
+                name: jnp.mean(shown * DISTANCES[name](frozen, video, frames))
+                for name, _ in objective.distances
+            }
+            total += sum(metrics[name] * weight for name, weight in objective.distances)
+            return total, {f"gen/{name}": x for name, x in metrics.items()}
+
+        (value, metrics), slopes = jax.value_and_grad(minimised, has_aux=True)(made.seen)
+        return (value, *made.pullback(slopes), metrics), None
+
+    (value, grads, metrics), _ = mean(of_generator, batch, kept)
     decay = weight(objective.ema_decay)
     new, norms = common.update_generator(new, grads, stats, players.gen_tx, decay, players.part)
-    return new, {**dis_metrics, "gen/loss": value, **norms}
+    return new, {**dis_metrics, **metrics, "gen/loss": value, **norms}
+
+
+def _mismatched(
+    label: Int[Array, " batch"] | None,
+    given: conditioning.Given,
+    batch: Batch,
+    key: Key[Array, ""],
+    gen: Generator,
+    group: int,
+) -> tuple[
+    Int[Array, " batch *candidate"] | None,
+    Bool[Array, "batch other"] | None,
+    Bool[Array, "batch other"] | None,
+]:
+    """Returns candidate labels, the right one first, whose captions are taken, and what is wrong.
+
+    Candidates are the classes and captions of other clips. Where there are both, half of the clips
+    have wrong ones of either: if both were wrong at once, the class alone would give it away. Of
+    candidates that are the same, one counts.
+    """
+    each = common.clip_keys(key, "mismatch", batch)
+    wrong = conditioning.differs(given, group)
+    if not gen.classes:
+        return None, wrong, wrong
+    other = wrong_labels(each, batch["label"], gen.classes)
+    counted = wrong
+    if wrong is not None:
+        of_class = keys.uniform(common.clip_keys(key, "mismatch of class", batch), ()) < 0.5
+        other, wrong = jnp.where(of_class, other, batch["label"]), wrong & ~of_class[:, None]
+        first = jnp.arange(wrong.shape[1])[None] == 0
+        counted = jnp.where(of_class[:, None], first, wrong)
+    others = 1 if wrong is None else wrong.shape[1]
+    repeated = jnp.repeat(other[:, None], others, 1)
+    return jnp.concatenate([batch["label"][:, None], repeated], 1), wrong, counted
 
 
 def _condition(
@@ -244,17 +364,20 @@ def _generate(
     players: Players,
     pick: int,
     see: Callable[[Video, Batch, str], PyTree],
+    whole: bool,
 ) -> Made:
-    """Makes clips, and what both players see of them."""
+    """Makes clips, and what both players see of them; beside it the clips, where `whole`."""
     frames, gen, part = batch["video"].shape[1], players.gen, players.part
     noise = common.draw(keys.named(key, "noise"), batch["index"], gen=gen, frames=frames)
     condition = _condition(batch, key, gen, pick)
+    told = (common.given(batch, key, gen),) if gen.conditions else ()
 
     def run(trained):
         variables = {"params": common.with_trained(params, part, trained)}
-        given = (*noise, *condition)
+        given = (*noise, *condition, *told)
         video, found = gen.apply(variables, *given, frames=frames, mutable="stats")
-        return see(video, batch, "augment fake"), found.get("stats", {})
+        seen = see(video, batch, "augment fake")
+        return (seen, video) if whole else seen, found.get("stats", {})
 
     held = common.trained(params, part)
     if gen.recurrent:
@@ -272,7 +395,7 @@ def _real_frames(batch: Batch, key: Key[Array, ""], pick: int) -> Video:
 def _judged(
     params: PyTree,
     seen: PyTree,
-    *condition: Array | None,
+    *condition: Array | conditioning.Asked | None,
     dis: Discriminator,
     vectors: PyTree,
 ) -> PyTree:
@@ -334,6 +457,50 @@ def pretrained(dis: Discriminator) -> PyTree:
     return efficientnet_weights.load() if dis.pretrained else None
 
 
+def _check_losses(
+    config: configs.Config, distances: tuple[tuple[str, float], ...], dis: Discriminator
+) -> None:
+    """Raises ConfigError where losses or augmentations do not fit the conditions, or each other."""
+    known, asked = common.conditions(config).get("conditions", ()), config.objective
+    in_space = conditioning.lie_in_space(known)
+    if any(conditioning.KINDS[name].column for name, _ in known) and (
+        asked.mismatch.start or asked.mismatch.end
+    ):
+        if dis.group < 2:
+            raise ConfigError(
+                f"config.discriminator.group is {dis.group}, and config.objective.mismatch takes "
+                "captions of other clips of a group",
+                "a group of at least 2, or no mismatch",
+            )
+        if asked.loss not in losses.PAIRED:
+            raise ConfigError(
+                f"config.objective.loss is {asked.loss!r}, and mismatch with captions needs pairs",
+                f"one of {', '.join(losses.PAIRED)}, or no mismatch",
+            )
+    if distances and not in_space:
+        raise ConfigError(
+            f"config.objective.{distances[0][0]} is {distances[0][1]:g}, and no condition says "
+            "what a clip is like",
+            "set config.conditions.frames or config.conditions.video, or the weight to 0",
+        )
+    if config.objective.get("adversarial", 1.0) == 0 and not distances:
+        raise ConfigError(
+            "config.objective.adversarial is 0, and nothing else is to be learnt",
+            "set config.objective.l1, mse or perceptual",
+        )
+    if asked.get("adversarial", 1.0) == 0 and (asked.discriminator_steps > 1 or asked.spectral):
+        raise ConfigError(
+            "config.objective.adversarial is 0: no discriminator plays",
+            "config.objective.discriminator_steps=1 and config.objective.spectral=False",
+        )
+    if in_space and config.objective.augmentations:
+        raise ConfigError(
+            f"config.objective.augmentations has {config.objective.augmentations[0]!r}, and a "
+            "condition lies in space",
+            "leave augmentations out: clips would no longer fit what they were asked to be",
+        )
+
+
 def experiment(
     config: configs.Config,
     classes: int,
@@ -352,13 +519,17 @@ def experiment(
       optimizers: As from `common.two_optimizers`, which makes them where there are none.
       begin: The step that schedules of the objective begin with.
     """
-    arguments, gen = common.build_network("generator", generators, config, classes)
-    _, dis = common.build_network("discriminator", DISCRIMINATORS, config, classes)
+    told = common.conditions(config)
+    arguments, gen = common.build_network("generator", generators, config, classes, **told)
+    _, dis = common.build_network("discriminator", DISCRIMINATORS, config, classes, **told)
     common.check_fold(config, dis)
     optimizers = optimizers or common.two_optimizers(config)
     players = Players(gen, dis, **optimizers, part=part)
-    frozen = pretrained(dis)
     data, asked = config.data, config.objective
+    distances = tuple((name, asked[name]) for name in DISTANCES if asked.get(name, 0.0))
+    _check_losses(config, distances, dis)
+    perceptual = any(name == "perceptual" for name, _ in distances)
+    frozen = efficientnet_weights.load() if perceptual else pretrained(dis)
     left = max(common.total_steps(config) - begin, 1)
 
     def schedule(asked):
@@ -383,6 +554,8 @@ def experiment(
         gap_mismatch=used(asked.gap_mismatch),
         pick=data.pick,
         sigma=asked.penalty_sigma,
+        adversarial=asked.get("adversarial", 1.0),
+        distances=distances,
     )
     bound = functools.partial(step, players=players, objective=objective, frozen=frozen)
     kinds = {

@@ -80,7 +80,7 @@ def distil_step(
     Args:
       state: The state; its buffers may be donated.
       batch: `video` uint8 `[B, T, H, W, C]`, T even, at least a margin and a chunk, `index` int32
-        `[B]`, `label` int32 `[B]`.
+        `[B]`, `label` int32 `[B]`, and what conditions are read of.
       gen: A `FlowGenerator`.
       tx: Its optimizer.
       levels: Of noise, evenly from noise alone to the last step before the end.
@@ -99,6 +99,7 @@ def distil_step(
         video = common.to_float(batch["video"])
         whole, pairs = gen.apply({"params": state.gen}, video, method="encode_tokens")
         each, label = common.clip_keys(key, "distil", batch), common.labels(gen, batch)
+        told = common.given(batch, key, gen)
         named = lambda name: jax.vmap(keys.named, (0, None))(each, name)  # noqa: E731
         at = jax.vmap(lambda k: jax.random.randint(k, (), 0, pairs.shape[1] - past - count + 1))
         at = at(named("begin"))[:, None] + jnp.arange(past + count)[None]
@@ -113,7 +114,7 @@ def distil_step(
         def velocity(params, x, level, kept):
             slots = jnp.broadcast_to(level[:, None], (len(x), count))
             slots = jnp.concatenate([jnp.ones((len(x), 1 + past)), slots], 1)
-            given = whole, jnp.concatenate([known, x], 1), slots, label, True, kept
+            given = whole, jnp.concatenate([known, x], 1), slots, label, True, kept, told
             return gen.apply({"params": params}, *given, method="velocity")[1][:, past:]
 
         def end(params, x, level):
@@ -168,7 +169,8 @@ def experiment(config: configs.Config, classes: int) -> common.Experiment:
     second = dataclasses.replace(second, init=functools.partial(_init, second.init))
     if not border:
         return second
-    _, gen = common.build_network("generator", GENERATORS, config, classes)
+    told = common.conditions(config)
+    _, gen = common.build_network("generator", GENERATORS, config, classes, **told)
     if data.frames % 2 or data.frames < gen.chunk + gen.margin:
         raise ConfigError(
             f"config.data.frames is {data.frames}",

@@ -6,10 +6,13 @@ its shape and size, and its track is continuous and moves. The thresholds were c
 so that nearly all of them pass, and then left alone.
 """
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 
+from vidgen.data import toy_captions
 from vidgen.data.toy import CLASSES, RADIUS, SPEED
 
 CONTRAST = 0.15  # least difference (of 0..1, largest channel) between object and background
@@ -105,6 +108,32 @@ def describe(clip: UInt8[np.ndarray, "time height width 3"]) -> dict:
         "background": np.mean(backgrounds, axis=0),
         "track": track,
     }
+
+
+def obeyed(
+    clips: UInt8[np.ndarray, "clips time height width 3"], wanted: Sequence[Mapping[str, str]]
+) -> dict[str, float]:
+    """Compares clips with what they were asked to show.
+
+    Args:
+      clips: uint8 `[N, T, H, W, 3]`.
+      wanted: Of each, as from `vidgen.data.toy_captions.words`.
+
+    Returns:
+      Shares in [0, 1] of all clips: of those whose `colour`, whose `shape` and whose `direction` in
+      the first frames is that of the words.
+    """
+    hits: dict[str, list[bool]] = {"colour": [], "shape": [], "direction": []}
+    for clip, words in zip(clips, wanted, strict=True):
+        found = describe(clip)
+        shown: dict[str, str | None] = {"shape": found["shape"]}
+        if found["track"] is not None:
+            down, right = np.median(np.diff(found["track"][:4], axis=0), axis=0).tolist()
+            shown["colour"] = toy_captions.colour_name(found["colour"])
+            shown["direction"] = toy_captions.direction_name(down, right)
+        for name, each in hits.items():
+            each.append(shown.get(name) == words[name])
+    return {name: float(np.mean(each)) for name, each in hits.items()}
 
 
 def score(clips: UInt8[np.ndarray, "clips time height width 3"]) -> dict[str, float]:

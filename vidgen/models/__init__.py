@@ -21,7 +21,16 @@ _MOST = 2**20  # of any number of a network: channels, frames, patches
 _DEEPEST = 256  # layers or blocks of a kind, each traced and compiled by itself
 _ITEMS = 64  # of a tuple: levels, scales, periods
 _FLAX = ("parent", "name")
-_GIVEN = ("size", "classes", "length", "clips", "dtype", "remat", *_FLAX)  # not by a section
+_GIVEN = (
+    "size",
+    "classes",
+    "conditions",
+    "length",
+    "clips",
+    "dtype",
+    "remat",
+    *_FLAX,
+)  # not by a section
 
 
 def network(role: str, kinds: Kinds, kind: str, **arguments: object) -> Any:
@@ -68,6 +77,11 @@ def checked(role: str, kinds: Kinds, kind: str, arguments: Mapping[str, object])
                     f"config.data.size is {value!r}", f"a number or a pair of them, 1 to {LARGEST}"
                 )
             good[name] = normal(sides)
+            continue
+        if name == "conditions":
+            from vidgen.models import conditions
+
+            good[name] = conditions.frozen(value)
             continue
         like: Any = 0 if known[name] is dataclasses.MISSING else known[name]
         if isinstance(like, tuple):

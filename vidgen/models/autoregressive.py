@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Float32, Int, Int32
 
-from vidgen.models import layers
+from vidgen.models import labels, layers, protocol
 from vidgen.models.codec import from_digits, to_digits
 
 Cache = list[  # keys and values of each block
@@ -85,7 +85,7 @@ class Prior(nn.Module):
         self.bias = self.param("bias", zeros, (values,))
 
     def __call__(
-        self, codes: Int[Array, "batch time place"], label: Int[Array, " batch"] | None
+        self, codes: Int[Array, "batch time place"], label: protocol.Label | None
     ) -> Float32[Array, "batch time place number value"]:
         """Gives the logits of every number of a window at once.
 
@@ -106,7 +106,7 @@ class Prior(nn.Module):
 
     def frame_sampler(
         self,
-        label: Int[Array, " batch"] | None,
+        label: protocol.Label | None,
         sample: Callable[
             [Float32[Array, "batch value"], Float[Array, " batch"]], Int32[Array, " batch"]
         ],
@@ -159,7 +159,7 @@ class Prior(nn.Module):
         return sample_frame
 
     def _run_window(
-        self, codes: Int[Array, "batch time place"], label: Int[Array, " batch"] | None
+        self, codes: Int[Array, "batch time place"], label: protocol.Label | None
     ) -> tuple[Float[Array, "batch token channel"], Cache]:
         """Runs all tokens of a window, `[B, T, P]`, each seeing itself and those before it."""
         b, frames, places = codes.shape
@@ -176,7 +176,7 @@ class Prior(nn.Module):
         before: Int[Array, "batch token"],
         place: Int[Array, " token"],
         time: Int[Array, "#batch token"],
-        label: Int[Array, " batch"] | None,
+        label: protocol.Label | None,
     ) -> Float[Array, "batch token channel"]:
         """Sums the vectors of tokens, `[B, S, C]`.
 
@@ -186,7 +186,7 @@ class Prior(nn.Module):
         rows = lambda name, at: jnp.take(table(name), at, axis=0)  # noqa: E731
         x = self._values(last) @ table("last") + self._values(before) @ table("before")
         x = x + rows("place", place)[None] + rows("time", time)
-        return x + rows("class", label)[:, None] if self.classes else x
+        return x + labels.vectors(label, table("class"))[:, None] if self.classes else x
 
     def _values(
         self, codes: Int[Array, "batch token"]

@@ -126,7 +126,7 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
         return codec.to_codes(latents, self.levels).reshape(*video.shape[:2], self.places)
 
     def logits(
-        self, codes: Int[Array, "batch time place"], label: Int[Array, " batch"] | None
+        self, codes: Int[Array, "batch time place"], label: protocol.Label | None
     ) -> Float32[Array, "batch time place number value"]:
         """Gives the logits of each number of codes, from those before; see `Prior`.
 
@@ -138,7 +138,7 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
         self,
         content: Float[Array, "batch content"],
         motion: Float[Array, "batch context motion"],
-        label: Int[Array, " batch"] | None,
+        label: protocol.Label | None,
     ) -> Int32[Array, "batch past place"]:
         """Makes the state before frame 0: no codes, -1, int32 `[B, window - 1, P]`."""
         del motion, label
@@ -149,7 +149,7 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
         carry: Int32[Array, "batch past place"],
         content: Float[Array, "batch content"],
         motion: Float[Array, "batch time motion"],
-        label: Int[Array, " batch"] | None,
+        label: protocol.Label | None,
     ) -> tuple[Int32[Array, "batch past place"], Int32[Array, "batch time place"]]:
         """Draws the codes of frames.
 
@@ -184,7 +184,7 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
         self,
         states: Int[Array, "batch time place"],
         content: Float[Array, "batch content"],
-        label: Int[Array, " batch"] | None,
+        label: protocol.Label | None,
     ) -> Float32[Array, "batch time height width 3"]:
         """Makes frames of codes `[B, T, P]`: float32 in [-1, 1], `[B, T, H, W, 3]`."""
         del content, label
@@ -198,7 +198,7 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
         motion: Float[Array, "batch keyframe motion"],
         cycle: Float[Array, "batch cycle"],
         start: Int[Array, " batch"],
-        label: Int[Array, " batch"] | None = None,
+        label: protocol.Label | None = None,
         pick: Int[Array, "batch time"] | None = None,
         *,
         frames: int,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int
 
 from vidgen.errors import ConfigError
-from vidgen.models import layers, protocol
+from vidgen.models import labels, layers, protocol
 from vidgen.models.convolutions import (
     Convolution,
     TransposedConvolution,
@@ -80,7 +80,7 @@ class DcganGenerator(protocol.GeneratorDefaults, nn.Module):
         motion: Float[Array, "batch keyframe motion"] | None,
         cycle: Float[Array, "batch cycle"] | None,
         start: Int[Array, " batch"] | None,
-        label: Int[Array, " batch"] | None = None,
+        label: protocol.Label | None = None,
         pick: Int[Array, "batch time"] | None = None,
         *,
         frames: int,
@@ -96,7 +96,7 @@ class DcganGenerator(protocol.GeneratorDefaults, nn.Module):
         del motion, cycle, start
         levels, doubled = levels_of(self.size), _halvings(self.length, self.size)
         if self.classes:
-            content = jnp.concatenate([content, jax.nn.one_hot(label, self.classes)], -1)
+            content = jnp.concatenate([content, labels.weights(label, self.classes)], -1)
         t, width = self.length >> doubled, self.features << (levels - 1)
         init = nn.initializers.normal(0.02)
         x = nn.Dense(t * 16 * width, use_bias=False, dtype=self.dtype, kernel_init=init)(content)

@@ -32,6 +32,7 @@ class Noise(protocol.GeneratorDefaults, nn.Module):
     content: int = 1
     motion: int = 256
     dtype: str = "float32"
+    between_classes = False
 
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
@@ -93,6 +94,7 @@ class Lookup(protocol.GeneratorDefaults, nn.Module):
     content: int = 1
     motion: int = 1
     dtype: str = "float32"
+    between_classes = False
 
     def check(self) -> None:
         """Raises nothing: all attributes fit."""
@@ -152,6 +154,7 @@ class DynamicTexture(protocol.GeneratorDefaults, nn.Module):
     motion: int = 48
     steps: int = 48
     dtype: str = "float32"
+    between_classes = False
 
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
@@ -219,6 +222,7 @@ class Ppca(protocol.GeneratorDefaults, nn.Module):
     length: int = 1
     content: int = 64
     dtype: str = "float32"
+    between_classes = False
     motion = 1
 
     def check(self) -> None:

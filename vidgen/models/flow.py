@@ -14,10 +14,14 @@ from jaxtyping import Array, Float, Float32, Int
 from vidgen.errors import ConfigError
 from vidgen.frame_size import Size, height_width
 from vidgen.models import codec, layers, protocol
+from vidgen.models import conditions as conditioning
 from vidgen.models.codec import round_latents, straight_through
+from vidgen.models.known_frames import Hints, Known, apart
 from vidgen.models.velocity import Velocity
 
 SOLVERS = ("euler", "heun")
+# Classes, arrays of conditions, and tokens of frames that are known.
+_Asked = tuple[protocol.Label | None, conditioning.Given | None, Hints | None]
 
 
 class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
@@ -52,9 +56,13 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
       whole_steps: The same for what is drawn once a video: its latent, and the frames before the
         first of a stream; 0: as many.
       kept: Draw that by a network of its own, the flow that the other was made of (`one_step`).
-      guidance: When sampling, the velocity is that with the class and so many times, less one, the
-        difference from that without.
+      guidance: When sampling, the velocity is that with class and conditions and so many times,
+        less one, the difference from that without.
       solver: When sampling, `euler`, or `heun` with twice the evaluations.
+      loop: Frames after which a sampled video begins again, a multiple of chunk; 0: never. None for
+        a stream.
+      conditions: What it is told beside the class, names and options (`models.conditions`):
+        captions, and frames that are known whole.
       dtype: Type of the computation; parameters and latents are float32.
     """
 
@@ -80,10 +88,12 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
     kept: bool = False
     guidance: float = 1.0
     solver: str = "euler"
+    loop: int = 0
+    conditions: conditioning.Conditions = ()
     dtype: str = "float32"
     context = 1
     reconstructs = True
-    sampling_options = ("stream", "steps", "whole_steps", "guidance", "solver")
+    sampling_options = ("stream", "steps", "whole_steps", "guidance", "solver", "loop")
 
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
@@ -100,6 +110,12 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
         for name in ("chunk", "margin"):
             if getattr(self, name) % 2:
                 raise ConfigError(f"config.generator.{name} is {getattr(self, name)}", "even")
+        layers.check_loop(self)
+        if self.loop and self.stream:
+            raise ConfigError(
+                f"config.generator.loop is {self.loop}, and config.generator.stream is set",
+                "what is drawn given the frames before does not come back: one of them",
+            )
         if self.margin > self.chunk:
             raise ConfigError(
                 f"config.generator.margin is {self.margin}", f"at most chunk={self.chunk}"
@@ -108,6 +124,33 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
             raise ConfigError(
                 f"config.generator.solver is {self.solver!r}", f"one of {', '.join(SOLVERS)}"
             )
+        conditioning.check(self.conditions, self.size)
+        for name, options in self.conditions:
+            if name not in ("caption", "frames"):
+                raise ConfigError(
+                    f"config.conditions has {name}, and a flow takes captions and known frames",
+                    "leave it out, or config.method='gan'",
+                )
+            if name == "frames" and not options.get("whole"):
+                raise ConfigError(
+                    "config.conditions.frames.whole is False, and a flow codes frames",
+                    "config.conditions.frames.whole=True",
+                )
+        if self.stream and self._hinted:
+            raise ConfigError(
+                "config.generator.stream is True, and config.conditions has frames",
+                "stream=False, or no known frames: a stream knows the frames before alone",
+            )
+
+    @property
+    def beside(self) -> int:
+        """Frames beside a window that are drawn with it, so that it must know of them."""
+        return self.margin
+
+    @property
+    def _hinted(self) -> bool:
+        """Whether frames may be known."""
+        return "frames" in dict(self.conditions)
 
     @property
     def recurrent(self) -> bool:
@@ -146,7 +189,8 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
     def setup(self):
         """Makes the codec and the network of the velocity."""
         self.codec = codec.of(self).clone(parent=self)
-        names = ("classes", "width", "heads", "expand", "layers", "reach", "dtype")
+        names = ("classes", "width", "heads", "expand", "layers", "reach", "conditions", "size")
+        names = (*names, "dtype")
         arguments = {name: getattr(self, name) for name in names}
         arguments |= {"tokens": self.tokens, "features": self.join**2 * len(self.levels)}
         self.model = Velocity(**arguments)
@@ -168,9 +212,7 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
           Those of the mean of all frames `[B, 1, S, F]`, and of pairs of frames `[B, T/2, S, 2F]`.
         """
         b, t = video.shape[:2]
-        latents = self.codec.encode(video.reshape(-1, *video.shape[2:]))
-        x = layers.space_to_depth(round_latents(latents, self.levels) * _SCALE, self.join)
-        x = x.reshape(b, t, self.tokens, -1)
+        x = self._encode(video.reshape(-1, *video.shape[2:])).reshape(b, t, self.tokens, -1)
         pairs = x.reshape(b, t // 2, 2, self.tokens, -1).swapaxes(2, 3)
         return x.mean(1, keepdims=True), pairs.reshape(b, t // 2, self.tokens, -1)
 
@@ -179,26 +221,30 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
         whole: Float[Array, "batch wholes token feature"],
         pairs: Float[Array, "batch pair token two"],
         level: Float[Array, "batch slot"],
-        label: Int[Array, " batch"] | None,
+        label: protocol.Label | None,
         known: bool,
         kept: bool = False,
+        given: conditioning.Given | None = None,
+        hints: Hints | None = None,
     ) -> tuple[
         Float32[Array, "batch wholes token feature"], Float32[Array, "batch pair token two"]
     ]:
         """Gives the velocity of tokens, arguments as for `Velocity`; of the kept flow if asked."""
-        return (self.flow if kept else self.model)(whole, pairs, level, label, known)
+        return (self.flow if kept else self.model)(whole, pairs, level, label, known, given, hints)
 
     def begin(
         self,
         content: Float[Array, "batch content"],
         motion: Float[Array, "batch context motion"],
-        label: Int[Array, " batch"] | None,
+        label: protocol.Label | None,
+        given: conditioning.Given | None = None,
     ) -> Float32[Array, "batch past token two"]:
         """Draws the margin before frame 0, and the latent of the video, which stands first."""
-        whole = self._draw_whole(content, label)
+        asked = label, given, None
+        whole = self._draw_whole(content, asked)
         noise = self._pairs(motion[:, -1])[:, self._spare :]
         none, steps = jnp.zeros_like(noise[:, :0]), self.whole_steps or self.steps
-        past = self._draw_pairs(whole, noise, none, label, steps, self.kept)
+        past = self._draw_pairs(whole, noise, none, asked, steps, self.kept)
         return jnp.concatenate([jnp.concatenate([whole, whole], -1), past], 1)
 
     def advance(
@@ -206,7 +252,8 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
         carry: Float[Array, "batch past token two"],
         content: Float[Array, "batch content"],
         motion: Float[Array, "batch chunk motion"],
-        label: Int[Array, " batch"] | None,
+        label: protocol.Label | None,
+        given: conditioning.Given | None = None,
     ) -> tuple[
         Float32[Array, "batch past token two"], Float32[Array, "batch chunk pair token two"]
     ]:
@@ -217,6 +264,7 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
           content: Unused: the latent of the video is in the carry.
           motion: Standard normal noise of chunks, `[B, N, chunk * content]`.
           label: Classes, int32 `[B]`, where there are classes.
+          given: Arrays of conditions; those that are not there are absent.
 
         Returns:
           The carry after the last chunk, and the tokens of all, `[B, N, chunk/2, S, 2F]`.
@@ -224,10 +272,12 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
         del content
         whole = carry[:, :1, :, : carry.shape[-1] // 2]
 
+        asked = label, given, None
+
         def chunk(past, noise):
             # Rounded as the latents of clips are: small faults are not handed on.
             past = self._rounded(past)
-            pairs = self._draw_pairs(whole, self._pairs(noise), past, label, self.steps)
+            pairs = self._draw_pairs(whole, self._pairs(noise), past, asked, self.steps)
             return jnp.concatenate([past, pairs], 1)[:, -past.shape[1] :], pairs
 
         past, states = jax.lax.scan(chunk, carry[:, 1:], motion.swapaxes(0, 1))
@@ -237,11 +287,11 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
         self,
         states: Float[Array, "batch chunk pair token two"],
         content: Float[Array, "batch content"],
-        label: Int[Array, " batch"] | None,
+        label: protocol.Label | None,
     ) -> Float32[Array, "batch time height width 3"]:
         """Decodes tokens of chunks to frames in [-1, 1]."""
         del content, label
-        return self._decode(self._frames(_joined(states)))
+        return self._decode(apart(_joined(states)))
 
     def __call__(
         self,
@@ -249,8 +299,9 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
         motion: Float[Array, "batch keyframe motion"],
         cycle: Float[Array, "batch cycle"],
         start: Int[Array, " batch"],
-        label: Int[Array, " batch"] | None = None,
+        label: protocol.Label | None = None,
         pick: Int[Array, "batch time"] | None = None,
+        given: conditioning.Given | None = None,
         *,
         frames: int,
     ) -> Float32[Array, "batch time height width 3"]:
@@ -265,18 +316,21 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
         offset = start % self.chunk
         at = offset[:, None] + (jnp.arange(frames)[None] if pick is None else pick)
         if self.stream:
-            carry = self.begin(content, motion[:, :1], label)
-            _, made = self.advance(carry, content, motion[:, 1:], label)
-            return self._decode(self._frames(_joined(made)), at)
-        whole = self._draw_whole(content, label)
+            carry = self.begin(content, motion[:, :1], label, given)
+            _, made = self.advance(carry, content, motion[:, 1:], label, given)
+            return self._decode(apart(_joined(made)), at)
+        known = self._encode_known(given, len(content))
+        whole = self._draw_whole(content, (label, given, known and known.hints(0, 0)))
         count = motion.shape[1] - 2
 
         def chunk(number):
             noise = jax.lax.dynamic_slice_in_dim(motion, number, 3, 1)
             before, within, after = (self._pairs(noise[:, n]) for n in range(3))
             around = [before[:, self._spare :], within, after[:, : self.margin // 2]]
-            none = jnp.zeros_like(within[:, :0])
-            made = self._draw_pairs(whole, jnp.concatenate(around, 1), none, label, self.steps)
+            none, noise = jnp.zeros_like(within[:, :0]), jnp.concatenate(around, 1)
+            first = number * self.chunk - offset - self.margin
+            hints = known and known.hints(first, self.chunk + 2 * self.margin)
+            made = self._draw_pairs(whole, noise, none, (label, given, hints), self.steps)
             return made[:, self.margin // 2 :][:, : self.chunk // 2]
 
         def wanted(number):
@@ -286,7 +340,8 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
             return jax.lax.cond(needed, lambda: chunk(number), lambda: nothing)
 
         made = jax.lax.map(wanted, jnp.arange(count))  # [N, B, chunk/2, S, 2F]
-        return self._decode(self._frames(_joined(made.swapaxes(0, 1))), at)
+        video = self._decode(apart(_joined(made.swapaxes(0, 1))), at)
+        return known.put_back(video, at - offset[:, None]) if known else video
 
     # ---------------------------------------------------------------------------- parts
 
@@ -299,12 +354,12 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
         """Lays the noise of a chunk out as tokens."""
         return noise.reshape(len(noise), self.chunk // 2, self.tokens, -1)
 
-    def _frames(
-        self, pairs: Float[Array, "batch pair token two"]
-    ) -> Float[Array, "batch time token feature"]:
-        """Takes pairs of frames apart."""
-        b, t, s, f = pairs.shape
-        return pairs.reshape(b, t, s, 2, f // 2).swapaxes(2, 3).reshape(b, 2 * t, s, f // 2)
+    def _encode(
+        self, frames: Float[Array, "n height width 3"]
+    ) -> Float32[Array, "n token feature"]:
+        """Maps frames in [-1, 1] to tokens."""
+        latents = round_latents(self.codec.encode(frames), self.levels) * _SCALE
+        return layers.space_to_depth(latents, self.join).reshape(len(frames), self.tokens, -1)
 
     def _rounded(self, x: Float[Array, "*some feature"]) -> Float[Array, "*some feature"]:
         """Rounds tokens to those of codes; gradients pass."""
@@ -324,55 +379,73 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
         x = self.codec.decode(layers.depth_to_space(x / _SCALE, self.join))
         return jnp.clip(x, -1, 1).reshape(b, t, *height_width(self.size), 3)
 
+    def _encode_known(self, given: conditioning.Given | None, count: int) -> Known | None:
+        """Codes the frames that are known; None where none can be."""
+        if not self._hinted:
+            return None
+        given = conditioning.filled(given, self.conditions, count, self.size, 1)["frames"]
+        frames, known, time = (jnp.asarray(given[name]) for name in ("video", "known", "time"))
+        video = frames.astype(jnp.float32) / 127.5 - 1
+        tokens = self._encode(video.reshape(-1, *video.shape[2:]))
+        tokens = tokens.reshape(*time.shape, *tokens.shape[1:])
+        return Known(video, tokens, known.all((2, 3)), time, self._decode(tokens))
+
     def _draw_whole(
-        self, content: Float[Array, "batch content"], label: Int[Array, " batch"] | None
+        self,
+        content: Float[Array, "batch content"],
+        asked: _Asked,
     ) -> Float32[Array, "batch 1 token feature"]:
         """Draws the latent of videos of their content noise."""
         noise = content.reshape(len(content), 1, self.tokens, -1)
         pairs = jnp.zeros((len(content), 0, self.tokens, 2 * noise.shape[-1]))
 
-        def run(x, level, label):
-            return self.velocity(x, pairs, level, label, False, self.kept)[0]
+        def run(x, level, label, given, hints):
+            return self.velocity(x, pairs, level, label, False, self.kept, given, hints)[0]
 
         steps = self.whole_steps or self.steps
-        return self._solve(run, noise, jnp.ones((1, 1)), label, steps)
+        return self._solve(run, noise, jnp.ones((1, 1)), asked, steps)
 
     def _draw_pairs(
         self,
         whole: Float[Array, "batch 1 token feature"],
         noise: Float[Array, "batch pair token two"],
         past: Float[Array, "batch past token two"],
-        label: Int[Array, " batch"] | None,
+        asked: _Asked,
         steps: int,
         kept: bool = False,
     ) -> Float32[Array, "batch pair token two"]:
         """Draws pairs of frames of noise, given the latent of the video and the pairs before."""
         known = jnp.arange(1 + past.shape[1] + noise.shape[1]) > past.shape[1]
 
-        def run(x, level, label):
+        def run(x, level, label, given, hints):
             pairs = jnp.concatenate([past, x], 1)
-            return self.velocity(whole, pairs, level, label, True, kept)[1][:, past.shape[1] :]
+            made = self.velocity(whole, pairs, level, label, True, kept, given, hints)[1]
+            return made[:, past.shape[1] :]
 
-        return self._solve(run, noise, known[None].astype(jnp.float32), label, steps)
+        return self._solve(run, noise, known[None].astype(jnp.float32), asked, steps)
 
-    def _solve(self, run, x, drawn, label, steps):
+    def _solve(self, run, x, drawn, asked, steps):
         """Integrates the velocity from noise, level 0, to latents, level 1.
 
         Args:
-          run: `(x, level [B, slots], label) -> velocity`.
+          run: `(x, level [B, slots], label, given, hints) -> velocity`.
           x: Noise.
           drawn: 1 for slots that are drawn, 0 for those that are known, `[1, slots]`.
-          label: Classes, int32 `[B]`, where there are classes.
+          asked: Classes, int32 `[B]`, where there are classes, arrays of conditions, and hints.
           steps: From level 0 to 1.
         """
+        label, given, hints = asked
+        always = conditioning.needed(self.conditions)  # without them nothing was learnt
 
         def velocity(x, moment):
             level = jnp.broadcast_to(1 - drawn + moment * drawn, (len(x), drawn.shape[1]))
-            given = run(x, level, label)
-            if label is None or self.guidance == 1:
-                return given
-            without = run(x, level, jnp.full_like(label, self.classes))
-            return without + self.guidance * (given - without)
+            told = run(x, level, label, given, hints)
+            if self.guidance == 1 or (label is None and not given):
+                return told
+            none = None if label is None else jnp.full(len(x), self.classes, jnp.int32)
+            rest = {name: given[name] for name in always if given and name in given}
+            without = run(x, level, none, rest, hints if "frames" in rest else None)
+            return without + self.guidance * (told - without)
 
         def step(number, x):
             moment, by = number / steps, 1 / steps

@@ -6,7 +6,8 @@ from jaxtyping import Array, Float, Float32, Int, PyTree
 
 from vidgen.errors import ConfigError
 from vidgen.frame_size import Size, height_width
-from vidgen.models import layers, protocol
+from vidgen.models import conditions as conditioning
+from vidgen.models import labels, layers, protocol
 from vidgen.models.features import efficientnet
 
 
@@ -46,6 +47,8 @@ class HeadsDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
       change: Temporal heads see the first frame, and so many times the differences of the others
         from it: what moves is small beside what stays.
       group: Clips whose deviation is seen, which are computed together; 1 for none.
+      conditions: What clips were asked to be, names and options (`models.conditions`): vectors
+        enter by projection, as the class; maps lie beside what is seen, at its scale.
       remat: Compute the features of heads again in the backward pass instead of keeping them.
       dtype: Type of the computation; parameters are float32.
     """
@@ -61,6 +64,7 @@ class HeadsDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
     widest: int = 128
     change: float = 1.0
     group: int = 4
+    conditions: conditioning.Conditions = ()
     remat: bool = False
     dtype: str = "float32"
 
@@ -135,6 +139,7 @@ class HeadsDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
         maps: dict[str, Float[Array, "batch time rows columns feature"]],
         label: Int[Array, " batch *candidate"] | None = None,
         pick: Int[Array, "batch time"] | None = None,
+        asked: conditioning.Asked | None = None,
     ) -> dict[str, Float32[Array, " batch *candidate_and_time"]]:
         """Judges videos.
 
@@ -143,30 +148,55 @@ class HeadsDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
           label: Classes, int32 `[B]`, where there are classes; or `[B, K]`: K candidates each.
           pick: Numbers of the frames in the clip, rising, int32 `[B, T]`, where frames of a longer
             window were picked. Only their distances are seen.
+          asked: What they were asked to be; by default nothing.
 
         Returns:
           Logits float32 of each head: `image ...` `[B, T]`, `time ...` `[B]`; or `[B, K, T]` and
           `[B, K]`, of the video as each of the candidates.
         """
         head = nn.remat(_Head) if self.remat else _Head
-        logits = {}
+        logits, vector, beside = {}, None, None
+        if self.conditions:
+            b, t = next(iter(maps.values())).shape[:2]
+            if asked is None:
+                given = conditioning.absent(self.conditions, b, self.size, t)
+                seen = conditioning.seen(self.conditions, given, jnp.arange(t)[None], self.size)
+                read = conditioning.Reader(
+                    self.conditions, self.size, self.dtype, name="conditions"
+                )
+                asked = conditioning.Asked(read(given), seen)
+            vector, beside = asked
         for name, x in maps.items():
+            if beside is not None:
+                x = jnp.concatenate([x, _at_scale(beside, *x.shape[2:4]).astype(x.dtype)], -1)
             b, t, h, w, c = x.shape
             width = self.width if name.startswith("pixels") else self.tap_width
             about = {"classes": self.classes, "dtype": self.dtype}
             about |= {"width": width, "widest": self.widest, "group": self.group}
-            each = None if label is None else jnp.repeat(label, t, 0)
+            each, told = (None if one is None else jnp.repeat(one, t, 0) for one in (label, vector))
             one = head(**about, frames=t, name=f"image_{name}")
-            found = one(x.reshape(b * t, h, w, c), each, None)
+            found = one(x.reshape(b * t, h, w, c), each, None, told)
             logits[f"image_{name}"] = jnp.moveaxis(found.reshape(b, t, *found.shape[1:]), 1, -1)
             if pick is None:
                 pick = jnp.broadcast_to(jnp.arange(t), (b, t))
             gaps = jnp.log1p((pick - pick[:, :1]).astype(self.dtype))
             one = head(**about, frames=1, name=f"time_{name}")
             x = jnp.concatenate([x[:, :1], self.change * (x[:, 1:] - x[:, :1])], 1)
-            beside = x.transpose(0, 2, 3, 1, 4).reshape(b, h, w, t * c)
-            logits[f"time_{name}"] = one(beside, label, gaps)
+            folded = x.transpose(0, 2, 3, 1, 4).reshape(b, h, w, t * c)
+            logits[f"time_{name}"] = one(folded, label, gaps, vector)
         return logits
+
+
+def _at_scale(
+    x: Float[Array, "batch time height width channel"], rows: int, columns: int
+) -> Float[Array, "batch time {rows} {columns} channel"]:
+    """Returns means over squares; where these are not whole, an antialiased interpolation."""
+    b, t, h, w, c = x.shape
+    if h % rows or w % columns:
+        return layers.resize(x.reshape(b * t, h, w, c), rows, columns).reshape(
+            b, t, rows, columns, c
+        )
+    return x.reshape(b, t, rows, h // rows, columns, w // columns, c).mean((3, 5))
 
 
 class _Head(nn.Module):
@@ -185,8 +215,9 @@ class _Head(nn.Module):
         x: Float[Array, "n height width channel"],
         label: Int[Array, " n *candidate"] | None,
         gaps: Float[Array, "n time"] | None,
+        vector: Float[Array, "n *candidate told"] | None = None,
     ) -> Float32[Array, " n *candidate"]:
-        """Maps `[N, H, W, C]` to logits `[N]`, or `[N, K]` of K candidate labels."""
+        """Maps `[N, H, W, C]` to logits `[N]`, or `[N, K]` of K candidates."""
         act, width = layers.leaky_relu, self.width
         x, known = x.astype(self.dtype), None
         if gaps is not None:
@@ -202,7 +233,7 @@ class _Head(nn.Module):
             x = jnp.concatenate([x, spread], -1)
         x = layers.Conv3x3(width, self.dtype, name="last")(x)
         x = act(self._with_gaps(x, known))
-        return layers.projection_logits(x.mean((1, 2)), label, self.classes)
+        return labels.projection_logits(x.mean((1, 2)), label, self.classes, vector)
 
     def _with_gaps(
         self, x: Float[Array, "n height width channel"], known: Float[Array, "n feature"] | None

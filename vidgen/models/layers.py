@@ -11,7 +11,7 @@ import itertools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int, Shaped
+from jaxtyping import Array, Float, Float32, Int, Real, Shaped
 
 from vidgen.errors import ConfigError
 from vidgen.frame_size import Size, height_width, normal
@@ -26,10 +26,15 @@ def dense(features: int, dtype: str, name: str, gain: float = 2.0) -> nn.Dense:
     return nn.Dense(features, dtype=dtype, kernel_init=_scaled(gain), name=name)
 
 
-def embed(count: int, features: int, dtype: str, name: str) -> nn.Embed:
-    """Returns a table of `count` learnt vectors of unit variance, one for each class."""
-    init = nn.initializers.normal(1.0)
-    return nn.Embed(count, features, dtype=dtype, embedding_init=init, name=name)
+def check_loop(network: nn.Module) -> None:
+    """Raises ConfigError unless a generator's loop is a multiple of its stride."""
+    loop, stride = network.loop, network.stride
+    if loop < 0 or loop % stride:
+        raise ConfigError(
+            f"config.generator.loop is {loop}",
+            f"0 for none, or a multiple of {stride} frames, from one keyframe of motion noise to "
+            "the next",
+        )
 
 
 def leaky_relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -165,7 +170,7 @@ def downsample(
 def between_keyframes(
     x: Float[Array, "batch keyframe channel"],
     start: Int[Array, " batch"],
-    within: Int[Array, "#batch time"],
+    within: Real[Array, "#batch time"],
     stride: int,
 ) -> Float[Array, "batch time channel"]:
     """Interpolates features of keyframes linearly to frames, wherever a window begins.
@@ -173,7 +178,7 @@ def between_keyframes(
     Args:
       x: Features `[B, K, C]` from the last keyframe that is not after each window's first frame.
       start: First frame of each window, int32 `[B]`.
-      within: Frames of the windows, int32 `[B or 1, T]`.
+      within: Frames of the windows, int32 `[B or 1, T]`; or float32, for times between frames.
       stride: Frames between keyframes.
 
     Returns:
@@ -181,8 +186,8 @@ def between_keyframes(
     """
     time = (start % stride)[:, None] + within
     at = lambda keyframe: jnp.take_along_axis(x, keyframe[:, :, None], 1)  # noqa: E731
-    left, part = time // stride, (time % stride) / stride
-    if stride == 1:
+    left, part = (time // stride).astype(jnp.int32), (time % stride) / stride
+    if stride == 1 and jnp.issubdtype(within.dtype, jnp.integer):
         return at(left)
     # A window that begins on a keyframe never reaches the last one.
     right = jnp.minimum(left + 1, x.shape[1] - 1)
@@ -215,30 +220,6 @@ def mix_palette(
     palette = dense(3 * colours, dtype, "palette", gain=1.0)(content)
     palette = OUTPUTS[output](palette).reshape(len(content), colours, 3)
     return jnp.matmul(mix.reshape(len(content), -1, colours), palette).astype(jnp.float32)
-
-
-def projection_logits(
-    x: Float[Array, "batch channel"], label: Int[Array, " batch *candidate"] | None, classes: int
-) -> Float32[Array, " batch *candidate"]:
-    """Makes logits of the last features, with the class by projection; for compact methods.
-
-    Reference: Miyato and Koyama, "cGANs with Projection Discriminator", 2018.
-
-    Args:
-      x: Features `[B, C]`.
-      label: Classes, int32 `[B]`, where there are classes; or `[B, K]`: K candidates each.
-      classes: Number of classes; 0 for none.
-
-    Returns:
-      Float32 `[B]`, or `[B, K]`.
-    """
-    x = x.astype(jnp.float32)
-    logits = dense(1, "float32", "logit", gain=1.0)(x)[:, 0]
-    if classes:
-        embedding = embed(classes, x.shape[-1], "float32", "class")(label)
-        by_class = jnp.einsum("bf,b...f->b...", x, embedding) / jnp.sqrt(x.shape[-1])
-        logits = logits.reshape(len(x), *(1,) * (by_class.ndim - 1)) + by_class
-    return logits
 
 
 class Film(nn.Module):

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Float32, Int, Key
 
 from vidgen import keys
 from vidgen.errors import ConfigError
-from vidgen.models import layers, protocol
+from vidgen.models import labels, layers, protocol
 from vidgen.models.convolutions import (
     Convolution,
     TransposedConvolution,
@@ -87,7 +87,7 @@ class MocoganGenerator(protocol.GeneratorDefaults, nn.Module):
         self,
         content: Float[Array, "batch content"],
         motion: Float[Array, "batch context motion"],
-        label: Int[Array, " batch"] | None,
+        label: protocol.Label | None,
     ) -> Float[Array, "batch motion"]:
         """Makes the state before frame 0, `[B, M]`, of the noise before it, `[B, 1, M]`."""
         del content, label
@@ -98,7 +98,7 @@ class MocoganGenerator(protocol.GeneratorDefaults, nn.Module):
         carry: Float[Array, "batch motion"],
         content: Float[Array, "batch content"],
         motion: Float[Array, "batch time motion"],
-        label: Int[Array, " batch"] | None,
+        label: protocol.Label | None,
     ) -> tuple[Float[Array, "batch motion"], Float[Array, "batch time motion"]]:
         """Runs the recurrence over `[B, T, M]`; returns the last state and all, `[B, T, M]`."""
         del content, label
@@ -111,7 +111,7 @@ class MocoganGenerator(protocol.GeneratorDefaults, nn.Module):
         self,
         states: Float[Array, "batch time motion"],
         content: Float[Array, "batch content"],
-        label: Int[Array, " batch"] | None,
+        label: protocol.Label | None,
         parts: int = 1,
     ) -> Float32[Array, "batch time height width 3"]:
         """Makes frames of states `[B, T, M]`: float32 in [-1, 1], `[B, T, size, size, 3]`.
@@ -120,7 +120,7 @@ class MocoganGenerator(protocol.GeneratorDefaults, nn.Module):
         """
         b, t, _ = states.shape
         if self.classes:
-            content = jnp.concatenate([content, jax.nn.one_hot(label, self.classes)], -1)
+            content = jnp.concatenate([content, labels.weights(label, self.classes)], -1)
         codes = jnp.concatenate([jnp.repeat(content[:, None], t, 1), states], -1)
         codes = codes.reshape(b * t, -1).astype(self.dtype)
         first = self.first.astype(self.dtype)
@@ -135,7 +135,7 @@ class MocoganGenerator(protocol.GeneratorDefaults, nn.Module):
         motion: Float[Array, "batch keyframe motion"],
         cycle: Float[Array, "batch cycle"],
         start: Int[Array, " batch"],
-        label: Int[Array, " batch"] | None = None,
+        label: protocol.Label | None = None,
         pick: Int[Array, "batch time"] | None = None,
         *,
         frames: int,

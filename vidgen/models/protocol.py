@@ -23,6 +23,8 @@ from vidgen.frame_size import Size, height_width
 _CHUNK = 2**32  # bytes of frames that are computed together
 _MOST = 2**36  # parameters of a network: 256 GiB
 
+# Classes; or weights of all of them, for what lies between.
+Label = Int[Array, " batch"] | Float[Array, "batch class"]
 Posterior = tuple[
     Float[Array, "batch ..."], Float[Array, "batch ..."]
 ]  # means and logarithms of variances
@@ -66,12 +68,15 @@ class Network(Protocol):
 class Generator(Network, Protocol):
     """Makes video of noise: `(content, motion, cycle, start, label, pick, *, frames) -> video`.
 
+    Where it has `conditions`, `given` comes after `pick`: arrays of what the video is asked to be.
+
     `content` `[B, content]` is one draw for a video. `motion` `[B, keyframes(frames), motion]` is
     one draw every `stride` frames (a keyframe of motion noise), from `context` keyframes before the
     last one that is not after the window's first frame. `cycle` `[B, len(periods)]` is uniform in
     [0, 1). `start` int32 `[B]` is the window's first frame, `label` int32 `[B]` or None, and `pick`
     int32 `[B, P]` names the frames of the window to make (None for all). The result is float32
-    about [-1, 1], `[B, frames or P, H, W, 3]`.
+    about [-1, 1], `[B, frames or P, H, W, 3]`. Where `between_classes`, `label` may be weights of
+    all classes, float `[B, classes]`; where `between_frames`, `pick` may be float32.
 
     Attributes:
       content: Channels of the content noise.
@@ -80,9 +85,14 @@ class Generator(Network, Protocol):
       stride: Frames between keyframes of motion noise.
       context: Keyframes of motion noise that lie before the one that a window begins at.
       limit: How many frames a video has at most; 0: there is no end.
+      loop: Frames after which a video begins again; 0: never.
+      between_classes: Whether classes may be mixed by weight.
+      between_frames: Whether times between frames can be asked for.
       recurrent: Whether it is a `RecurrentGenerator`, which has no random access.
+      beside: Frames on each side of a window of which conditions tell it, too.
       encodes: Whether it is an `Encoder` of the noise of real clips.
       reconstructs: Whether it codes clips and decodes them: `reconstruct(video) -> video`.
+      conditions: What it can be asked beside the class, names and options (`models.conditions`).
       sampling_options: Names of attributes that a trained run may be sampled with other values of,
         such as a temperature; the command line and `vidgen.load` take them by these names.
     """
@@ -100,11 +110,21 @@ class Generator(Network, Protocol):
     @property
     def limit(self) -> int: ...
     @property
+    def loop(self) -> int: ...
+    @property
+    def between_classes(self) -> bool: ...
+    @property
+    def between_frames(self) -> bool: ...
+    @property
     def recurrent(self) -> bool: ...
+    @property
+    def beside(self) -> int: ...
     @property
     def encodes(self) -> bool: ...
     @property
     def reconstructs(self) -> bool: ...
+    @property
+    def conditions(self) -> tuple[Any, ...]: ...
     @property
     def sampling_options(self) -> tuple[str, ...]: ...
 
@@ -121,9 +141,12 @@ class RecurrentGenerator(Generator, Protocol):
         self,
         content: Float[Array, "batch content"],
         motion: Float[Array, "batch context motion"],
-        label: Int[Array, " batch"] | None,
+        label: Label | None,
     ) -> Shaped[Array, "batch ..."]:
-        """Makes the state before frame 0 of the noise in its context, `[B, context, motion]`."""
+        """Makes the state before frame 0 of the noise in its context, `[B, context, motion]`.
+
+        Where it has `conditions`, `given` comes after the label, here and in `advance`.
+        """
         ...
 
     def advance(
@@ -131,7 +154,7 @@ class RecurrentGenerator(Generator, Protocol):
         carry: Shaped[Array, "batch ..."],
         content: Float[Array, "batch content"],
         motion: Float[Array, "batch time motion"],
-        label: Int[Array, " batch"] | None,
+        label: Label | None,
     ) -> tuple[Shaped[Array, "batch ..."], Shaped[Array, "batch time ..."]]:
         """Runs over motion `[B, T, motion]`; returns the last state and those of all frames."""
         ...
@@ -140,7 +163,7 @@ class RecurrentGenerator(Generator, Protocol):
         self,
         states: Shaped[Array, "batch time ..."],
         content: Float[Array, "batch content"],
-        label: Int[Array, " batch"] | None,
+        label: Label | None,
     ) -> Float[Array, "batch time height width 3"]:
         """Makes the frames of states `[B, T, ...]`, float32 `[B, T, H, W, 3]`."""
         ...
@@ -214,9 +237,14 @@ class GeneratorDefaults(NetworkDefaults):
     stride = 1
     context = 0
     limit = 0
+    loop = 0
+    between_classes = True
+    between_frames = False
     recurrent = False
+    beside = 0
     encodes = False
     reconstructs = False
+    conditions = ()
     sampling_options = ()
 
 

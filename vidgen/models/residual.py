@@ -3,11 +3,12 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Float, Float32, Int, Real
 
 from vidgen.errors import ConfigError
 from vidgen.frame_size import Size, height_width
-from vidgen.models import layers, protocol
+from vidgen.models import conditions as conditioning
+from vidgen.models import labels, layers, protocol
 
 GAITS = "alike", "strengths", "one"
 
@@ -65,6 +66,11 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
         0 to 2; "one" chooses one of them for the clip, so that it comes back after a turn of that.
       harmonics: Waves of each cycle: the turn itself, twice as fast, and so on. Poses that follow
         each other abruptly take several.
+      loop: Frames after which a sampled video begins again, a multiple of stride; 0: never. Cycles
+        then turn as often as they nearly would in that time.
+      conditions: What it is told beside the class, names and options (`models.conditions`).
+        Vectors join content; maps join the features of their scale; pixels that a condition has
+        may be taken over, by shares of its own for each pixel.
       remat: Compute the features of residual blocks and at full resolution again in the
         backward pass instead of keeping them.
       dtype: Type of the computation; parameters are float32.
@@ -88,8 +94,12 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
     tempo_range: float = 1.0
     gaits: str = "alike"
     harmonics: int = 1
+    loop: int = 0
+    conditions: conditioning.Conditions = ()
     remat: bool = False
     dtype: str = "float32"
+    between_frames = True
+    sampling_options = ("loop",)
 
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
@@ -119,6 +129,8 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
             )
         if self.harmonics < 1:
             raise ConfigError(f"config.generator.harmonics is {self.harmonics}", "at least 1")
+        layers.check_loop(self)
+        conditioning.check(self.conditions, self.size)
 
     def keyframes(self, frames: int) -> int:
         """Returns how many keyframes of motion noise a window of `frames` needs, at any phase."""
@@ -136,8 +148,9 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
         motion: Float[Array, "batch keyframe motion"],
         cycle: Float[Array, "batch cycle"],
         start: Int[Array, " batch"],
-        label: Int[Array, " batch"] | None = None,
-        pick: Int[Array, "batch time"] | None = None,
+        label: protocol.Label | None = None,
+        pick: Real[Array, "batch time"] | None = None,
+        given: conditioning.Given | None = None,
         *,
         frames: int,
     ) -> Float32[Array, "batch time height width 3"]:
@@ -149,8 +162,10 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
             the last one that is not after the window's first frame.
           cycle: Turn of each cycle in frame 0, uniform noise in [0, 1), `[B, len(periods)]`.
           start: First frame of each window, int32 `[B]`, at least 0.
-          label: Classes, int32 `[B]`, where there are classes.
-          pick: Frames of the window to make, int32 `[B, P]` in [0, frames); all T by default.
+          label: Classes, int32 `[B]`, where there are classes; or weights of them, `[B, classes]`.
+          pick: Frames of the window to make, int32 `[B, P]` in [0, frames); or times between them,
+            float32, up to the last frame. All T by default.
+          given: Arrays of conditions, of the window; those that are not there are absent.
           frames: Length of the window, T.
 
         Returns:
@@ -161,12 +176,27 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
         dense = lambda width, name: layers.dense(width, self.dtype, name)  # noqa: E731
         content = content.astype(self.dtype)
         if self.classes:
-            embedding = layers.embed(self.classes, self.content, self.dtype, "class")(label)
+            embedding = labels.embed_label(label, self.classes, self.content, self.dtype)
             content = jnp.concatenate([content, embedding], -1)
+        within = jnp.arange(frames)[None] if pick is None else pick
+        if self.conditions:
+            least = layers.coarsest_map(self.size, 2 ** (len(self.widths) - 1))
+            assert least is not None  # as `check` makes sure
+            full = height_width(self.size)
+            sides = [(least[0] << n, least[1] << n) for n in range(len(self.widths))]
+            sides = tuple(one for one in sides if one != full)
+            given = conditioning.filled(given, self.conditions, len(content), self.size, frames)
+            encoders = conditioning.Encoders(
+                self.conditions, self.size, sides, self.dtype, name="conditions"
+            )
+            told = encoders(given, within)
+            if told.vector is not None:
+                content = jnp.concatenate([content, told.vector], -1)
+        else:
+            told = conditioning.NOTHING
         content = act(dense(self.style, "content0")(content))
         content = act(dense(self.style, "content1")(content))
 
-        within = jnp.arange(frames)[None] if pick is None else pick
         b, frames = content.shape[0], within.shape[1]
         every = jnp.broadcast_to(content[:, None], (b, frames, self.style))
         layout = [every]
@@ -183,7 +213,9 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
                 bend = layers.dense(len(self.periods), "float32", "tempo", gain=0.01)(content)
                 bend = self.tempo_range * jnp.tanh(bend)
             rate = 2**bend / jnp.asarray(self.periods, jnp.float32)[None]
-            turn = 2 * jnp.pi * _turns(cycle, rate, start, within)
+            if self.loop:  # whole turns, so that they close
+                rate = jnp.maximum(jnp.round(rate * self.loop), 1) / self.loop
+            turn = 2 * jnp.pi * _turns(cycle, rate, start, within, self.loop)
             turn = turn[..., None] * jnp.arange(1.0, self.harmonics + 1)[None, None, None]
             waves = jnp.concatenate([jnp.sin(turn), jnp.cos(turn)], 2)
             if self.gaits != "alike":
@@ -209,30 +241,48 @@ class ResidualGenerator(protocol.GeneratorDefaults, nn.Module):
                 x = layers.dense(width, self.dtype, f"narrow{level}", gain=1.0)(x)
                 x = layers.bound_rms(x, self.feature_bound)
                 x = layers.resize(x, 2 * x.shape[1], 2 * x.shape[2])
+            if (maps := told.maps.get(x.shape[1])) is not None:  # as if side by side, then mixed
+                x = x + layers.dense(width, self.dtype, f"told{level}", gain=1.0)(act(maps))
             for block in range(self.blocks):
                 x = residual(width, self.dtype, name=f"level{level}_{block}")(x, style)
         x = layers.bound_rms(dense(self.head, "head")(act(x)), self.feature_bound)
         pixels = nn.remat(ResidualGenerator._pixels) if self.remat else ResidualGenerator._pixels
-        video = pixels(self, x, style, content)
-        return video.reshape(b, frames, *height_width(self.size), 3)
+        video, x = pixels(self, x, style, content, conditioning.side_by_side(told.seen))
+        video = video.reshape(b, frames, *height_width(self.size), 3)
+        if not told.seen:
+            return video
+        return conditioning.take_over(video, x, told.seen)
 
     def _pixels(
         self,
         x: Float[Array, "n height width head"],
         style: Float[Array, "n style"],
         content: Float[Array, "batch style"],
-    ) -> Float32[Array, "... 3"]:
-        """Makes the pixels of frames from their last features; `[N, H, W, head]` to float32."""
+        raw: Float[Array, "n rows columns told"] | None,
+    ) -> tuple[Float32[Array, "... 3"], Float[Array, "n rows columns feature"]]:
+        """Makes the pixels of frames from their last features; `[N, H, W, head]` to float32.
+
+        Args:
+          x: Features.
+          style: Of each frame.
+          content: Of each clip.
+          raw: What conditions say of each pixel, as large as the frames.
+
+        Returns:
+          Pixels, and the features that they are of.
+        """
         act = layers.leaky_relu
         x = layers.resize(x, *height_width(self.size))
+        if raw is not None:
+            x = x + layers.dense(self.head, self.dtype, "told", gain=1.0)(raw.astype(self.dtype))
         for layer in range(self.head_layers):
             x = act(layers.Film(self.dtype, name=f"head_film{layer}")(x, style))
             x = layers.dense(self.head, self.dtype, f"head{layer}")(x)
             x = layers.bound_rms(x, self.feature_bound)
         if not self.palette:
-            x = layers.dense(3, self.dtype, "colours", gain=0.1)(act(x)).astype(jnp.float32)
-            return layers.OUTPUTS[self.output](x)
-        return layers.mix_palette(act(x), content, self.palette, self.dtype, self.output)
+            video = layers.dense(3, self.dtype, "colours", gain=0.1)(act(x)).astype(jnp.float32)
+            return layers.OUTPUTS[self.output](video), x
+        return layers.mix_palette(act(x), content, self.palette, self.dtype, self.output), x
 
 
 def _one(logits: Float32[Array, "batch cycle"]) -> Float32[Array, "batch cycle"]:
@@ -270,7 +320,8 @@ def _turns(
     cycle: Float32[Array, "batch cycle"],
     rate: Float32[Array, "batch cycle"],
     start: Int[Array, " batch"],
-    within: Int[Array, "#batch time"],
+    within: Real[Array, "#batch time"],
+    loop: int = 0,
 ) -> Float32[Array, "batch time cycle"]:
     """Returns where cycles stand in each frame of a window, in turns: `cycle + rate * time` mod 1.
 
@@ -282,17 +333,24 @@ def _turns(
       cycle: Turns in frame 0, `[B, K]`, in [0, 1).
       rate: Turns for a frame, `[B, K]`, in [0, 1/2].
       start: First frame, int32 `[B]`.
-      within: Frames of the window, int32 `[B or 1, T]`.
+      within: Frames of the window, int32 `[B or 1, T]`; or float32, for times between frames.
+      loop: Frames after which time begins again; 0: never.
 
     Returns:
       Float32 in [0, 1), `[B, T, K]`.
     """
     whole = lambda x: jax.lax.stop_gradient(x * 2.0**32).astype(jnp.uint32)  # noqa: E731
     within = within[:, :, None]
-    time = (start[:, None, None] + within).astype(jnp.uint32)
+    exactly = jnp.issubdtype(within.dtype, jnp.integer)
+    frame = within if exactly else jnp.floor(within).astype(jnp.int32)
+    time = start[:, None, None] + frame
+    time = (time % loop if loop else time).astype(jnp.uint32)
     turns = whole(cycle)[:, None] + whole(rate)[:, None] * time
     # 24 bits are what a float32 holds exactly.
     exact = (turns >> 8).astype(jnp.float32) * 2.0**-24
+    exact += (cycle - jax.lax.stop_gradient(cycle))[:, None]  # nothing, with a gradient of 1
+    if not exactly:
+        exact += jax.lax.stop_gradient(rate)[:, None] * (within - frame)
     return exact + (rate - jax.lax.stop_gradient(rate))[:, None] * within
 
 
@@ -415,4 +473,4 @@ class ResidualDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
         if self.frame_features:
             frames = act(dense(self.frame_features, "frame_last")(frames.reshape(b, t, -1)))
             x = jnp.concatenate([x, frames.mean(1)], -1)
-        return layers.projection_logits(x, label, self.classes)
+        return labels.projection_logits(x, label, self.classes)

@@ -2,11 +2,11 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Float, Float32, Int, Real
 
 from vidgen.errors import ConfigError
 from vidgen.frame_size import Size, height_width
-from vidgen.models import layers, protocol
+from vidgen.models import labels, layers, protocol
 from vidgen.models.attention import Attention, FeedForward
 
 
@@ -54,6 +54,7 @@ class TransformerGenerator(protocol.GeneratorDefaults, nn.Module):
       motion: Channels of the motion noise.
       style: Channels of the content and motion features.
       stride: Frames between keyframes of motion noise; 1 for noise in each frame.
+      loop: Frames after which a sampled video begins again, a multiple of stride; 0: never.
       remat: Compute the features of all blocks and at full resolution again in the backward pass
         instead of keeping them.
       dtype: Type of the computation; parameters are float32.
@@ -79,14 +80,18 @@ class TransformerGenerator(protocol.GeneratorDefaults, nn.Module):
     motion: int = 32
     style: int = 128
     stride: int = 8
+    loop: int = 0
     remat: bool = False
     dtype: str = "float32"
+    between_frames = True
+    sampling_options = ("loop",)
 
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
         sizes = ("grid", "expand", "window", "head", "content", "style", "stride")
         layers.check_sizes(self, "generator", *sizes)
         _check_tokens(self, "generator")
+        layers.check_loop(self)
         short, long = sorted(_patches(self))
         if short % self.grid or long % (short // self.grid):
             patches = f"{short} patches a side"
@@ -121,8 +126,8 @@ class TransformerGenerator(protocol.GeneratorDefaults, nn.Module):
         motion: Float[Array, "batch keyframe motion"],
         cycle: Float[Array, "batch cycle"],
         start: Int[Array, " batch"],
-        label: Int[Array, " batch"] | None = None,
-        pick: Int[Array, "batch time"] | None = None,
+        label: protocol.Label | None = None,
+        pick: Real[Array, "batch time"] | None = None,
         *,
         frames: int,
     ) -> Float32[Array, "batch time height width 3"]:
@@ -134,8 +139,9 @@ class TransformerGenerator(protocol.GeneratorDefaults, nn.Module):
             the last one that is not after the window's first frame.
           cycle: Of no channels, `[B, 0]`: there are no cycles.
           start: First frame of each window, int32 `[B]`, at least 0.
-          label: Classes, int32 `[B]`, where there are classes.
-          pick: Frames of the window to make, int32 `[B, P]` in [0, frames); all T by default.
+          label: Classes, int32 `[B]`, where there are classes; or weights of them, `[B, classes]`.
+          pick: Frames of the window to make, int32 `[B, P]` in [0, frames); or times between them,
+            float32, up to the last frame. All T by default.
           frames: Length of the window, T.
 
         Returns:
@@ -149,7 +155,7 @@ class TransformerGenerator(protocol.GeneratorDefaults, nn.Module):
         b, keyframes = motion.shape[:2]
         content = content.astype(self.dtype)
         if self.classes:
-            embedding = layers.embed(self.classes, self.content, self.dtype, "class")(label)
+            embedding = labels.embed_label(label, self.classes, self.content, self.dtype)
             content = jnp.concatenate([content, embedding], -1)
         content = act(dense(self.style, "content0")(content))
         content = act(dense(self.style, "content1")(content))
@@ -314,7 +320,7 @@ class TransformerDiscriminator(protocol.DiscriminatorDefaults, nn.Module):
             x = forward(self.expand, self.dtype, name=f"forward{layer}")(x.swapaxes(1, 2))
         x = act(layers.dense(self.features, self.dtype, "last")(act(x).reshape(b, groups, -1)))
         x = x.astype(jnp.float32).mean(1)
-        return layers.projection_logits(x, label, self.classes)
+        return labels.projection_logits(x, label, self.classes)
 
 
 def _check_tokens(module: TransformerGenerator | TransformerDiscriminator, role: str) -> None:

@@ -2,10 +2,10 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Float, Float32, Int, Real
 
 from vidgen.frame_size import Size, height_width
-from vidgen.models import layers, protocol
+from vidgen.models import labels, layers, protocol
 from vidgen.models.residual import ResidualGenerator, check_levels
 
 
@@ -47,6 +47,7 @@ class VariationalAutoencoder(protocol.GeneratorDefaults, nn.Module):
         still is folded into channels.
       features: Channels of what the encoder keeps of a frame.
       time_layers: Temporal convolutions (3 taps) over the frames' features.
+      loop: Frames after which a sampled video begins again, a multiple of stride; 0: never.
     """
 
     size: Size
@@ -67,7 +68,10 @@ class VariationalAutoencoder(protocol.GeneratorDefaults, nn.Module):
     encoder_widths: tuple[int, ...] = (64, 96, 128)
     features: int = 128
     time_layers: int = 1
+    loop: int = 0
     encodes = True
+    between_frames = True
+    sampling_options = ("loop",)
 
     def check(self) -> None:
         """Raises ConfigError if the attributes do not fit each other."""
@@ -108,8 +112,8 @@ class VariationalAutoencoder(protocol.GeneratorDefaults, nn.Module):
         motion: Float[Array, "batch keyframe motion"],
         cycle: Float[Array, "batch cycle"],
         start: Int[Array, " batch"],
-        label: Int[Array, " batch"] | None = None,
-        pick: Int[Array, "batch time"] | None = None,
+        label: protocol.Label | None = None,
+        pick: Real[Array, "batch time"] | None = None,
         *,
         frames: int,
     ) -> Float32[Array, "batch time height width 3"]:
@@ -205,7 +209,7 @@ class Encoder(nn.Module):
 
         still = x.mean(1)
         if self.classes:
-            embedding = layers.embed(self.classes, self.features, self.dtype, "class")(label)
+            embedding = labels.embed_label(label, self.classes, self.features, self.dtype)
             still = jnp.concatenate([still, embedding], -1)
         still = act(dense(self.features, "still")(still))
 

@@ -8,9 +8,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Float, Float32
 
-from vidgen.models import layers
+from vidgen.frame_size import Size
+from vidgen.models import conditions as conditioning
+from vidgen.models import labels, layers, protocol
+from vidgen.models.known_frames import Hints
 
 
 class Velocity(nn.Module):
@@ -19,8 +22,8 @@ class Velocity(nn.Module):
     Its tokens are those of the video's own latent, in one or two slots, and of pairs of frames, in
     a slot for each. Attention is among the tokens of a slot, then among slots, at each place by
     itself: a pair sees those near it and the latent of the video that is known, which sees nothing
-    but itself. Noise level of a slot and class scale and shift its tokens before each branch, and
-    scale what the branch adds.
+    but itself. Noise level of a slot, class and conditions scale and shift its tokens before each
+    branch, and scale what the branch adds.
 
     Attributes:
       tokens: Of a slot.
@@ -31,6 +34,9 @@ class Velocity(nn.Module):
       expand: Channels inside feed-forward layers over the width.
       layers: Blocks.
       reach: Pairs that a pair sees before and after it.
+      conditions: What it is told beside the class, names and options: their vectors, and of known
+        frames their tokens.
+      size: Of the frames.
       dtype: Type of the computation; parameters and velocities are float32.
     """
 
@@ -42,6 +48,8 @@ class Velocity(nn.Module):
     expand: int
     layers: int
     reach: int
+    conditions: conditioning.Conditions
+    size: Size
     dtype: str
 
     @nn.compact
@@ -50,8 +58,10 @@ class Velocity(nn.Module):
         whole: Float[Array, "batch wholes {self.tokens} {self.features}"],
         pairs: Float[Array, "batch pair {self.tokens} 2*{self.features}"],
         level: Float[Array, "batch slot"],
-        label: Int[Array, " batch"] | None,
+        label: protocol.Label | None,
         known: bool,
+        given: conditioning.Given | None = None,
+        hints: Hints | None = None,
     ) -> tuple[
         Float32[Array, "batch wholes token feature"], Float32[Array, "batch pair token two"]
     ]:
@@ -64,18 +74,22 @@ class Velocity(nn.Module):
           level: Of each slot, `[B, W + T]`: 0 for noise, 1 for latents, between on the line.
           label: Classes, int32 `[B]`, where there are classes; `classes` stands for none.
           known: Whether the last of `whole` is known.
+          given: Arrays of conditions; those that are not there are absent.
+          hints: Tokens of known frames, where `frames` is one of the conditions; None for none.
 
         Returns:
           Velocities float32 in the shapes of `whole` and `pairs`.
         """
         wholes, count, width = whole.shape[1], level.shape[1], self.width
-        x = [
+        of_whole, of_pairs = (
             layers.dense(width, self.dtype, name, gain=1.0)(x.astype(self.dtype))
             for name, x in (("whole", whole), ("pairs", pairs))
-        ]
+        )
         spread = nn.initializers.normal(0.5)
         places = self.param("places", spread, (self.tokens, width))
-        x = jnp.concatenate(x, 1) + places.astype(self.dtype)[None, None]
+        if "frames" in dict(self.conditions):
+            of_whole, of_pairs = self._hinted(of_whole, of_pairs, hints, int(known))
+        x = jnp.concatenate([of_whole, of_pairs], 1) + places.astype(self.dtype)[None, None]
 
         angles = level[..., None] * jnp.exp(jnp.linspace(0, 7, 32))[None, None]
         about = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1).astype(self.dtype)
@@ -84,8 +98,14 @@ class Velocity(nn.Module):
         kinds = self.param("kinds", spread, (2, width)).astype(self.dtype)
         about += jnp.where((np.arange(count) < wholes)[:, None], kinds[:1], kinds[1:])[None]
         if self.classes and label is not None:
-            table = layers.embed(self.classes + 1, width, self.dtype, "class")
-            about += table(label)[:, None]
+            about += labels.embed_label(label, self.classes + 1, width, self.dtype)[:, None]
+        if self.conditions:
+            given = conditioning.filled(given, self.conditions, len(pairs), self.size, 1)
+            encoders = conditioning.Encoders(
+                self.conditions, self.size, (), self.dtype, name="conditions"
+            )
+            told = encoders(given).vector
+            about += layers.dense(width, self.dtype, "told", gain=1.0)(told)[:, None]
         about = nn.silu(about)
 
         for n in range(self.layers):
@@ -111,6 +131,29 @@ class Velocity(nn.Module):
         )
         made = last(1, "to_whole")(x[:, :wholes]), last(2, "to_pairs")(x[:, wholes:])
         return made[0].astype(jnp.float32), made[1].astype(jnp.float32)
+
+    def _hinted(
+        self,
+        whole: Float[Array, "batch wholes token channel"],
+        pairs: Float[Array, "batch pair token channel"],
+        hints: Hints | None,
+        known: int,
+    ) -> tuple[
+        Float[Array, "batch wholes token channel"], Float[Array, "batch pair token channel"]
+    ]:
+        """Adds what is known of frames to the tokens of what is drawn."""
+        shapes = (len(pairs), 1), pairs.shape[:2]
+        sizes = self.features + 1, 2 * (self.features + 1)
+        if hints is None:
+            both = zip(shapes, sizes, strict=True)
+            hints = Hints(*(jnp.zeros((*shape, self.tokens, size)) for shape, size in both))
+        of_whole, of_pairs = (
+            nn.Dense(self.width, use_bias=False, dtype=self.dtype, name=name)(x)
+            for name, x in (("known_whole", hints.whole), ("known_pairs", hints.pairs))
+        )
+        if whole.shape[1] > known:  # the first one is drawn
+            whole = whole.at[:, :1].add(of_whole)
+        return whole, pairs + of_pairs
 
     def _near(
         self, name: str, wholes: int, count: int, known: bool

@@ -135,7 +135,7 @@ def sample(run: Setup, loop: LoopState, outputs: Outputs) -> None:
     if outputs.log is not None:
         sampler = sampling.from_weights(ema, run.meta, loop.step)
         write = functools.partial(artifacts.write_samples, run.workdir, run.config, sampler)
-        _unless_full(run, functools.partial(write, outputs.log))
+        _unless_full(run, functools.partial(write, outputs.log, run.clips))
     cluster.meet(f"sample {loop.step}")
 
 

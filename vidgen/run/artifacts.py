@@ -20,6 +20,7 @@ from vidgen.data.settings import pack_settings
 from vidgen.data.stream import Clips, choose_stride, describe_choice
 from vidgen.data.toy import ToySource
 from vidgen.errors import ConfigError, DataError
+from vidgen.models import conditions
 from vidgen.run import logs, watch
 from vidgen.run.metrics_log import RunLog
 from vidgen.video import atomic, layout, writing
@@ -87,6 +88,54 @@ def open_clips(
             some, ", ..." if len(clips.skipped) > 3 else "",
         )  # fmt: skip
     return store, clips
+
+
+def clips_to_show(
+    config: configs.Config,
+    path: str,
+    classes: tuple[str, ...],
+    count: int,
+    progress: Callable | None = None,
+) -> tuple[np.ndarray, list[str] | None]:
+    """Reads the first clips of a source: the videos and classes of `batch_to_show`."""
+    batch, names = batch_to_show(config, path, classes, count, progress)
+    return batch["video"], names
+
+
+def batch_to_show(
+    config: configs.Config,
+    path: str,
+    classes: tuple[str, ...],
+    count: int,
+    progress: Callable | None = None,
+) -> tuple[dict[str, np.ndarray], list[str] | None]:
+    """Reads the first clips of a source as a run's training reads its own, but none is changed.
+
+    Args:
+      config: The run's; it is left as it is.
+      path: Of the clips.
+      classes: Of the run.
+      count: How many; fewer where there are not as many.
+      progress: `(done, total, text)`.
+
+    Returns:
+      `video` uint8 `[N, T, H, W, 3]` and what else is known of the clips, and the name of each
+      clip's class; None where the run has no classes or not all of those.
+
+    Raises:
+      DataError: No clip can be used.
+    """
+    config = configs.from_json(configs.to_json(config))
+    config.data.path = path
+    for name, plain in (("flip", False), ("looks", 1)):
+        if name in config.data:
+            config.data[name] = plain
+    store, clips = open_clips(config, progress)
+    batch = clips.first(count)
+    label = batch.get("label")
+    known = bool(classes) and label is not None and set(store.classes) <= set(classes)
+    names = [store.classes[n] for n in np.asarray(label)] if known else None
+    return batch, names
 
 
 def meta(
@@ -180,16 +229,28 @@ def sample_path(workdir: pathlib.Path, step: int, suffix: str) -> pathlib.Path:
 
 
 def write_samples(
-    workdir: pathlib.Path, config: configs.Config, sampler: sampling.Sampler, log: RunLog
+    workdir: pathlib.Path,
+    config: configs.Config,
+    sampler: sampling.Sampler,
+    log: RunLog,
+    clips: Clips | None = None,
 ) -> None:
     """Writes sample videos, always of the same seeds, as MP4, PNG and to TensorBoard.
+
+    A generator that has conditions is asked for what the first clips of the stream are.
 
     Raises:
       FullDisk: The disk is full.
       StorageError: The folder cannot be written.
     """
     frames = min(config.sampling.frames, sampler.limit or config.sampling.frames)
-    videos = sampler.sample(range(config.sampling.clips), frames)
+    condition, count = None, config.sampling.clips
+    if clips is not None and sampler.generator.conditions:
+        condition, labels = asked_for(sampler, clips, count)
+        most = min(frames, clips.frames) if "video" in condition else frames
+        videos = sampler.sample(range(count), most, labels=labels, condition=condition)
+    else:
+        videos = sampler.sample(range(count), frames)
     grid = layout.grid(videos)
     log.video(sampler.step, "samples", grid, sampler.fps)
     video, picture = (sample_path(workdir, sampler.step, suffix) for suffix in (".mp4", ".png"))
@@ -200,6 +261,16 @@ def write_samples(
     writing.write_grid(picture, videos)  # last: a mark that all is written
 
 
+def asked_for(
+    sampler: sampling.Sampler, clips: Clips, count: int
+) -> tuple[dict[str, Any], list[int] | None]:
+    """Returns the conditions and labels that the first `count` clips of the stream fulfil."""
+    batch = clips.take(0, count)
+    condition = conditions.of_clips(sampler.generator.conditions, batch["video"], batch)
+    whole = sampler.classes and not sampler.looks and "label" in batch
+    return condition, batch["label"].tolist() if whole else None
+
+
 def compare_samples(sampler: sampling.Sampler, clips: Clips) -> dict[str, float]:
     """Compares samples of seeds 0, 1, 2, ... with the first clips of the stream.
 
@@ -207,7 +278,10 @@ def compare_samples(sampler: sampling.Sampler, clips: Clips) -> dict[str, float]
       What `watch.compare` does.
     """
     real = watch.describe(clips.take(0, watch.CLIPS)["video"])
-    latents = sampler.latents(range(watch.CLIPS), clips.frames)
+    condition, labels = None, None
+    if sampler.generator.conditions:
+        condition, labels = asked_for(sampler, clips, watch.CLIPS)
+    latents = sampler.latents(range(watch.CLIPS), clips.frames, labels=labels, condition=condition)
     # Each clip with the motion of the one before it.
     other = {**latents, **{n: np.roll(latents[n], 1, 0) for n in ("motion", "cycle")}}
     video, moved = (sampler.decode(noise, clips.frames) for noise in (latents, other))

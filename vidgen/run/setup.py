@@ -16,6 +16,7 @@ from vidgen.data.stream import Batch, Clips
 from vidgen.data.toy import ToySource
 from vidgen.errors import ConfigError, StorageError
 from vidgen.methods.common import Experiment
+from vidgen.models import conditions
 from vidgen.run import artifacts, compiling, logs, warm_start
 from vidgen.runtime import devices
 from vidgen.runtime.checkpoint import Checkpoints
@@ -89,12 +90,22 @@ class Setup:
           batches: One for each step of the call (`parallel.dispatch`).
           stop: Whether this process is to stop; several processes tell one another by `stop`.
         """
-        batch = dict(batches[0])
+        batches = [conditioned(self.experiment, batch) for batch in batches]
+        batch = batches[0]
         if len(batches) > 1:
             batch = {name: np.stack([b[name] for b in batches]) for name in batch}
         if self.placed.host[1] > 1:
             batch["stop"] = np.full(batch["index"].shape, stop, np.int32)
         return batch
+
+
+def conditioned(experiment: Experiment, batch: Batch) -> Batch:
+    """Adds to a batch what conditions are read of as arrays, such as the bytes of captions.
+
+    Raises:
+      ConfigError: The clips have nothing that a condition could be read of.
+    """
+    return {**batch, **conditions.columns(experiment.generator.get("conditions", ()), batch)}
 
 
 def placement(config: configs.Config, together: int = 1) -> devices.Placement:

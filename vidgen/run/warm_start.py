@@ -17,11 +17,12 @@ import numpy as np
 from vidgen import config as configs
 from vidgen import methods
 from vidgen.errors import ConfigError, StorageError
+from vidgen.models import conditions
 from vidgen.runtime.checkpoint import Checkpoints
 from vidgen.runtime.digests import named
 
 # What may differ between a flow and what is made of it: how it is sampled.
-_FREE = ("stream", "steps", "whole_steps", "kept", "chunk", "margin", "guidance", "solver")
+_FREE = ("stream", "steps", "whole_steps", "kept", "chunk", "margin", "guidance", "solver", "loop")
 _LOG = logging.getLogger("vidgen")
 Record = dict[str, Any]  # {"run": folder, "step": its checkpoint}
 
@@ -123,7 +124,8 @@ def check(
     try:
         was = json.loads(path.read_text())["config"]
         made, size = was["generator"], was["data"]["size"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        told = {name: {**options} for name, options in (was.get("conditions") or {}).items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return
     if was["method"] != method:
         raise ConfigError(
@@ -138,6 +140,22 @@ def check(
                 f"config.{field} is {now.get(name)}, and of the run in {init_from} {value}",
                 f"its networks are what is trained: --config.{field}={value}",
             )
+    mine = configs.to_json(config).get("conditions") or {}
+    for name in sorted(mine.keys() | told.keys()):
+        if _encoder(name, mine) != _encoder(name, told):
+            raise ConfigError(
+                f"config.conditions.{name} is {mine.get(name)}, and of the run in {init_from} "
+                f"{told.get(name)}",
+                "what it is told is what is trained: the same conditions, in a config file",
+            )
+
+
+def _encoder(name: str, known: dict[str, Any]) -> Any:
+    """Returns the options that make the encoder of a condition; None where there is none."""
+    if name not in known or name not in conditions.KINDS:
+        return known.get(name)
+    defaults = json.loads(json.dumps(conditions.options_of(name)))  # lists, as in run.json
+    return {**defaults, **known[name], "drop": 0}
 
 
 def begins_from(config: configs.Config) -> str | None:

@@ -11,7 +11,8 @@ from vidgen import methods
 from vidgen.errors import ConfigError, StorageError
 from vidgen.models.protocol import Generator, abstract_params, chunk_of
 from vidgen.runtime.checkpoint import Checkpoints
-from vidgen.sampling.sampler import Sampler, is_whole
+from vidgen.sampling.arguments import is_whole
+from vidgen.sampling.sampler import Sampler
 from vidgen.text import plain
 
 _MOST = 1 << 20  # videos at once, and frames of a chunk
@@ -60,6 +61,22 @@ def load(
     return from_generator(made[0], items["ema"], meta, at, batch=batch, chunk=chunk)
 
 
+def config_of(path: str | os.PathLike[str], step: Step = None) -> configs.Config:
+    """Returns the config that a run was trained with; a stride that was chosen is in it.
+
+    Args:
+      path: The run's folder.
+      step: As for `load`.
+
+    Raises:
+      StorageError: There is no checkpoint, or none that verifies.
+    """
+    meta = _meta(path, step)
+    config = configs.from_json(meta["config"])
+    config.data.stride = config.data.stride or meta.get("stride", 0)  # older runs keep none
+    return config
+
+
 def options_of(path: str | os.PathLike[str], step: Step = None) -> dict[str, Any]:
     """Returns the options that a run can be sampled with, each with the value it was trained with.
 
@@ -70,14 +87,7 @@ def options_of(path: str | os.PathLike[str], step: Step = None) -> dict[str, Any
     Raises:
       StorageError: There is no checkpoint, or none that verifies.
     """
-    checkpoints, number = _checkpoints(path, step)
-
-    def wanted(meta: dict[str, Any]) -> dict[str, Any]:
-        check_meta(meta)
-        _options(meta)
-        return {}
-
-    return _options(checkpoints.restore(wanted, number)[2])
+    return _options(_meta(path, step))
 
 
 def check_meta(meta: dict[str, Any]) -> None:
@@ -191,6 +201,18 @@ def _checkpoints(path: str | os.PathLike[str], step: Step) -> tuple[Checkpoints,
     if not is_whole(step):
         raise ConfigError(f"step is {step!r}", 'a whole number, or "best"')
     return Checkpoints(folder / "checkpoints"), int(step)
+
+
+def _meta(path: str | os.PathLike[str], step: Step) -> dict[str, Any]:
+    """Returns what a checkpoint keeps beside its arrays, of which its generator can be built."""
+    checkpoints, number = _checkpoints(path, step)
+
+    def wanted(meta: dict[str, Any]) -> dict[str, Any]:
+        check_meta(meta)
+        _options(meta)
+        return {}
+
+    return checkpoints.restore(wanted, number)[2]
 
 
 def _generator(meta: dict[str, Any], options: dict[str, Any]) -> Generator:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32, Shaped, UInt8
 
 from vidgen import keys
-from vidgen.models.protocol import Generator, RecurrentGenerator
+from vidgen.models.protocol import Generator, Label, RecurrentGenerator
 
 
 def is_recurrent(generator: Generator) -> TypeGuard[RecurrentGenerator]:
@@ -54,6 +54,7 @@ def draw(generator: Generator, steps: int) -> Callable[..., tuple[Array, Array, 
             jnp.full(seeds.shape, first),
             steps,
             generator.motion,
+            generator.loop // generator.stride,
         )
         return content, motion, cycle
 
@@ -62,11 +63,15 @@ def draw(generator: Generator, steps: int) -> Callable[..., tuple[Array, Array, 
 
 @functools.lru_cache(maxsize=8)
 def decode(generator: Generator, frames: int) -> jax.stages.Wrapped:
-    """Compiles `(params, content, motion, cycle, start, label) -> video`, uint8.
+    """Compiles `(params, content, motion, cycle, start, label, times=None, given=None)` -> video.
+
+    It is uint8.
 
     Args:
       generator: Any but a recurrent one.
-      frames: Frames of a window; `start` is the first, int32.
+      frames: Frames of a window; `start` is the first, int32. With `times`, float32 `[frames]` and
+        each from 0 to `frames`, it makes as many frames at these times after `start`. `given` are
+        the arrays of conditions for the window.
     """
 
     @jax.jit
@@ -76,11 +81,19 @@ def decode(generator: Generator, frames: int) -> jax.stages.Wrapped:
         motion: Float[Array, "batch keyframes motion"],
         cycle: Float[Array, "batch cycles"],
         start: Int32[Array, ""],
-        label: Int32[Array, " batch"],
+        label: Label,
+        times: Float[Array, " time"] | None = None,
+        given: Any = None,
     ) -> UInt8[Array, "batch time height width 3"]:
         first = jnp.full(content.shape[:1], start)
         noise = (content, motion, cycle, first, label if generator.classes else None)
-        return to_uint8(generator.apply({"params": params}, *noise, frames=frames))
+        told = (given,) if generator.conditions else ()
+        if times is None:
+            made = generator.apply({"params": params}, *noise, None, *told, frames=frames)
+            return to_uint8(made)
+        pick = jnp.broadcast_to(times[None], (len(content), frames))
+        made = generator.apply({"params": params}, *noise, pick, *told, frames=frames + 1)
+        return to_uint8(made)
 
     return program
 
@@ -126,24 +139,26 @@ def reconstruct(generator: Generator) -> Callable[..., Array]:
 
 @functools.lru_cache(maxsize=8)
 def begin(generator: RecurrentGenerator) -> Callable[..., Array]:
-    """Compiles `(params, content, motion, label) -> state`, the state before frame 0."""
+    """Compiles `(params, content, motion, label, given=None)` -> the state before frame 0."""
 
     @jax.jit
     def program(
         params: Any,
         content: Float[Array, "batch content"],
         motion: Float[Array, "batch context motion"],
-        label: Int32[Array, " batch"],
+        label: Label,
+        given: Any = None,
     ) -> Shaped[Array, "batch ..."]:
-        given = (content, motion, label if generator.classes else None)
-        return generator.apply({"params": params}, *given, method="begin")
+        noise = (content, motion, label if generator.classes else None)
+        told = (given,) if generator.conditions else ()
+        return generator.apply({"params": params}, *noise, *told, method="begin")
 
     return program
 
 
 @functools.lru_cache(maxsize=8)
 def advance(generator: RecurrentGenerator, steps: int) -> Callable[..., tuple[Array, Array]]:
-    """Compiles `(params, state, content, motion, label) -> (last state, all states)`.
+    """Compiles `(params, state, content, motion, label, given=None)` -> last state, all states.
 
     Args:
       generator: The generator.
@@ -156,10 +171,12 @@ def advance(generator: RecurrentGenerator, steps: int) -> Callable[..., tuple[Ar
         state: Shaped[Array, "batch ..."],
         content: Float[Array, "batch content"],
         motion: Float[Array, "batch keyframes motion"],
-        label: Int32[Array, " batch"],
+        label: Label,
+        given: Any = None,
     ) -> tuple[Shaped[Array, "batch ..."], Shaped[Array, "batch time ..."]]:
-        given = (state, content, motion[:, :steps], label if generator.classes else None)
-        return generator.apply({"params": params}, *given, method="advance")
+        noise = (state, content, motion[:, :steps], label if generator.classes else None)
+        told = (given,) if generator.conditions else ()
+        return generator.apply({"params": params}, *noise, *told, method="advance")
 
     return program
 
@@ -173,7 +190,7 @@ def render(generator: RecurrentGenerator) -> Callable[..., Array]:
         params: Any,
         states: Shaped[Array, "batch time ..."],
         content: Float[Array, "batch content"],
-        label: Int32[Array, " batch"],
+        label: Label,
     ) -> UInt8[Array, "batch time height width 3"]:
         given = (states, content, label if generator.classes else None)
         return to_uint8(generator.apply({"params": params}, *given, method="render"))

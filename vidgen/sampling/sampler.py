@@ -7,26 +7,35 @@ vidgen.write_video("out.mp4", clips[0], fps=sampler.fps)
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeGuard
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int32, Shaped, UInt8, UInt32
+from jaxtyping import Float64, Int32, Shaped, UInt8, UInt32
 
 from vidgen.data.looks import draw
 from vidgen.errors import ConfigError
 from vidgen.frame_size import Size, height_width
+from vidgen.models import conditions
 from vidgen.models.protocol import Generator
-from vidgen.sampling import programs
+from vidgen.sampling import batches, programs
+from vidgen.sampling.arguments import (
+    Labels,
+    Seeds,
+    class_numbers,
+    is_whole,
+    read_numbers,
+    read_seeds,
+)
 from vidgen.sampling.latents import Latents, check_clips, check_latents, check_size
 from vidgen.seeds import stream
 
 FRAMES = 64  # of a video that has no end, by default
 
-Seeds = int | np.integer | Sequence[int] | np.ndarray
-Labels = int | np.integer | str | Sequence[int | str] | np.ndarray | None
 Video = UInt8[np.ndarray, "videos time height width 3"]
+Progress = Callable[[int, int], None]  # frames done, of how many
+Condition = Mapping[str, Any] | None  # by name of the condition, what its kind takes
 State = Shaped[np.ndarray, "videos ..."]  # of a recurrent generator
 
 
@@ -71,7 +80,13 @@ class Sampler:
         )
 
     def sample(
-        self, seeds: Seeds, frames: int | None = None, start: int = 0, labels: Labels = None
+        self,
+        seeds: Seeds,
+        frames: int | None = None,
+        start: int = 0,
+        labels: Labels = None,
+        progress: Progress | None = None,
+        condition: Condition = None,
     ) -> Video:
         """Makes video.
 
@@ -82,17 +97,145 @@ class Sampler:
           start: First frame, at least 0; any window of the endless video of a seed can be had.
           labels: A class for all videos, or one for each: text is its name, an integer its place
             among `classes`, from 0; by default each seed has its own.
+          progress: Called after each chunk of each batch with the frames that are done, and all.
+          condition: What is asked for beside the class, by name of the conditions that the run was
+            trained with (docs/conditions.md); each is absent by default.
 
         Returns:
           uint8 `[len(seeds), frames, H, W, 3]`.
 
         Raises:
-          ConfigError: An argument is out of range or names no class.
+          ConfigError: An argument is out of range or names no class, or the run does not know the
+            condition.
         """
-        return self.decode(self.latents(seeds, frames, start, labels), frames, start)
+        latents = self.latents(seeds, frames, start, labels, condition)
+        return self.decode(latents, frames, start, progress)
+
+    def sample_at(
+        self,
+        seeds: Seeds,
+        times: Sequence[float] | np.ndarray,
+        labels: Labels = None,
+        condition: Condition = None,
+    ) -> Video:
+        """Makes the frames of any times: slower, faster, backwards, to and fro.
+
+        `np.arange(64) / 2` is half the speed, `np.arange(64)[::-1]` runs backwards. At whole
+        numbers the frames are those that `sample` gives, bit for bit.
+
+        Args:
+          seeds: As for `sample`.
+          times: In frames from frame 0, at least 0, in any order. Between whole numbers only where
+            the generator is a function of time (`generator.between_frames`).
+          labels: As for `sample`.
+          condition: As for `sample`.
+
+        Returns:
+          uint8 `[len(seeds), len(times), H, W, 3]`.
+
+        Raises:
+          ConfigError: An argument is out of range, or the generator has nothing between frames.
+        """
+        start, frames = self.window(times)
+        return self.decode_at(self.latents(seeds, frames, start, labels, condition), times)
+
+    def window(self, times: Sequence[float] | np.ndarray) -> tuple[int, int]:
+        """Returns the first frame and the number of frames of the window that holds some times.
+
+        Raises:
+          ConfigError: They are out of range, or between frames where there is nothing.
+        """
+        wanted = read_numbers("times", times, least=0)
+        start, last = math.floor(wanted.min()), math.ceil(wanted.max())
+        if not self.generator.between_frames and (wanted % 1).any():
+            raise ConfigError(
+                f"a {type(self.generator).__name__} makes whole frames, and nothing between",
+                "whole numbers as times",
+            )
+        frames = self.length(last + 1 - start, start)
+        return start, frames
+
+    def decode_at(self, latents: Latents, times: Sequence[float] | np.ndarray) -> Video:
+        """Turns noise into the frames of any times: `decode` as `sample_at` is to `sample`.
+
+        Args:
+          latents: For the window of the times: `latents(seeds, frames, start)`, where
+            `start, frames = window(times)`.
+          times: As for `sample_at`.
+
+        Returns:
+          uint8 `[N, len(times), H, W, 3]`.
+
+        Raises:
+          ConfigError: As for `decode` and `sample_at`.
+        """
+        start, frames = self.window(times)
+        wanted = read_numbers("times", times, least=0)
+        if self.generator.recurrent:
+            return self.decode(latents, frames, start)[:, wanted.astype(np.int64) - start]
+        latents = check_latents(self.generator, latents)
+        self._length(frames, start, latents)
+        first, last = self._chunks(frames, start)
+        self._check_motion(latents, first, last)
+        count = len(latents["content"])
+        video = np.empty((count, len(wanted), *height_width(self.size), 3), np.uint8)
+        whole = wanted % 1 == 0
+        for rows in batches.rows(count, self.batch):
+            batch = self._batch(latents, rows)
+            for chunk in np.unique(wanted // self.chunk).astype(np.int64).tolist():
+                inside = wanted // self.chunk == chunk
+                at = (chunk - first) * self._steps
+                part = {**batch, "motion": batch["motion"][:, at : at + self._steps + self._extra]}
+                if frames_of := np.flatnonzero(inside & whole).tolist():
+                    made, _ = next(self._decode_batch(part, chunk, chunk + 1))
+                    places = wanted[frames_of].astype(np.int64) - chunk * self.chunk
+                    video[rows, frames_of] = made[: len(video[rows]), places]
+                between = np.flatnonzero(inside & ~whole)
+                part["motion"] = batch["motion"][:, at:]
+                for begin in range(0, len(between), self.chunk):
+                    some = between[begin : begin + self.chunk]
+                    made = self._decode_between(part, wanted[some], chunk)
+                    video[rows, some] = made[: len(video[rows])]
+        return video
+
+    def _decode_between(
+        self, latents: Latents, times: Float64[np.ndarray, " time"], chunk: int
+    ) -> Video:
+        """Makes at most a chunk of frames at times within one chunk, of one batch."""
+        need = self.generator.keyframes(self.chunk + 1)
+        motion = latents["motion"][:, :need]
+        spare = need - motion.shape[1]  # of what is not reached from within the chunk
+        motion = np.concatenate([motion, np.repeat(motion[:, -1:], spare, 1)], 1)
+        within = np.zeros(self.chunk, np.float32)
+        within[: len(times)] = times - chunk * self.chunk
+        start = np.asarray(chunk * self.chunk, np.int32)
+        given = (latents["content"], motion, latents["cycle"], start, latents["label"], within)
+        decode = programs.decode(self.generator, self.chunk)
+        told = self._told(latents, chunk, self.chunk + 1)
+        return np.asarray(decode(self.params, *given, **told))[:, : len(times)]
+
+    def _batch(self, latents: Latents, rows: slice) -> Latents:
+        """Returns the latents of a batch, filled up; but for conditions, which may be long."""
+        some = {name: x[rows] for name, x in latents.items()}
+        return {n: x if "/" in n else batches.pad(x, self.batch) for n, x in some.items()}
+
+    def _told(self, latents: Latents, chunk: int, frames: int) -> dict[str, Any]:
+        """Returns the conditions in latents as a chunk of one batch sees them, as an argument."""
+        known = self.generator.conditions
+        if not known:
+            return {}
+        start, given = chunk * self.chunk, conditions.of_flat(latents)
+        count = next((len(x) for n, x in latents.items() if "/" in n), self.batch)
+        beside = self.generator.beside
+        seen = conditions.window(known, given, count, self.size, start, frames, beside)
+        return {"given": jax.tree.map(lambda x: batches.pad(x, self.batch), seen)}
 
     def stream(
-        self, seed: int | np.integer, start: int = 0, labels: Labels = None
+        self,
+        seed: int | np.integer,
+        start: int = 0,
+        labels: Labels = None,
+        condition: Condition = None,
     ) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
         """Yields the frames of one seed from `start` on without end, in constant memory.
 
@@ -100,6 +243,7 @@ class Sampler:
           seed: In [0, 2^32).
           start: First frame.
           labels: A class, as for `sample`; by default the seed's own.
+          condition: As for `sample`; a condition that ends, ends the stream.
 
         Yields:
           uint8 `[H, W, 3]`, the same as `sample` gives.
@@ -112,16 +256,22 @@ class Sampler:
                 f"this generator's videos end after {self.limit} frames",
                 "sample them whole; nothing goes on without end",
             )
-        self.length(None, start)  # refuses what is no frame's number
-        first, carry = start // self.chunk * self.chunk, None
-        while True:
-            latents = self._latents(seed, self.chunk, first, labels, carry)
+        given = self._given(condition, 1)
+        self._length(None, start, given)  # refuses what is no frame's number
+        first, carry, end = start // self.chunk * self.chunk, None, self._end(given)
+        while not end or first < end:
+            latents = self._latents(seed, self.chunk, first, labels, given, carry)
             video, carry = self._decode(latents, self.chunk, first)
-            yield from video[0, max(start - first, 0) :]
+            yield from video[0, max(start - first, 0) : (end or 2**31) - first]
             first += self.chunk
 
     def latents(
-        self, seeds: Seeds, frames: int | None = None, start: int = 0, labels: Labels = None
+        self,
+        seeds: Seeds,
+        frames: int | None = None,
+        start: int = 0,
+        labels: Labels = None,
+        condition: Condition = None,
     ) -> Latents:
         """Draws the noise that `decode` turns into video; arguments as for `sample`.
 
@@ -131,9 +281,24 @@ class Sampler:
           [0, 1), the turn of each cycle in frame 0; `label` int32 `[N]`, the number of the class,
           or of the look where classes are split into looks. Of a recurrent generator that does not
           begin at frame 0 also `carry`, its state before the first chunk, for which all that lies
-          before is run through.
+          before is run through. Conditions are arrays named `condition/array`.
         """
-        return self._latents(seeds, self.length(frames, start), start, labels, None)
+        count = len(read_seeds(seeds))
+        given = self._given(condition, count)
+        frames = self._length(frames, start, given)
+        return self._latents(seeds, frames, start, labels, given)
+
+    def _given(self, condition: Condition, count: int) -> Latents:
+        """Returns conditions of `count` videos as they are kept in latents."""
+        known = self.generator.conditions
+        given = conditions.read(known, condition, count, self.size)
+        if self.generator.loop and conditions.lie_in_space(tuple((name, {}) for name in given)):
+            raise ConfigError(
+                f"the video begins again after {self.generator.loop} frames, and a condition says "
+                "what its frames are like",
+                "loop=0, or without the condition",
+            )
+        return conditions.flat(given)
 
     def encode(self, clips: np.ndarray, labels: Labels = None) -> Latents:
         """Gives the noise that clips were most likely made of, for `decode(latents, T)`.
@@ -152,7 +317,9 @@ class Sampler:
         check_clips(self.generator, clips, labels)
         label = self._labels(np.arange(len(clips)), labels)
         run = programs.encode(self.generator, self._chunks(clips.shape[1], 0)[1] * self.chunk)
-        content, motion, cycle = self._by_batch(lambda *rows: run(self.params, *rows), clips, label)
+        content, motion, cycle = batches.by_batch(
+            lambda *rows: run(self.params, *rows), self.batch, clips, label
+        )
         return {"content": content, "motion": motion, "cycle": cycle, "label": label}
 
     def reconstruct(self, clips: np.ndarray, labels: Labels = None) -> Video:
@@ -172,18 +339,26 @@ class Sampler:
             return self.decode(self.encode(clips, labels), clips.shape[1])
         check_size(self.generator, clips)
         run = programs.reconstruct(self.generator)
-        return self._by_batch(lambda rows: (run(self.params, rows),), clips)[0]
+        return batches.by_batch(lambda rows: (run(self.params, rows),), self.batch, clips)[0]
 
-    def decode(self, latents: Latents, frames: int | None = None, start: int = 0) -> Video:
+    def decode(
+        self,
+        latents: Latents,
+        frames: int | None = None,
+        start: int = 0,
+        progress: Progress | None = None,
+    ) -> Video:
         """Turns noise into video: `decode(latents(seeds, n, s), n, s)` is `sample(seeds, n, s)`.
 
-        The latents may have been edited in between: contents exchanged or interpolated, motion of
-        one video given to another.
+        The latents may have been edited in between (`vidgen.edit`): contents exchanged or
+        interpolated, motion of one video given to another. Their `label` may be weights of classes,
+        float `[N, classes]`, where `generator.between_classes`.
 
         Args:
           latents: As from `latents`, for the same `frames` and `start`.
           frames: Length of the videos; by default as for `sample`.
           start: First frame.
+          progress: As for `sample`.
 
         Returns:
           uint8 `[N, frames, H, W, 3]`.
@@ -194,20 +369,37 @@ class Sampler:
         latents = check_latents(self.generator, latents)
         if self.generator.recurrent and start >= self.chunk and "carry" not in latents:
             raise ConfigError("latents lack carry", f"draw them with start={start}")
-        return self._decode(latents, self.length(frames, start), start)[0]
+        return self._decode(latents, self._length(frames, start, latents), start, progress)[0]
 
-    def length(self, frames: int | None, start: int = 0) -> int:
-        """Returns how many frames `sample` makes, given its arguments.
+    def length(
+        self, frames: int | None, start: int = 0, condition: Condition = None, count: int = 1
+    ) -> int:
+        """Returns how many frames `sample` makes of `count` seeds, given its other arguments.
 
         Raises:
-          ConfigError: They are out of range.
+          ConfigError: They are out of range, or a condition says nothing of some of the frames.
         """
+        return self._length(frames, start, self._given(condition, count))
+
+    def _length(self, frames: int | None, start: int, given: Latents) -> int:
+        """Returns the number of frames, given conditions as latents have them."""
         if not is_whole(start):
             raise ConfigError(f"start is {start!r}", "a whole number, 0 to about 2^31")
+        end = self._end(given)
         if frames is None:
-            frames = max(self.limit - start, 1) if self.limit else FRAMES
+            last = end or self.limit
+            frames = max(last - start, 1) if last else FRAMES
         self._chunks(frames, start)
+        if end and start + frames > end:
+            raise ConfigError(
+                f"frames {start} to {start + frames} are asked for",
+                f"the condition has {end} frames",
+            )
         return frames
+
+    def _end(self, given: Latents) -> int:
+        """Returns how many frames conditions in latents say something of; 0: there is no end."""
+        return conditions.length(self.generator.conditions, conditions.of_flat(given))
 
     @property
     def size(self) -> Size:
@@ -230,10 +422,16 @@ class Sampler:
         return self.generator.keyframes(self.chunk) - self._steps
 
     def _latents(
-        self, seeds: Seeds, frames: int, start: int, labels: Labels, carry: State | None
+        self,
+        seeds: Seeds,
+        frames: int,
+        start: int,
+        labels: Labels,
+        given: Latents,
+        carry: State | None = None,
     ) -> Latents:
-        """Draws noise as `latents` does; from a state that is known, where one is given."""
-        numbers = _seeds(seeds)
+        """Draws noise beside conditions as `latents` does; from a state, where one is known."""
+        numbers = read_seeds(seeds)
         first, last = self._chunks(frames, start)
         label = self._labels(numbers, labels)
         begin = first * self._steps - self.generator.context
@@ -245,8 +443,9 @@ class Sampler:
             motion = np.concatenate([motion for _, motion, _ in blocks], 1)[:, :need]
             return blocks[0][0], motion, blocks[0][2]
 
-        content, motion, cycle = self._by_batch(noise, numbers)
+        content, motion, cycle = batches.by_batch(noise, self.batch, numbers)
         latents = {"content": content, "motion": motion, "cycle": cycle, "label": label}
+        latents |= given
         if self.generator.recurrent and first:
             latents["carry"] = self._run_to(first, numbers, latents) if carry is None else carry
         return latents
@@ -262,33 +461,48 @@ class Sampler:
         assert programs.is_recurrent(generator)
         begin, advance = programs.begin(generator), programs.advance(generator, self._steps)
 
-        def run(seeds, content, label):
+        asked = {name: x for name, x in latents.items() if "/" in name}
+
+        def run(seeds, content, label, *given):
+            some = dict(zip(asked, given, strict=True))
             before = self._draw(seeds, -generator.context)[1][:, : generator.context]
-            state = begin(self.params, content, before, label)
+            told = self._told(some, 0, self.chunk)
+            state = begin(self.params, content, before, label, **told)
             for at in range(chunk):
                 motion = self._draw(seeds, at * self._steps)[1]
-                state, _ = advance(self.params, state, content, motion, label)
+                told = self._told(some, at, self.chunk)
+                state, _ = advance(self.params, state, content, motion, label, **told)
             return (state,)
 
-        return self._by_batch(run, seeds, latents["content"], latents["label"])[0]
+        rows = seeds, latents["content"], latents["label"], *asked.values()
+        return batches.by_batch(run, self.batch, *rows)[0]
 
-    def _decode(self, latents: Latents, frames: int, start: int) -> tuple[Video, State | None]:
-        """Turns noise into video as `decode` does; also returns a recurrent generator's state."""
-        first, last = self._chunks(frames, start)
+    def _check_motion(self, latents: Latents, first: int, last: int) -> None:
+        """Raises ConfigError unless latents are for the chunks from one to before another."""
         need, have = (last - first) * self._steps + self._extra, latents["motion"].shape[1]
         if have != need:
             raise ConfigError(
-                f"these latents hold {have} steps of motion, {frames} frames from {start} need "
-                f"{need}",
+                f"these latents hold {have} steps of motion, frames {first * self.chunk} to "
+                f"{last * self.chunk} need {need}",
                 "decode with the frames and start they were drawn for",
             )
+
+    def _decode(
+        self, latents: Latents, frames: int, start: int, progress: Progress | None = None
+    ) -> tuple[Video, State | None]:
+        """Turns noise into video as `decode` does; also returns a recurrent generator's state."""
+        first, last = self._chunks(frames, start)
+        self._check_motion(latents, first, last)
         count, length, states = len(latents["content"]), (last - first) * self.chunk, []
         video = np.empty((count, length, *height_width(self.size), 3), np.uint8)
-        for rows in self._rows(count):
-            state, batch = None, {name: self._pad(x[rows]) for name, x in latents.items()}
+        for rows in batches.rows(count, self.batch):
+            state, batch = None, self._batch(latents, rows)
             for number, (made, after) in enumerate(self._decode_batch(batch, first, last)):
                 time = slice(number * self.chunk, (number + 1) * self.chunk)
                 video[rows, time], state = made[: len(video[rows])], after
+                if progress is not None:
+                    done = rows.start * length + len(video[rows]) * min(time.stop, length)
+                    progress(done * frames // length, count * frames)
             if state is not None:
                 states.append(state[: len(video[rows])])
         skip = start - first * self.chunk
@@ -307,10 +521,12 @@ class Sampler:
             before, motion = np.split(motion, [generator.context], 1)
             state = latents.get("carry")
             if state is None:
-                state = programs.begin(generator)(self.params, content, before, label)
-            for at in range(0, (last - first) * steps, steps):
-                part = motion[:, at : at + steps]
-                state, states = advance(self.params, state, content, part, label)
+                told = self._told(latents, first, self.chunk)
+                state = programs.begin(generator)(self.params, content, before, label, **told)
+            for chunk in range(first, last):
+                part = motion[:, (chunk - first) * steps :][:, :steps]
+                told = self._told(latents, chunk, self.chunk)
+                state, states = advance(self.params, state, content, part, label, **told)
                 video = render(self.params, states, content, label)
                 yield np.asarray(video), np.asarray(state)
             return
@@ -319,7 +535,9 @@ class Sampler:
             at = (chunk - first) * steps
             part = motion[:, at : at + steps + self._extra]
             start = np.asarray(chunk * self.chunk, np.int32)
-            yield np.asarray(decode(self.params, content, part, cycle, start, label)), None
+            told = self._told(latents, chunk, self.chunk)
+            video = decode(self.params, content, part, cycle, start, label, **told)
+            yield np.asarray(video), None
 
     def _chunks(self, frames: int, start: int) -> tuple[int, int]:
         """Returns the first chunk of a window, and the first after it."""
@@ -339,70 +557,10 @@ class Sampler:
             )
         return start // self.chunk, -(-(start + frames) // self.chunk)
 
-    def _by_batch(
-        self, function: Callable[..., Sequence[Any]], *arrays: np.ndarray
-    ) -> list[np.ndarray]:
-        """Calls a function with `batch` rows of arrays at a time; puts together what it returns."""
-        made = []
-        for rows in self._rows(len(arrays[0])):
-            results = function(*(self._pad(x[rows]) for x in arrays))
-            made.append([np.asarray(x)[: len(arrays[0][rows])] for x in results])
-        return [np.concatenate(parts) for parts in zip(*made, strict=True)]
-
-    def _rows(self, count: int) -> Iterator[slice]:
-        return (slice(at, at + self.batch) for at in range(0, count, self.batch))
-
-    def _pad(self, rows: np.ndarray) -> np.ndarray:
-        missing = self.batch - len(rows)
-        return np.concatenate([rows, np.repeat(rows[-1:], missing, 0)]) if missing else rows
-
     def _labels(self, seeds: np.ndarray, labels: Labels) -> Int32[np.ndarray, " videos"]:
-        found = self._classes(seeds, labels)
+        found = class_numbers(self.classes, seeds, labels)
         if not self.looks:
             return found
         chances = [stream(int(seed), "look").uniform() for seed in seeds]
         pairs = zip(found.tolist(), chances, strict=True)
         return np.array([draw(self.looks, kind, u) for kind, u in pairs], np.int32)
-
-    def _classes(self, seeds: np.ndarray, labels: Labels) -> Int32[np.ndarray, " videos"]:
-        number = max(len(self.classes), 1)
-        if labels is None:
-            return (seeds % number).astype(np.int32)
-        if hasattr(labels, "__array__"):
-            labels = np.asarray(labels).tolist()  # of no axes: one value
-        if isinstance(labels, (str, bytes)) or not isinstance(labels, Sequence):
-            return np.full(len(seeds), self._label(labels, number), np.int32)
-        if len(labels) != len(seeds):
-            raise ConfigError(f"{len(labels)} labels for {len(seeds)} seeds", "give one for each")
-        return np.array([self._label(label, number) for label in labels], np.int32)
-
-    def _label(self, label: Any, number: int) -> int:
-        if isinstance(label, str) and label in self.classes:
-            return self.classes.index(label)
-        if is_whole(label) and 0 <= label < number:
-            return int(label)
-        raise ConfigError(
-            f"there is no class {label!r}", "one of " + ", ".join(self.classes or ("0",))
-        )
-
-
-def is_whole(value: Any) -> TypeGuard[int]:
-    """Tells whether a value is a whole number; a truth value, which Python counts, is none."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def _seeds(seeds: Seeds) -> UInt32[np.ndarray, " videos"]:
-    if isinstance(seeds, range) and len(seeds) > 2**32:
-        raise ConfigError(f"seeds are {len(seeds)} numbers", "use 0 to 2^32-1")
-    try:
-        numbers = np.atleast_1d(np.asarray(seeds))
-    except ValueError as error:  # lists of different lengths
-        raise ConfigError(f"seeds are {seeds!r}", "a whole number, or a list of them") from error
-    if numbers.ndim != 1 or not numbers.size or not np.issubdtype(numbers.dtype, np.integer):
-        raise ConfigError(
-            f"seeds are {np.asarray(seeds).tolist()!r}", "a whole number, or a list of them"
-        )
-    low, high = numbers.min(), numbers.max()
-    if low < 0 or high >= 2**32:
-        raise ConfigError(f"seeds reach from {low} to {high}", "use 0 to 2^32-1")
-    return numbers.astype(np.uint32)

@@ -136,8 +136,8 @@ def bench(
         result |= _sampler(experiment, ema, store, top, seconds)
         _write(path, result, placed, config)
         return result
-    batch = placed.put(_call(clips, batch_size, placed.dispatch))
-    one = devices.numeric(clips.take(0, batch_size))
+    one = devices.numeric(setup.conditioned(experiment, clips.take(0, batch_size)))
+    batch = placed.put(_call(one, placed.dispatch))
 
     def timed(step):
         state = placed.init(experiment.init, config.seed)
@@ -263,8 +263,7 @@ def compare(old: str | pathlib.Path, new: dict[str, float]) -> None:
         print(f"{name:24s}{before[name]:14.4g}{new[name]:14.4g}{new[name] / before[name]:8.2f}x")
 
 
-def _call(clips: Any, batch_size: int, dispatch: int) -> dict[str, Any]:
-    batch = devices.numeric(clips.take(0, batch_size))
+def _call(batch: dict[str, Any], dispatch: int) -> dict[str, Any]:
     if dispatch == 1:
         return batch
     return {name: jnp.stack([jnp.asarray(x)] * dispatch) for name, x in batch.items()}

@@ -142,7 +142,7 @@ def layout(config: configs.Config, store: Listed) -> Layout:
     experiment = methods.experiment(config, labels)
     placed = setup.placement(config, experiment.together)
     state = placed.abstract(jax.eval_shape(experiment.init, config.seed))
-    return Layout(config, experiment, placed, state, _batch(config, store, placed))
+    return Layout(config, experiment, placed, state, _batch(config, store, placed, experiment))
 
 
 def sizes(step: Layout) -> Sizes:
@@ -231,7 +231,9 @@ def dry_run(config: configs.Config) -> None:
         print(report_program(found, config.parallel.compute))
 
 
-def _batch(config: configs.Config, store: Listed, placed: devices.Placement) -> dict[str, Any]:
+def _batch(
+    config: configs.Config, store: Listed, placed: devices.Placement, experiment: setup.Experiment
+) -> dict[str, Any]:
     """Returns the shapes of a call's batch, lying as `placed.put` would have it."""
     data, lead = config.data, () if placed.dispatch == 1 else (placed.dispatch,)
     clips, sharding = (config.training.batch_size,), placed.rows
@@ -243,7 +245,8 @@ def _batch(config: configs.Config, store: Listed, placed: devices.Placement) -> 
     columns = dict(store.columns)
     if data.get("looks", 1) > 1:
         columns.setdefault("label", np.zeros(0, np.int32))
-    batch = devices.numeric(empty_batch(columns, data.frames, data.size))
+    empty = empty_batch(columns, data.frames, data.size)
+    batch = devices.numeric(setup.conditioned(experiment, empty))
     return {
         name: jax.ShapeDtypeStruct((*lead, *clips, *x.shape[1:]), x.dtype, sharding=sharding)
         for name, x in batch.items()

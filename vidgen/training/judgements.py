@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Key, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Key, PyTree
 
 from vidgen import keys
 from vidgen.training import losses
@@ -41,6 +41,7 @@ def discriminator_loss(
     r1: Float[ArrayLike, ""],
     r2: Float[ArrayLike, ""],
     mismatch: Float[ArrayLike, ""] | None,
+    counted: Bool[Array, "batch candidate"] | None = None,
 ) -> tuple[Float[Array, ""], Metrics]:
     """Returns the discriminator's loss and what it is made of; losses are summed over its heads.
 
@@ -49,20 +50,24 @@ def discriminator_loss(
       loss: Name of a pair in `losses.LOSSES`.
       r1: Weight of the penalty on real clips.
       r2: Weight of the penalty on generated clips.
-      mismatch: Weight of real clips with a wrong label, the second candidate, as fakes; None where
-        there are no candidates.
+      mismatch: Weight of real clips with wrong labels, all candidates but the first, as fakes;
+        None where there are no candidates.
+      counted: Which of them are wrong; all are where it is None.
     """
     of_pairs, _ = losses.LOSSES[loss]
     real, fake, *penalties = judgement
     p1, p2 = (jnp.mean(penalty) for penalty in penalties)
     total, metrics = jnp.zeros(()), {}
     if mismatch is not None:
-        first, wrong = (lambda x: x[:, 0]), (lambda x: x[:, 1])
-        real, wrong, fake = (
-            jax.tree.map(which, logits)
-            for which, logits in ((first, real), (wrong, real), (first, fake))
-        )
-        metrics["dis/mismatch"] = losses.of_heads(of_pairs, real, wrong)
+        first, others = (lambda x: x[:, 0]), (lambda x: x[:, 1:])
+        own = lambda x: jnp.repeat(x[:, :1], x.shape[1] - 1, 1)  # noqa: E731
+        right, wrong = jax.tree.map(own, real), jax.tree.map(others, real)
+        if counted is not None:
+            of_candidates = functools.partial(losses.against_all, counted=counted)
+        else:
+            of_candidates = of_pairs
+        metrics["dis/mismatch"] = losses.of_heads(of_candidates, right, wrong)
+        real, fake = (jax.tree.map(first, logits) for logits in (real, fake))
         total += mismatch * metrics["dis/mismatch"]
     adversarial = losses.of_heads(of_pairs, real, fake)
     penalty = 0.5 * (p1 * r1 + p2 * r2)

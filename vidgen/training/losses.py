@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Float32, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Float32, PyTree
 
 Loss = Callable[[Float[Array, "..."], Float[Array, "..."]], Float[Array, ""]]
 Likelihood = Callable[
@@ -82,6 +82,31 @@ LOSSES: dict[str, tuple[Loss, Loss]] = {
 }
 
 PAIRED = ("rpgan",)  # losses whose generator needs the logits of real clips
+
+
+def against_all(
+    right: Float[Array, "batch candidate *rest"],
+    wrong: Float[Array, "batch candidate *rest"],
+    counted: Bool[Array, "batch candidate"],
+) -> Float[Array, ""]:
+    """Returns the loss of the right candidate of each clip among all wrong ones: a cross-entropy.
+
+    With one wrong candidate it is that of `rpgan`. With more, those that are nearest to the right
+    one count most: of captions the same colour with another shape, say, instead of all that are of
+    other colours anyway.
+
+    Args:
+      right: Logits of the right candidate, beside each wrong one.
+      wrong: Those of the wrong ones.
+      counted: Which of them are; others are as if they were not there.
+
+    Reference: van den Oord et al., "Representation learning with contrastive predictive coding"
+      (InfoNCE), 2018; Zhang et al., "Cross-modal contrastive learning for text-to-image
+      generation" (XMC-GAN), 2021.
+    """
+    counted = counted.reshape(*counted.shape, *(1,) * (wrong.ndim - 2))
+    apart = jnp.where(counted, wrong - right, -jnp.inf)
+    return jnp.mean(jax.nn.logsumexp(jnp.concatenate([jnp.zeros_like(apart[:, :1]), apart], 1), 1))
 
 
 def interleave(real: PyTree, fake: PyTree, group: int = 1) -> PyTree:

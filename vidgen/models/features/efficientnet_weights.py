@@ -61,6 +61,11 @@ class _TensorsOnly(pickle.Unpickler):
         return _Storage(key=pid[2], type=pid[1])
 
 
+def installed() -> bool:
+    """Tells whether the package of the weights is there."""
+    return importlib.util.find_spec(_PACKAGE) is not None
+
+
 def find() -> pathlib.Path:
     """Returns the file of the package, whose code is not imported.
 

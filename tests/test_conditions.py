@@ -9,7 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY_FLOW_GENERATOR, TINY_GENERATOR, TINY_HEADS, tiny_config
+from conftest import (
+    TINY_CODES_GENERATOR,
+    TINY_FLOW_GENERATOR,
+    TINY_GENERATOR,
+    TINY_HEADS,
+    tiny_config,
+)
 from ml_collections import ConfigDict
 
 from vidgen import methods, models, sampling
@@ -26,6 +32,10 @@ OPTIONS = {
     "caption": {"most": 24, "width": 8, "heads": 2},
     "frames": {"modes": ("first", "hole"), "width": 8},
     "video": {"scale": 4, "width": 8},
+}
+TINY_VAE_GENERATOR = {
+    **{n: v for n, v in TINY_GENERATOR.items() if n != "periods"},
+    **{"encoder_widths": (8, 8, 8), "features": 8},
 }
 RNG = np.random.default_rng(0)
 CLIP = RNG.integers(0, 256, (20, SIZE, SIZE, 3), np.uint8)
@@ -141,9 +151,15 @@ def flow(request):
 
 def flow_sampler(conditions, stream=False):
     """A flow with random weights, as a checkpoint would make it."""
-    config = methods.base("flow")
+    generator = {**TINY_FLOW_GENERATOR, "stream": stream, "guidance": 2.0}
+    return method_sampler("flow", conditions, generator)
+
+
+def method_sampler(method, conditions, generator):
+    """A run of a method with random weights, as a checkpoint would make it."""
+    config = methods.base(method)
     config.data.update(frames=4, size=SIZE)
-    config.generator.update(TINY_FLOW_GENERATOR)
+    config.generator.update(generator)
     config.conditions = ConfigDict(conditions)
     methods.complete(config)
     experiment = methods.experiment(config, 2)
@@ -151,7 +167,7 @@ def flow_sampler(conditions, stream=False):
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     moved = [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    arguments = {**experiment.generator, "stream": stream, "guidance": 2.0}
+    arguments = experiment.generator
     meta = {"generator": json.loads(json.dumps(arguments)), "classes": ["a", "b"], "fps": 10}
     return sampling.from_weights(tree.unflatten(moved), meta, 0, chunk=8, batch=2)
 
@@ -168,6 +184,72 @@ def test_a_flow_of_captions_is_the_same_in_all_windows_and_streams(flow):
     np.testing.assert_array_equal([next(stream) for _ in range(9)], whole[0, 9:18])
     latents = flow.latents([5], 20, condition=blue)
     np.testing.assert_array_equal(flow.decode(latents, 20), whole[2:])
+
+
+def test_codes_of_captions_are_the_same_in_all_windows_and_streams():
+    codes = method_sampler("autoregressive", {"caption": OPTIONS["caption"]}, TINY_CODES_GENERATOR)
+    asked = {"caption": ["a red disc", "", "blue"]}
+    whole = codes.sample([3, 4, 5], 20, condition=asked)
+    plain = codes.sample([3, 4, 5], 20)
+    assert (whole[[0, 2]] != plain[[0, 2]]).any((1, 2, 3, 4)).all()
+    np.testing.assert_array_equal(whole[1], plain[1])  # nothing was said
+    blue = {"caption": "blue"}
+    np.testing.assert_array_equal(codes.sample([5], 7, 11, condition=blue)[0], whole[2, 11:18])
+    stream = codes.stream(3, 9, condition={"caption": "a red disc"})
+    np.testing.assert_array_equal([next(stream) for _ in range(9)], whole[0, 9:18])
+    latents = codes.latents([5], 20, condition=blue)
+    np.testing.assert_array_equal(codes.decode(latents, 20), whole[2:])
+
+
+def test_codes_take_no_condition_but_captions():
+    with pytest.raises(ConfigError, match="codes take captions alone"):
+        method_sampler("autoregressive", {"frames": OPTIONS["frames"]}, TINY_CODES_GENERATOR)
+
+
+def test_an_autoencoder_keeps_what_is_known_of_what_it_makes_and_of_what_it_gives_back():
+    vae = method_sampler("vae", OPTIONS, TINY_VAE_GENERATOR)
+    asked = {"frames": {"video": CLIP[:2], "time": [0, 9]}, "caption": "blue"}
+    whole = vae.sample([3, 4], 20, condition=asked)
+    np.testing.assert_array_equal(whole[:, [0, 9]], np.tile(CLIP[:2], (2, 1, 1, 1, 1)))
+    words = {"caption": "a red disc"}
+    assert (vae.sample([3], 4, condition=words) != vae.sample([3], 4)).any()
+    np.testing.assert_array_equal(vae.sample([4], 7, 6, condition=asked)[0], whole[1, 6:13])
+    stream = vae.stream(3, 5, condition=asked)
+    np.testing.assert_array_equal([next(stream) for _ in range(9)], whole[0, 5:14])
+
+
+@pytest.mark.parametrize("method, kind", [("vae", "whole"), ("autoregressive", "prior")])
+def test_captions_are_learnt_by_other_methods(method, kind):
+    """What reads them moves in training, of discriminators, too."""
+    config = methods.base(method)
+    config.data.update(frames=4, size=SIZE)
+    generator = {"vae": TINY_VAE_GENERATOR, "autoregressive": TINY_CODES_GENERATOR}[method]
+    config.generator.update(generator)
+    config.discriminator = ConfigDict({"kind": "heads", **TINY_HEADS, "taps": ()})
+    config.conditions = ConfigDict({"caption": OPTIONS["caption"]})
+    config.objective.adversarial = 0.1
+    config.training.batch_size = 8
+    methods.complete(config)
+    experiment = methods.experiment(config, 2)
+    state = jax.jit(experiment.init, static_argnums=0)(0)
+    words = conditions.kind("caption", OPTIONS["caption"])
+    batch = {
+        "video": RNG.integers(0, 256, (8, 4, SIZE, SIZE, 3), np.uint8),
+        "label": np.arange(8, dtype=np.int32) % 2,
+        "index": np.arange(8, dtype=np.int32),
+        "caption": words.tokens([f"clip {n}" for n in range(8)]),
+    }
+    step, first = jax.jit(experiment.steps[kind]), state
+    for _ in range(3):  # some layers are zero at first
+        state, metrics = step(state, batch)
+        assert metrics["skipped"] == 0 and np.isfinite(metrics["gen/loss"])
+    part = {"vae": "decoder", "autoregressive": "model"}[method]
+    pairs = [(first.gen[part]["conditions"], state.gen[part]["conditions"])]
+    if method == "vae":
+        pairs.append((first.dis["conditions"], state.dis["conditions"]))
+    for before, after in pairs:
+        still = jax.tree.map(lambda a, b: bool((a == b).all()), before, after)
+        assert not any(jax.tree.leaves(still)), still
 
 
 @pytest.fixture(scope="module")
@@ -688,7 +770,7 @@ def test_a_condition_is_kept_by_another_method_that_has_it():
     config = told_config("frames")
     again = methods.change(config, "gan")
     assert again.conditions.frames.modes == ("first", "hole")
-    assert "conditions" not in methods.change(config, "vae")
+    assert "conditions" not in methods.change(config, "mocogan")
     described = methods.describe(config)
     assert "conditions.frames.modes" in described and "What is known of training" in described
 

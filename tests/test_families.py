@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from conftest import (
     TINY_CODES_GENERATOR,
-    TINY_DISCRIMINATOR,
     TINY_FLOW_GENERATOR,
     TINY_GENERATOR,
     TINY_HEADS,
@@ -59,19 +58,20 @@ def heads():
     return config
 
 
+CONDITIONS = {
+    "caption": {"most": 24, "width": 8, "heads": 2},
+    "frames": {"modes": ("first", "hole"), "width": 4},
+    "video": {"scale": 2, "noise": 2.0, "width": 4, "drop": 0.2},
+}
+
+
 def told():
     """Heads told captions, known pixels and a poorer video, with distances to the clips."""
     config = tiny_config()
     config.data.update(size=WIDE, labels="none")
     config.generator.widths = (8,)
     config.discriminator = ConfigDict({"kind": "heads", **TINY_HEADS, "scales": (1,)})
-    config.conditions = ConfigDict(
-        {
-            "caption": {"most": 24, "width": 8, "heads": 2},
-            "frames": {"modes": ("first", "hole"), "width": 4},
-            "video": {"scale": 2, "noise": 2.0, "width": 4, "drop": 0.2},
-        }
-    )
+    config.conditions = ConfigDict(CONDITIONS)
     methods.complete(config)
     config.objective.update(l1=1.0, mse=0.5)
     config.objective.mismatch = configs.constant(0.5)
@@ -115,21 +115,25 @@ def dcgan():
 
 
 def vae():
-    """The autoencoder with a discriminator."""
+    """The autoencoder with a discriminator, both told all that they can be."""
     config, tiny = methods.base("vae"), tiny_config()
     for section in ("training", "sampling"):
         config[section] = tiny[section]
     config.data.update(path="toy:clips=512", frames=6, pick=4, size=WIDE)
     config.generator.update({n: v for n, v in TINY_GENERATOR.items() if n != "periods"})
     config.generator.update(widths=(8,), encoder_widths=(8,), features=8)
-    config.discriminator = {"kind": "residual", **TINY_DISCRIMINATOR, "widths": (8,)}
+    config.discriminator = ConfigDict({"kind": "heads", **TINY_HEADS, "scales": (1,)})
+    config.conditions = ConfigDict(CONDITIONS)
+    methods.complete(config)
     config.objective.adversarial = 0.1
     return config
 
 
 def codes():
-    """Codes; the checkpoint in the middle lies between the phases."""
+    """Codes told captions; the checkpoint in the middle lies between the phases."""
     config = methods.base("autoregressive")
+    config.conditions = ConfigDict({"caption": CONDITIONS["caption"]})
+    methods.complete(config)
     config.data.update(path="toy:clips=64", frames=5, size=WIDE, pick=2)
     config.generator.update(TINY_CODES_GENERATOR)
     config.objective.codec_kclips = 0.016
@@ -143,7 +147,7 @@ def codes():
 def flow():
     """Flow told all that it can be; its codec's critic begins late, phases meet at a checkpoint."""
     config = methods.base("flow")
-    told = {"caption": {"most": 24, "width": 8, "heads": 2}, "frames": {"whole": True}}
+    told = {"caption": CONDITIONS["caption"], "frames": {"whole": True}}
     config.conditions = ConfigDict(told)
     methods.complete(config)
     config.data.update(path="toy:clips=64", frames=4, size=WIDE, pick=2)

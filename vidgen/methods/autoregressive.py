@@ -33,6 +33,7 @@ FIELDS = common.fields(
     {
         "data": PICK,
         "generator": models.fields(GENERATORS, "codes"),
+        "conditions": {},
         "discriminator": codec.DISCRIMINATOR,
         "objective": codec.OBJECTIVE,
         "optimizer": codec.OPTIMIZER,
@@ -55,7 +56,7 @@ def prior_step(
     Args:
       state: The state; its buffers may be donated.
       batch: `video` uint8 `[B, T, H, W, C]`, T at least `gen.window`: of longer clips a window is
-        drawn; `index` int32 `[B]`, `label` int32 `[B]`.
+        drawn; `index` int32 `[B]`, `label` int32 `[B]`, and what conditions are read of.
       gen: A `CodesGenerator`.
       tx: Optimizer of the transformer.
       ema_decay: Share of the average that stays in one step, by step.
@@ -78,11 +79,11 @@ def prior_step(
         video = common.to_float(common.take_frames(video, at))
         codes = gen.apply({"params": state.gen}, video, method="encode_codes")
         digits = to_digits(codes, gen.levels)
-        label = common.labels(gen, batch)
+        label, given = common.labels(gen, batch), common.given(batch, key, gen)
 
         def loss(model):
             params = {"params": state.gen | {"model": model}}
-            logits = gen.apply(params, codes, label, method="logits")
+            logits = gen.apply(params, codes, label, given, method="logits")
             nats = optax.softmax_cross_entropy_with_integer_labels(logits, digits)
             return jnp.mean(jnp.sum(nats, -1))
 
@@ -101,7 +102,8 @@ def prior_step(
 
 def experiment(config: configs.Config, classes: int) -> common.Experiment:
     """Builds the training of a config; see `vidgen.methods.experiment`."""
-    arguments, gen = common.build_network("generator", GENERATORS, config, classes)
+    told = common.conditions(config)
+    arguments, gen = common.build_network("generator", GENERATORS, config, classes, **told)
     data = config.data
     if gen.window > data.frames:
         raise ConfigError(

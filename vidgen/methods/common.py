@@ -134,6 +134,22 @@ def given(batch: Batch, key: Key[Array, ""], gen: Generator) -> conditioning.Giv
     return jax.tree.map(jnp.asarray, conditioning.filled(drawn, known, b, gen.size, t))
 
 
+def told(
+    batch: Batch, key: Key[Array, ""], gen: Generator, pick: int
+) -> tuple[conditioning.Given, Any]:
+    """Returns the conditions of training clips, and maps of those that lie in space.
+
+    Args:
+      batch: The clips.
+      key: Of the step.
+      gen: What is told them.
+      pick: Frames drawn from each window, of which maps are; 0 for all.
+    """
+    conditions, at = given(batch, key, gen), picked(key, batch, pick)
+    within = jnp.arange(batch["video"].shape[1])[None] if at is None else at
+    return conditions, conditioning.seen(gen.conditions, conditions, within, gen.size)
+
+
 def draw(
     key: Key[Array, ""], index: Int[ArrayLike, " batch"], *, gen: Generator, frames: int
 ) -> tuple[

@@ -203,23 +203,14 @@ def step(
         _real_frames(batch, key, objective.pick), batch, "augment real"
     )
 
-    def told(batch):
-        """Returns what clips were asked to be: conditions, and maps of those that lie in space."""
-        given, at = common.given(batch, key, gen), common.picked(key, batch, objective.pick)
-        within = jnp.arange(batch["video"].shape[1])[None] if at is None else at
-        return given, conditioning.seen(conditions, given, within, gen.size)
-
     def asked(params, told):
-        """Returns the same as the discriminator is told it, read once for all that it judges."""
+        """Returns conditions as the discriminator is told them, read once for all it judges."""
         if not conditions:
             return ()
-        given, maps = told
         normal = params if vectors is None else spectral.normalized(params, vectors)
-        read = conditioning.reader(players.dis).apply(
-            {"params": normal.get("conditions", {})}, given
-        )
-        return (conditioning.Asked(read, maps),)
+        return (conditioning.asked(players.dis, normal, *told),)
 
+    told = functools.partial(common.told, key=key, gen=gen, pick=objective.pick)
     judged = functools.partial(_judged, dis=players.dis, vectors=vectors)
     judge = functools.partial(
         judgements.judge,

@@ -4,7 +4,9 @@ The parameters of encoder and decoder are one tree, `gen`, and so is their avera
 is the decoder, on noise from the prior.
 
 Reference: Kingma and Welling, "Auto-encoding variational Bayes", 2014; Larsen et al., "Autoencoding
-  beyond pixels using a learned similarity metric", 2016, for a discriminator of reconstructions.
+  beyond pixels using a learned similarity metric", 2016, for a discriminator of reconstructions;
+  Sohn et al., "Learning structured output representation using deep conditional generative models",
+  2015, for conditions.
 """
 
 import dataclasses
@@ -24,6 +26,7 @@ from vidgen.config.fields import PICK, Field, constant
 from vidgen.frame_size import height_width
 from vidgen.methods import common, gan
 from vidgen.methods.common import Batch, Metrics, Schedule
+from vidgen.models import conditions as conditioning
 from vidgen.models.protocol import Generator
 from vidgen.models.vae import VariationalAutoencoder
 from vidgen.training import averaging, judgements, losses, nonfinite
@@ -42,6 +45,7 @@ FIELDS = common.fields(
             features=192,
         ),
         "discriminator": gan.DISCRIMINATOR,
+        "conditions": {},
         "objective": {
             "reconstruction": Field(
                 "mse", "likelihood of clips about what is made", choices=tuple(losses.LIKELIHOODS)
@@ -152,7 +156,8 @@ def step(
 
     Args:
       state: The state; its buffers may be donated.
-      batch: `video` uint8 `[B, T, H, W, C]`, `index` int32 `[B]`, `label` int32 `[B]`.
+      batch: `video` uint8 `[B, T, H, W, C]`, `index` int32 `[B]`, `label` int32 `[B]`, and what
+        conditions are read of, by their names.
       gen: A `VariationalAutoencoder`.
       gen_tx: Its optimizer.
       reconstruction: Name of a likelihood in `losses.LIKELIHOODS`.
@@ -184,6 +189,12 @@ def step(
         """Returns labels and picked frames, where there are any."""
         return common.labels(gen, batch), common.picked(key, batch, pick)
 
+    def asked(params, batch):
+        """Returns conditions as the discriminator is told them."""
+        if not dis.conditions:
+            return ()
+        return (conditioning.asked(dis, params, *common.told(batch, key, gen, pick)),)
+
     def real_clips(batch):
         return common.to_float(common.take_frames(batch["video"], condition(batch)[1]))
 
@@ -193,13 +204,14 @@ def step(
         noise = common.draw(keys.named(key, "posterior"), batch["index"], gen=gen, frames=frames)
         content, motion, cycle, start = noise
         label, picked = condition(batch)
+        told = (common.given(batch, key, gen),) if gen.conditions else ()
         whole = common.to_float(batch["video"])
 
         def run(params):
             of, how = gen.apply({"params": params}, whole, start, label, method="encode")
             latents = [losses.reparameterized(q, e) for q, e in ((of, content), (how, motion))]
             made = gen.apply(
-                {"params": params}, *latents, cycle, start, label, picked, frames=frames
+                {"params": params}, *latents, cycle, start, label, picked, *told, frames=frames
             )
             return made, losses.gaussian_kl(*of) + losses.gaussian_kl(*how)
 
@@ -215,9 +227,10 @@ def step(
         del kept
         kept = reconstruct(batch)
         real, fake = see(real_clips(batch)), see(kept[0][0])
-        given = losses.interleave(condition(batch), condition(batch), dis.group)
 
         def judged(params):
+            one = (*condition(batch), *asked(params, batch))
+            given = losses.interleave(one, one, dis.group)
             critic = lambda seen: judge(params, seen, given)  # noqa: E731
             found = judgements.judge(critic, real, fake, group=dis.group)
             return judgements.discriminator_loss(found, loss, r1_now, r2_now, None)
@@ -248,7 +261,8 @@ def step(
                 "gen/error": jnp.mean((video - real) ** 2),
             }
             if dis is not None:
-                on_real, on_fake = (judge(new.dis, see(x), condition(batch)) for x in (real, video))
+                given = (*condition(batch), *asked(new.dis, batch))
+                on_real, on_fake = (judge(new.dis, see(x), given) for x in (real, video))
                 metrics["gen/adversarial"] = judgements.generator_loss(on_real, on_fake, loss)
                 total += adversarial * metrics["gen/adversarial"]
             return total, {"gen/loss": total, **metrics}
@@ -266,12 +280,13 @@ def experiment(config: configs.Config, classes: int) -> common.Experiment:
     """Builds the training of a config; see `vidgen.methods.experiment`."""
     asked, pick = config.objective, config.data.pick
     schedule = functools.partial(common.schedule, config)
-    arguments, gen = common.build_network("generator", GENERATORS, config, classes)
+    told = common.conditions(config)
+    arguments, gen = common.build_network("generator", GENERATORS, config, classes, **told)
     players: dict[str, Any] = {"gen": gen, "gen_tx": common.optimizer(config)}
     judge: dict[str, Any] = {}
     optimizers = {"gen": players["gen_tx"]}
     if asked.adversarial:
-        _, dis = common.build_network("discriminator", DISCRIMINATORS, config, classes)
+        _, dis = common.build_network("discriminator", DISCRIMINATORS, config, classes, **told)
         common.check_fold(config, dis)
         optimizers["dis"] = common.two_optimizers(config)["dis_tx"]
         players |= {"dis": dis, "dis_tx": optimizers["dis"], "frozen": gan.pretrained(dis)}

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Float32, Int, Int32
 
+from vidgen.frame_size import Size
+from vidgen.models import conditions as conditioning
 from vidgen.models import labels, layers, protocol
 from vidgen.models.codec import from_digits, to_digits
 
@@ -23,9 +25,10 @@ class Prior(nn.Module):
     more codes than a softmax could have outputs.
 
     A token is the sum of learnt vectors: of the numbers of the code before it, of those of the code
-    at its place in the frame before, of its place, of the number of its frame in the window, and of
-    the class. While the codes of a frame are drawn one by one, the keys and values of the tokens
-    before are cached; when the window moves on by a frame, they are computed anew.
+    at its place in the frame before, of its place, of the number of its frame in the window, of the
+    class, and of what conditions say. While the codes of a frame are drawn one by one, the keys and
+    values of the tokens before are cached; when the window moves on by a frame, they are computed
+    anew.
 
     Reference: Vaswani et al., "Attention is all you need", 2017; Xiong et al., "On layer
       normalization in the transformer architecture", 2020, for norms before the branches; Lee et
@@ -42,6 +45,8 @@ class Prior(nn.Module):
       expand: Channels inside feed-forward layers over the width.
       layers: Blocks of attention and a feed-forward layer.
       dtype: Type of the computation; parameters and logits are float32.
+      size: Of the frames.
+      conditions: What it is told beside the class, names and options of those without a place.
     """
 
     levels: tuple[int, ...]
@@ -53,6 +58,8 @@ class Prior(nn.Module):
     expand: int
     layers: int
     dtype: str
+    size: Size
+    conditions: conditioning.Conditions = ()
 
     def setup(self):
         """Makes all parameters, since a loop may not make any; those of blocks are stacked."""
@@ -83,20 +90,29 @@ class Prior(nn.Module):
         self.known = self.param("known", dense, (c, c))
         self.kernel = self.param("kernel", zeros, (c, values))
         self.bias = self.param("bias", zeros, (values,))
+        if self.conditions:
+            self.reader = conditioning.Reader(
+                self.conditions, self.size, self.dtype, name="conditions"
+            )
+            self.told = layers.dense(c, self.dtype, "told", gain=0.25)
 
     def __call__(
-        self, codes: Int[Array, "batch time place"], label: protocol.Label | None
+        self,
+        codes: Int[Array, "batch time place"],
+        label: protocol.Label | None,
+        given: conditioning.Given | None = None,
     ) -> Float32[Array, "batch time place number value"]:
         """Gives the logits of every number of a window at once.
 
         Args:
           codes: int32 `[B, T, P]`; frames that do not exist have codes -1 and must come last.
           label: Classes, int32 `[B]`, where there are classes.
+          given: Arrays of conditions; those that are not there are absent.
 
         Returns:
           `[B, T, P, N, max(levels)]`; values beyond those of a number have -1e9.
         """
-        x, _ = self._run_window(codes, label)
+        x, _ = self._run_window(codes, self._about(label, given, len(codes)))
         known = self._known(x).reshape(*codes.shape, -1)
         digits, logits = to_digits(codes, self.levels), []
         for number in range(len(self.levels)):
@@ -110,6 +126,8 @@ class Prior(nn.Module):
         sample: Callable[
             [Float32[Array, "batch value"], Float[Array, " batch"]], Int32[Array, " batch"]
         ],
+        count: int,
+        given: conditioning.Given | None = None,
     ) -> Callable[
         [Int[Array, "batch past place"], Float[Array, "batch place number"]],
         Int32[Array, "batch place"],
@@ -119,19 +137,22 @@ class Prior(nn.Module):
         Args:
           label: Classes, int32 `[B]`, where there are classes.
           sample: From logits `[B, K]` and uniform noise `[B]` to values int32 `[B]`.
+          count: Videos, B.
+          given: Arrays of conditions; those that are not there are absent.
 
         Returns:
           `sample_frame(past, uniform)`: from the codes of the frames before, int32
           `[B, window - 1, P]`, -1 for frames that do not exist, and uniform noise `[B, P, N]`, to
           int32 `[B, P]`.
         """
+        about = self._about(label, given, count)  # once, outside of the loops
 
         def sample_frame(
             past: Int[Array, "batch past place"], uniform: Float[Array, "batch place number"]
         ) -> Int32[Array, "batch place"]:
             b, frames, places = past.shape
             count = jnp.sum(past[:, :, 0] >= 0, 1)
-            _, cache = self._run_window(past, label)
+            _, cache = self._run_window(past, about)
             room = lambda x: jnp.pad(x, ((0, 0), (0, places), (0, 0), (0, 0)))  # noqa: E731
             cache = jax.tree.map(room, cache)
             exist = jnp.repeat(jnp.arange(frames)[None] < count[:, None], places, 1)
@@ -141,7 +162,7 @@ class Prior(nn.Module):
             def one(state, given):
                 cache, last = state
                 place, before, uniform = given
-                x = self._tokens(last[:, None], before[:, None], place[None], count[:, None], label)
+                x = self._tokens(last[:, None], before[:, None], place[None], count[:, None], about)
                 drawn = jnp.broadcast_to(jnp.arange(places)[None] <= place, (b, places))
                 mask = jnp.concatenate([exist, drawn], 1)[:, None, None]
                 x, cache = self._run_blocks(x, mask, cache, frames * places + place)
@@ -158,15 +179,28 @@ class Prior(nn.Module):
 
         return sample_frame
 
+    def _about(
+        self, label: protocol.Label | None, given: conditioning.Given | None, count: int
+    ) -> Float[Array, "batch 1 channel"] | None:
+        """Sums what all tokens of a video have in common, `[B, 1, C]`; None for nothing."""
+        about = None
+        if self.classes:
+            about = labels.vectors(label, self.tables["class"].astype(self.dtype))[:, None]
+        if self.conditions:
+            given = conditioning.filled(given, self.conditions, count, self.size, 1)
+            told = self.told(self.reader(given))[:, None]
+            about = told if about is None else about + told
+        return about
+
     def _run_window(
-        self, codes: Int[Array, "batch time place"], label: protocol.Label | None
+        self, codes: Int[Array, "batch time place"], about: Float[Array, "batch 1 channel"] | None
     ) -> tuple[Float[Array, "batch token channel"], Cache]:
         """Runs all tokens of a window, `[B, T, P]`, each seeing itself and those before it."""
         b, frames, places = codes.shape
         flat = codes.reshape(b, -1)
         shifted = lambda by: jnp.pad(flat, ((0, 0), (by, 0)), constant_values=-1)[:, :-by]  # noqa: E731
         place, time = jnp.arange(frames * places) % places, jnp.arange(frames * places) // places
-        x = self._tokens(shifted(1), shifted(places), place, time[None], label)
+        x = self._tokens(shifted(1), shifted(places), place, time[None], about)
         mask = jnp.tril(jnp.ones((frames * places,) * 2, bool))[None, None]
         return self._run_blocks(x, mask)
 
@@ -176,7 +210,7 @@ class Prior(nn.Module):
         before: Int[Array, "batch token"],
         place: Int[Array, " token"],
         time: Int[Array, "#batch token"],
-        label: protocol.Label | None,
+        about: Float[Array, "batch 1 channel"] | None,
     ) -> Float[Array, "batch token channel"]:
         """Sums the vectors of tokens, `[B, S, C]`.
 
@@ -186,7 +220,7 @@ class Prior(nn.Module):
         rows = lambda name, at: jnp.take(table(name), at, axis=0)  # noqa: E731
         x = self._values(last) @ table("last") + self._values(before) @ table("before")
         x = x + rows("place", place)[None] + rows("time", time)
-        return x + labels.vectors(label, table("class"))[:, None] if self.classes else x
+        return x if about is None else x + about
 
     def _values(
         self, codes: Int[Array, "batch token"]

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Float32, Int, Int32
 from vidgen.errors import ConfigError
 from vidgen.frame_size import Size, height_width
 from vidgen.models import codec, layers, protocol
+from vidgen.models import conditions as conditioning
 from vidgen.models.autoregressive import Prior, append_frame, sample_values
 
 
@@ -45,6 +46,7 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
       top_k: When sampling, only so many values of a number may come, the likeliest; 0: all.
       top_p: When sampling, only the likeliest values may come that together reach this probability.
       dtype: Type of the computation; parameters, latents and logits are float32.
+      conditions: What the transformer is told beside the class, names and options: captions.
     """
 
     size: Size
@@ -64,6 +66,7 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
     top_k: int = 0
     top_p: float = 1.0
     dtype: str = "float32"
+    conditions: conditioning.Conditions = ()
     content = 1  # unused: all that a video shows is in its codes
     recurrent = True
     reconstructs = True
@@ -90,6 +93,13 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
             )
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"config.generator.top_p is {self.top_p}", "above 0, at most 1")
+        conditioning.check(self.conditions, self.size)
+        for name, _ in self.conditions:
+            if not conditioning.KINDS[name].column:
+                raise ConfigError(
+                    f"config.conditions has {name}, and codes take captions alone",
+                    "leave it out, or config.method='gan'",
+                )
 
     @property
     def places(self) -> int:
@@ -110,7 +120,8 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
         """Makes the codec and the transformer."""
         self.codec = codec.of(self).clone(parent=self)
         names = ("levels", "places", "classes", "window", "width", "heads", "expand", "layers")
-        self.model = Prior(**{name: getattr(self, name) for name in (*names, "dtype")})
+        names = (*names, "dtype", "size", "conditions")
+        self.model = Prior(**{name: getattr(self, name) for name in names})
 
     def reconstruct(
         self, video: Float[Array, "batch time height width 3"]
@@ -126,22 +137,26 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
         return codec.to_codes(latents, self.levels).reshape(*video.shape[:2], self.places)
 
     def logits(
-        self, codes: Int[Array, "batch time place"], label: protocol.Label | None
+        self,
+        codes: Int[Array, "batch time place"],
+        label: protocol.Label | None,
+        given: conditioning.Given | None = None,
     ) -> Float32[Array, "batch time place number value"]:
         """Gives the logits of each number of codes, from those before; see `Prior`.
 
         T is at most `window`, and the first frame has none before it.
         """
-        return self.model(codes, label)
+        return self.model(codes, label, given)
 
     def begin(
         self,
         content: Float[Array, "batch content"],
         motion: Float[Array, "batch context motion"],
         label: protocol.Label | None,
+        given: conditioning.Given | None = None,
     ) -> Int32[Array, "batch past place"]:
         """Makes the state before frame 0: no codes, -1, int32 `[B, window - 1, P]`."""
-        del motion, label
+        del motion, label, given
         return jnp.full((len(content), self.window - 1, self.places), -1, jnp.int32)
 
     def advance(
@@ -150,6 +165,7 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
         content: Float[Array, "batch content"],
         motion: Float[Array, "batch time motion"],
         label: protocol.Label | None,
+        given: conditioning.Given | None = None,
     ) -> tuple[Int32[Array, "batch past place"], Int32[Array, "batch time place"]]:
         """Draws the codes of frames.
 
@@ -159,6 +175,7 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
           content: Unused.
           motion: Standard normal noise `[B, T, P * N]`.
           label: Classes, int32 `[B]`, where there are classes.
+          given: Arrays of conditions; those that are not there are absent.
 
         Returns:
           The carry of the frame after the last, and the codes, int32 `[B, T, P]`.
@@ -168,7 +185,10 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
         uniform = uniform.reshape(*motion.shape[:2], self.places, len(self.levels))
         options = (self.temperature, self.top_k, self.top_p)
         sample_frame = self.model.frame_sampler(
-            label, lambda logits, uniform: sample_values(logits, uniform, *options)
+            label,
+            lambda logits, uniform: sample_values(logits, uniform, *options),
+            len(motion),
+            given,
         )
 
         def frame(
@@ -200,6 +220,7 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
         start: Int[Array, " batch"],
         label: protocol.Label | None = None,
         pick: Int[Array, "batch time"] | None = None,
+        given: conditioning.Given | None = None,
         *,
         frames: int,
     ) -> Float32[Array, "batch time height width 3"]:
@@ -208,8 +229,8 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
         `start` is not used.
         """
         del cycle, start
-        carry = self.begin(content, motion, label)
-        _, states = self.advance(carry, content, motion[:, :frames], label)
+        carry = self.begin(content, motion, label, given)
+        _, states = self.advance(carry, content, motion[:, :frames], label, given)
         if pick is not None:
             states = jnp.take_along_axis(states, pick[:, :, None], 1)
         video = self.render(states, content, label)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int, Real
 
 from vidgen.frame_size import Size, height_width
+from vidgen.models import conditions as conditioning
 from vidgen.models import labels, layers, protocol
 from vidgen.models.residual import ResidualGenerator, check_levels
 
@@ -16,10 +17,13 @@ class VariationalAutoencoder(protocol.GeneratorDefaults, nn.Module):
     every `stride` frames, all standard normal and independent. So a trained decoder is a generator
     as any other: endless, and each frame a function of seed and time. The posterior is normal with
     a diagonal covariance: content from the mean over time of what each frame shows, motion from the
-    frames about each keyframe.
+    frames about each keyframe. Conditions are told to the decoder alone: the noise has to say
+    only what they do not.
 
     Reference: Kingma and Welling, "Auto-encoding variational Bayes", 2014; Li and Mandt,
-      "Disentangled sequential autoencoder", 2018, for one content and a sequence of motion latents.
+      "Disentangled sequential autoencoder", 2018, for one content and a sequence of motion latents;
+      Sohn et al., "Learning structured output representation using deep conditional generative
+      models", 2015, for conditions.
 
     Attributes:
       size: Of the frames in pixels: the side of squares, 4 times a power of two, or a height and a
@@ -48,6 +52,7 @@ class VariationalAutoencoder(protocol.GeneratorDefaults, nn.Module):
       features: Channels of what the encoder keeps of a frame.
       time_layers: Temporal convolutions (3 taps) over the frames' features.
       loop: Frames after which a sampled video begins again, a multiple of stride; 0: never.
+      conditions: What the decoder is told beside the class, names and options.
     """
 
     size: Size
@@ -69,6 +74,7 @@ class VariationalAutoencoder(protocol.GeneratorDefaults, nn.Module):
     features: int = 128
     time_layers: int = 1
     loop: int = 0
+    conditions: conditioning.Conditions = ()
     encodes = True
     between_frames = True
     sampling_options = ("loop",)
@@ -114,6 +120,7 @@ class VariationalAutoencoder(protocol.GeneratorDefaults, nn.Module):
         start: Int[Array, " batch"],
         label: protocol.Label | None = None,
         pick: Real[Array, "batch time"] | None = None,
+        given: conditioning.Given | None = None,
         *,
         frames: int,
     ) -> Float32[Array, "batch time height width 3"]:
@@ -122,7 +129,7 @@ class VariationalAutoencoder(protocol.GeneratorDefaults, nn.Module):
             # `init` calls this alone and must make both networks' parameters.
             video = jnp.zeros((len(start), frames, *height_width(self.size), 3))
             self.encode(video, start, label)
-        return self.decoder(content, motion, cycle, start, label, pick, frames=frames)
+        return self.decoder(content, motion, cycle, start, label, pick, given, frames=frames)
 
     def encode(
         self,

@@ -157,6 +157,19 @@ def reader(dis: Any) -> Reader:
     return Reader(dis.conditions, dis.size, dis.dtype, parent=None)
 
 
+def asked(dis: Any, params: PyTree, given: Given, maps: Any) -> Asked:
+    """Returns what a discriminator is told that clips were asked to be, read once for all of them.
+
+    Args:
+      dis: The discriminator, which has conditions.
+      params: Its parameters.
+      given: Arrays of all conditions.
+      maps: From `seen`.
+    """
+    read = reader(dis).apply({"params": params.get("conditions", {})}, given)
+    return Asked(read, maps)
+
+
 def seen(
     conditions: Conditions, given: Given, within: Real[Array, "#batch time"], size: Size
 ) -> Float[Array, "batch time height width channel"] | None:

@@ -20,7 +20,7 @@ def get_config():
     """Returns the config of sprites by captions."""
     config = base()
     config.data.update(frames=16, size=64, pick=3, labels="none")
-    config.conditions = ConfigDict({"caption": {"most": 96, "width": 96, "drop": 0.1}})
+    config.conditions = ConfigDict({"caption": {"width": 96, "drop": 0.1}})
     config.generator.update(widths=(128, 96, 48, 24, 16), head=16, palette=24, output="leaky")
     config.generator.feature_bound = 32.0
     config.generator.update(style=128, motion=0, periods=(6, 7, 8), tempo_range=0.0)

@@ -17,7 +17,7 @@ def get_config():
     """Returns the config of toy clips by captions."""
     config = base()
     config.data.update(path="toy", frames=8, size=32, pick=3, labels="none")
-    config.conditions = ConfigDict({"caption": {"most": 96, "width": 96, "drop": 0.1}})
+    config.conditions = ConfigDict({"caption": {"width": 96, "drop": 0.1}})
     config.generator.update(widths=(96, 64), head=32, palette=2, style=128)
     config.generator.update(motion=0, periods=(40, 40), tempo_range=0.5, gaits="strengths")
     config.discriminator = ConfigDict(

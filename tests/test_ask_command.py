@@ -36,7 +36,7 @@ def save(config, folder):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     config = told()
-    config.conditions.caption.most = 96
+    config.conditions.caption.most = 32
     return save(config, tmp_path_factory.mktemp("told"))
 
 
@@ -194,7 +194,7 @@ REFUSED = {
     "behind": (["--known=FILES/clip.npy", "--known_at=0,20", "--frames=20"], 2, "frames 0 to 20"),
     "many": (["--known=FILES"], 3, "name one of them"),
     "more": (["--known=FILES/first.png", "--known_at=0,1"], 2, "names 2 frames"),
-    "long": ([f"--caption={'x' * 97}"], 2, "has 97 bytes"),
+    "long": ([f"--caption={'x ' * 33}"], 2, "has 33 words"),
     "too many frames": (["--video=FILES/small.npy", "--frames=10"], 2, "frames 0 to 10"),
 }
 

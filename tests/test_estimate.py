@@ -48,7 +48,7 @@ def test_captions_are_part_of_the_batch():
     config = settings()
     config.data.labels = "none"
     config.discriminator = ConfigDict({"kind": "heads", **TINY_HEADS})
-    config.conditions = ConfigDict({"caption": {"most": 24, "width": 8, "heads": 2}})
+    config.conditions = ConfigDict({"caption": {"most": 6, "width": 8, "heads": 2}})
     methods.complete(config)
     batch = estimate.layout(config, estimate.listed(config)).batch
     clips = artifacts.open_clips(config)[1]

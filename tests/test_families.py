@@ -59,7 +59,7 @@ def heads():
 
 
 CONDITIONS = {
-    "caption": {"most": 24, "width": 8, "heads": 2},
+    "caption": {"most": 6, "width": 8, "heads": 2},
     "frames": {"modes": ("first", "hole"), "width": 4},
     "video": {"scale": 2, "noise": 2.0, "width": 4, "drop": 0.2},
 }

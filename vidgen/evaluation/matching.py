@@ -28,7 +28,7 @@ _BATCH = 32
 CANDIDATES = 16  # captions that a video's own is looked for among
 _NONE = np.zeros((0, 1, 1, 1, 3), np.uint8)
 _LEAST = 64  # clips to learn from
-_MOST = 96  # bytes of a caption
+_MOST = 32  # words of a caption
 
 Clips = UInt8[np.ndarray, "clips time height width 3"]
 
@@ -129,7 +129,7 @@ def fit(
             seen, read = module.apply(params, video, tokens)
             logits = jnp.einsum("vf,tf->vt", seen, read)
             # Captions that are the same belong to all their videos.
-            same = (tokens[:, None] == tokens[None]).all(-1)
+            same = (tokens[:, None] == tokens[None]).all((-1, -2))
             target = same / same.sum(1, keepdims=True)
             both = (logits, logits.T)
             return sum(optax.softmax_cross_entropy(x, target).mean() for x in both) / 2

@@ -46,7 +46,8 @@ class Prior(nn.Module):
       layers: Blocks of attention and a feed-forward layer.
       dtype: Type of the computation; parameters and logits are float32.
       size: Of the frames.
-      conditions: What it is told beside the class, names and options of those without a place.
+      conditions: What is known beside the class, names and options; of them it is told those
+        without a place.
     """
 
     levels: tuple[int, ...]
@@ -60,6 +61,11 @@ class Prior(nn.Module):
     dtype: str
     size: Size
     conditions: conditioning.Conditions = ()
+
+    @property
+    def _reads(self) -> bool:
+        """Whether there is a condition without a place."""
+        return any(conditioning.KINDS[name].column for name, _ in self.conditions)
 
     def setup(self):
         """Makes all parameters, since a loop may not make any; those of blocks are stacked."""
@@ -90,7 +96,7 @@ class Prior(nn.Module):
         self.known = self.param("known", dense, (c, c))
         self.kernel = self.param("kernel", zeros, (c, values))
         self.bias = self.param("bias", zeros, (values,))
-        if self.conditions:
+        if self._reads:
             self.reader = conditioning.Reader(
                 self.conditions, self.size, self.dtype, name="conditions"
             )
@@ -186,7 +192,7 @@ class Prior(nn.Module):
         about = None
         if self.classes:
             about = labels.vectors(label, self.tables["class"].astype(self.dtype))[:, None]
-        if self.conditions:
+        if self._reads:
             given = conditioning.filled(given, self.conditions, count, self.size, 1)
             told = self.told(self.reader(given))[:, None]
             about = told if about is None else about + told

@@ -9,11 +9,11 @@ Reference: van den Oord et al., "Neural discrete representation learning" (VQ-VA
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int, Int32
+from jaxtyping import Array, Float, Float32, Int, Int32, Shaped
 
 from vidgen.errors import ConfigError
 from vidgen.frame_size import Size, height_width
-from vidgen.models import codec, layers, protocol
+from vidgen.models import codec, known_frames, layers, protocol
 from vidgen.models import conditions as conditioning
 from vidgen.models.autoregressive import Prior, append_frame, sample_values
 
@@ -46,7 +46,8 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
       top_k: When sampling, only so many values of a number may come, the likeliest; 0: all.
       top_p: When sampling, only the likeliest values may come that together reach this probability.
       dtype: Type of the computation; parameters, latents and logits are float32.
-      conditions: What the transformer is told beside the class, names and options: captions.
+      conditions: What is known beside the class, names and options: captions, which the transformer
+        is told, and frames that are known whole, whose codes are not drawn.
     """
 
     size: Size
@@ -94,12 +95,7 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"config.generator.top_p is {self.top_p}", "above 0, at most 1")
         conditioning.check(self.conditions, self.size)
-        for name, _ in self.conditions:
-            if not conditioning.KINDS[name].column:
-                raise ConfigError(
-                    f"config.conditions has {name}, and codes take captions alone",
-                    "leave it out, or config.method='gan'",
-                )
+        known_frames.check(self.conditions, "a transformer over codes")
 
     @property
     def places(self) -> int:
@@ -175,7 +171,8 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
           content: Unused.
           motion: Standard normal noise `[B, T, P * N]`.
           label: Classes, int32 `[B]`, where there are classes.
-          given: Arrays of conditions; those that are not there are absent.
+          given: Arrays of conditions; those that are not there are absent. Codes of frames that are
+            known are theirs, and those after them are drawn given these.
 
         Returns:
           The carry of the frame after the last, and the codes, int32 `[B, T, P]`.
@@ -191,13 +188,22 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
             given,
         )
 
-        def frame(
-            past: Int32[Array, "batch past place"], uniform: Float[Array, "batch place number"]
-        ) -> tuple[Int32[Array, "batch past place"], Int32[Array, "batch place"]]:
-            codes = sample_frame(past, uniform)
-            return append_frame(past, codes), codes
+        t, known = motion.shape[1], self._known(given, len(motion))
+        codes = jnp.zeros((len(motion), t, self.places), jnp.int32)
+        there = jnp.zeros((len(motion), t), bool)
+        if known:
+            which, there = known.at(_numbers(motion))
+            codes = jnp.take_along_axis(known.tokens, which[:, :, None], 1)
 
-        carry, states = jax.lax.scan(frame, carry, uniform.swapaxes(0, 1))
+        def frame(
+            past: Int32[Array, "batch past place"], now: tuple[Array, Array, Array]
+        ) -> tuple[Int32[Array, "batch past place"], Int32[Array, "batch place"]]:
+            uniform, own, there = now
+            made = jnp.where(there[:, None], own, sample_frame(past, uniform))
+            return append_frame(past, made), made
+
+        each = jax.tree.map(lambda x: x.swapaxes(0, 1), (uniform, codes, there))
+        carry, states = jax.lax.scan(frame, carry, each)
         return carry, states.swapaxes(0, 1)
 
     def render(
@@ -205,12 +211,30 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
         states: Int[Array, "batch time place"],
         content: Float[Array, "batch content"],
         label: protocol.Label | None,
+        given: conditioning.Given | None = None,
     ) -> Float32[Array, "batch time height width 3"]:
-        """Makes frames of codes `[B, T, P]`: float32 in [-1, 1], `[B, T, H, W, 3]`."""
+        """Makes frames of codes `[B, T, P]`: float32 in [-1, 1], `[B, T, H, W, 3]`.
+
+        Those that are known are as they are.
+        """
         del content, label
-        codes = states.reshape(-1, *codec.of(self).map)
-        video = self.codec.decode(codec.to_latents(codes, self.levels))
-        return jnp.clip(video, -1, 1).reshape(*states.shape[:2], *height_width(self.size), 3)
+        video, known = self._decode(states), self._known(given, len(states))
+        return known.put_back(video, _numbers(states)) if known else video
+
+    def _decode(
+        self, codes: Int[Array, "batch time place"]
+    ) -> Float32[Array, "batch time height width 3"]:
+        maps = codec.to_latents(codes.reshape(-1, *codec.of(self).map), self.levels)
+        video = jnp.clip(self.codec.decode(maps), -1, 1)
+        return video.reshape(*codes.shape[:2], *height_width(self.size), 3)
+
+    def _known(self, given: conditioning.Given | None, count: int) -> known_frames.Known | None:
+        """Codes the frames that are known; None where none can be."""
+        if "frames" not in dict(self.conditions):
+            return None
+        given = conditioning.filled(given, self.conditions, count, self.size, 1)["frames"]
+        encode = lambda x: self.encode_codes(x[None])[0]  # noqa: E731
+        return known_frames.coded(given, encode, self._decode)
 
     def __call__(
         self,
@@ -231,9 +255,14 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
         del cycle, start
         carry = self.begin(content, motion, label, given)
         _, states = self.advance(carry, content, motion[:, :frames], label, given)
+        video = self.render(states, content, label, given)
         if pick is not None:
-            states = jnp.take_along_axis(states, pick[:, :, None], 1)
-        video = self.render(states, content, label)
+            video = jnp.take_along_axis(video, pick[:, :, None, None, None], 1)
         if self.is_initializing():
             self.reconstruct(video)
         return video
+
+
+def _numbers(x: Shaped[Array, "batch time ..."]) -> Int32[Array, "batch time"]:
+    """Returns the numbers of frames in a chunk that has one row of `x` for each."""
+    return jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32), x.shape[:2])

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Float32, Int
 
 from vidgen.errors import ConfigError
 from vidgen.frame_size import Size, height_width
-from vidgen.models import codec, layers, protocol
+from vidgen.models import codec, known_frames, layers, protocol
 from vidgen.models import conditions as conditioning
 from vidgen.models.codec import round_latents, straight_through
 from vidgen.models.known_frames import Hints, Known, apart
@@ -125,17 +125,7 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
                 f"config.generator.solver is {self.solver!r}", f"one of {', '.join(SOLVERS)}"
             )
         conditioning.check(self.conditions, self.size)
-        for name, options in self.conditions:
-            if name not in ("caption", "frames"):
-                raise ConfigError(
-                    f"config.conditions has {name}, and a flow takes captions and known frames",
-                    "leave it out, or config.method='gan'",
-                )
-            if name == "frames" and not options.get("whole"):
-                raise ConfigError(
-                    "config.conditions.frames.whole is False, and a flow codes frames",
-                    "config.conditions.frames.whole=True",
-                )
+        known_frames.check(self.conditions, "a flow")
         if self.stream and self._hinted:
             raise ConfigError(
                 "config.generator.stream is True, and config.conditions has frames",
@@ -288,9 +278,10 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
         states: Float[Array, "batch chunk pair token two"],
         content: Float[Array, "batch content"],
         label: protocol.Label | None,
+        given: conditioning.Given | None = None,
     ) -> Float32[Array, "batch time height width 3"]:
         """Decodes tokens of chunks to frames in [-1, 1]."""
-        del content, label
+        del content, label, given
         return self._decode(apart(_joined(states)))
 
     def __call__(
@@ -384,11 +375,7 @@ class FlowGenerator(protocol.GeneratorDefaults, nn.Module):
         if not self._hinted:
             return None
         given = conditioning.filled(given, self.conditions, count, self.size, 1)["frames"]
-        frames, known, time = (jnp.asarray(given[name]) for name in ("video", "known", "time"))
-        video = frames.astype(jnp.float32) / 127.5 - 1
-        tokens = self._encode(video.reshape(-1, *video.shape[2:]))
-        tokens = tokens.reshape(*time.shape, *tokens.shape[1:])
-        return Known(video, tokens, known.all((2, 3)), time, self._decode(tokens))
+        return known_frames.coded(given, self._encode, self._decode)
 
     def _draw_whole(
         self,

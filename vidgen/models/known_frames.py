@@ -1,11 +1,14 @@
-"""Frames of a video that are known: what a flow is told of them, and what is put back of them."""
+"""Frames of a video that are known: how they are coded, what a flow is told, what is put back."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32, Int
+from jaxtyping import Array, Bool, Float, Float32, Int, Shaped
 
+from vidgen.errors import ConfigError
+from vidgen.models import conditions as conditioning
 from vidgen.models.conditions.frames import FIRST
 
 _SAME = 0.19  # difference of values in [-1, 1] up to which a place is thought to be the same
@@ -30,14 +33,14 @@ class Known(NamedTuple):
 
     Attributes:
       video: The frames, float `[B, K, H, W, 3]` in [-1, 1].
-      tokens: Their latents, `[B, K, S, F]`.
+      tokens: Their latents, `[B, K, S, F]`; or their codes, int32 `[B, K, S]`.
       there: Which of them are known, `[B, K]`.
       time: Their numbers, `[B, K]`.
       again: What the codec makes of them, as `video`; None where nothing is put back.
     """
 
     video: Float[Array, "batch known height width 3"]
-    tokens: Float[Array, "batch known token feature"]
+    tokens: Shaped[Array, "batch known token *feature"]
     there: Bool[Array, "batch known"]
     time: Int[Array, "batch known"]
     again: Float[Array, "batch known height width 3"] | None = None
@@ -94,6 +97,50 @@ class Known(NamedTuple):
         some = self.there.any(1)[:, None, None, None, None]
         video = jnp.where(some, jnp.clip(video + share * (pixels - coded), -1, 1), video)
         return jnp.where(self.at(frames)[1][:, :, None, None, None], pixels, video)
+
+
+def check(conditions: conditioning.Conditions, who: str) -> None:
+    """Checks that conditions are captions and frames that are known whole.
+
+    Args:
+      conditions: Names and options.
+      who: Takes them, for the message: "a flow".
+
+    Raises:
+      ConfigError: They are others.
+    """
+    for name, options in conditions:
+        if name not in ("caption", "frames"):
+            raise ConfigError(
+                f"config.conditions has {name}, and {who} takes captions and known frames",
+                "leave it out, or config.method='gan'",
+            )
+        if name == "frames" and not options.get("whole"):
+            raise ConfigError(
+                f"config.conditions.frames.whole is False, and {who} codes frames",
+                "config.conditions.frames.whole=True",
+            )
+
+
+def coded(
+    frames: dict[str, Any],
+    encode: Callable[[Float[Array, "n height width 3"]], Shaped[Array, "n token *feature"]],
+    decode: Callable[
+        [Shaped[Array, "batch known token *feature"]], Float[Array, "batch known height width 3"]
+    ],
+) -> Known:
+    """Codes frames that are known.
+
+    Args:
+      frames: Arrays of the condition.
+      encode: From frames in [-1, 1] to their tokens.
+      decode: Back from tokens.
+    """
+    levels, known, time = (jnp.asarray(frames[name]) for name in ("video", "known", "time"))
+    video = levels.astype(jnp.float32) / 127.5 - 1
+    tokens = encode(video.reshape(-1, *video.shape[2:]))
+    tokens = tokens.reshape(*time.shape, *tokens.shape[1:])
+    return Known(video, tokens, known.all((2, 3)), time, decode(tokens))
 
 
 def apart(

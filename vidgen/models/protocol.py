@@ -145,7 +145,7 @@ class RecurrentGenerator(Generator, Protocol):
     ) -> Shaped[Array, "batch ..."]:
         """Makes the state before frame 0 of the noise in its context, `[B, context, motion]`.
 
-        Where it has `conditions`, `given` comes after the label, here and in `advance`.
+        Where it has `conditions`, `given` comes after the label, in `advance` and `render`, too.
         """
         ...
 

@@ -183,7 +183,7 @@ def advance(generator: RecurrentGenerator, steps: int) -> Callable[..., tuple[Ar
 
 @functools.lru_cache(maxsize=8)
 def render(generator: RecurrentGenerator) -> Callable[..., Array]:
-    """Compiles `(params, states, content, label) -> video`, uint8."""
+    """Compiles `(params, states, content, label, given=None) -> video`, uint8."""
 
     @jax.jit
     def program(
@@ -191,9 +191,11 @@ def render(generator: RecurrentGenerator) -> Callable[..., Array]:
         states: Shaped[Array, "batch time ..."],
         content: Float[Array, "batch content"],
         label: Label,
+        given: Any = None,
     ) -> UInt8[Array, "batch time height width 3"]:
-        given = (states, content, label if generator.classes else None)
-        return to_uint8(generator.apply({"params": params}, *given, method="render"))
+        made = (states, content, label if generator.classes else None)
+        told = (given,) if generator.conditions else ()
+        return to_uint8(generator.apply({"params": params}, *made, *told, method="render"))
 
     return program
 

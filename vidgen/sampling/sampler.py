@@ -527,7 +527,7 @@ class Sampler:
                 part = motion[:, (chunk - first) * steps :][:, :steps]
                 told = self._told(latents, chunk, self.chunk)
                 state, states = advance(self.params, state, content, part, label, **told)
-                video = render(self.params, states, content, label)
+                video = render(self.params, states, content, label, **told)
                 yield np.asarray(video), np.asarray(state)
             return
         decode = programs.decode(generator, self.chunk)

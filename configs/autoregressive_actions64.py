@@ -3,7 +3,7 @@
     vidgen train  --config=configs/autoregressive_actions64.py --config.data.path=DATA --workdir=RUN
     vidgen sample RUN --known=clip.mp4 --known_at=0:4 --frames=32    # goes on from four frames
 
-docs/conditions.md has time, figures and what is seen.
+Not measured yet.
 """
 
 from ml_collections import ConfigDict

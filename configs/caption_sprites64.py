@@ -3,7 +3,7 @@
     vidgen train  --config=configs/caption_sprites64.py --config.data.path=FOLDER --workdir=RUN
     vidgen sample RUN --caption="someone with green hair casts a spell, facing us" --seeds=0:4
 
-Expected: 22 minutes on one CPU core for 36,000 clips: figures of crude outline with the hair,
+Expected: 20 to 40 minutes on one CPU core for 36,000 clips: figures of crude outline with the hair,
 clothes and direction that are asked for, and not the action (docs/conditions.md).
 
 As configs/sprites64.py, but that captions beside the clips (docs/data.md) say what they show, and

@@ -172,33 +172,28 @@ def method_sampler(method, conditions, generator):
     return sampling.from_weights(tree.unflatten(moved), meta, 0, chunk=8, batch=2)
 
 
-def test_a_flow_of_captions_is_the_same_in_all_windows_and_streams(flow):
+def check_captions(sampler):
+    """Checks that captions change videos, each its own, the same in all windows and streams."""
     asked = {"caption": ["a red disc", "", "blue"]}
-    whole = flow.sample([3, 4, 5], 20, condition=asked)
-    plain = flow.sample([3, 4, 5], 20)
+    whole = sampler.sample([3, 4, 5], 20, condition=asked)
+    plain = sampler.sample([3, 4, 5], 20)
     assert (whole[[0, 2]] != plain[[0, 2]]).any((1, 2, 3, 4)).all()
     np.testing.assert_array_equal(whole[1], plain[1])  # nothing was said
     blue = {"caption": "blue"}
-    np.testing.assert_array_equal(flow.sample([5], 7, 11, condition=blue)[0], whole[2, 11:18])
-    stream = flow.stream(3, 9, condition={"caption": "a red disc"})
+    np.testing.assert_array_equal(sampler.sample([5], 7, 11, condition=blue)[0], whole[2, 11:18])
+    stream = sampler.stream(3, 9, condition={"caption": "a red disc"})
     np.testing.assert_array_equal([next(stream) for _ in range(9)], whole[0, 9:18])
-    latents = flow.latents([5], 20, condition=blue)
-    np.testing.assert_array_equal(flow.decode(latents, 20), whole[2:])
+    latents = sampler.latents([5], 20, condition=blue)
+    np.testing.assert_array_equal(sampler.decode(latents, 20), whole[2:])
+
+
+def test_a_flow_of_captions_is_the_same_in_all_windows_and_streams(flow):
+    check_captions(flow)
 
 
 def test_codes_of_captions_are_the_same_in_all_windows_and_streams():
-    codes = method_sampler("autoregressive", {"caption": OPTIONS["caption"]}, TINY_CODES_GENERATOR)
-    asked = {"caption": ["a red disc", "", "blue"]}
-    whole = codes.sample([3, 4, 5], 20, condition=asked)
-    plain = codes.sample([3, 4, 5], 20)
-    assert (whole[[0, 2]] != plain[[0, 2]]).any((1, 2, 3, 4)).all()
-    np.testing.assert_array_equal(whole[1], plain[1])  # nothing was said
-    blue = {"caption": "blue"}
-    np.testing.assert_array_equal(codes.sample([5], 7, 11, condition=blue)[0], whole[2, 11:18])
-    stream = codes.stream(3, 9, condition={"caption": "a red disc"})
-    np.testing.assert_array_equal([next(stream) for _ in range(9)], whole[0, 9:18])
-    latents = codes.latents([5], 20, condition=blue)
-    np.testing.assert_array_equal(codes.decode(latents, 20), whole[2:])
+    told = {"caption": OPTIONS["caption"]}
+    check_captions(method_sampler("autoregressive", told, TINY_CODES_GENERATOR))
 
 
 def test_codes_go_on_from_frames_that_are_known():

@@ -191,7 +191,7 @@ def step(
 
     def asked(params, batch):
         """Returns conditions as the discriminator is told them."""
-        if not dis.conditions:
+        if not gen.conditions:
             return ()
         return (conditioning.asked(dis, params, *common.told(batch, key, gen, pick)),)
 

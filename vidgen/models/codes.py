@@ -9,7 +9,7 @@ Reference: van den Oord et al., "Neural discrete representation learning" (VQ-VA
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int, Int32, Shaped
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Shaped
 
 from vidgen.errors import ConfigError
 from vidgen.frame_size import Size, height_width
@@ -196,7 +196,12 @@ class CodesGenerator(protocol.GeneratorDefaults, nn.Module):
             codes = jnp.take_along_axis(known.tokens, which[:, :, None], 1)
 
         def frame(
-            past: Int32[Array, "batch past place"], now: tuple[Array, Array, Array]
+            past: Int32[Array, "batch past place"],
+            now: tuple[
+                Float[Array, "batch place number"],
+                Int32[Array, "batch place"],
+                Bool[Array, " batch"],
+            ],
         ) -> tuple[Int32[Array, "batch past place"], Int32[Array, "batch place"]]:
             uniform, own, there = now
             made = jnp.where(there[:, None], own, sample_frame(past, uniform))

@@ -57,7 +57,7 @@ def test_captions_are_part_of_the_batch():
     assert {n: (x.shape, x.dtype) for n, x in batch.items()} == {
         n: (x.shape, x.dtype) for n, x in real.items()
     }
-    assert batch["caption"].shape == (8, 24) and "label" not in batch
+    assert batch["caption"].shape == (8, 6, 13) and "label" not in batch
 
 
 @pytest.mark.thorough

@@ -202,9 +202,10 @@ def _words(text: str) -> list[str]:
 
 
 def _cut(text: str, most: int) -> str:
-    """Returns the beginning of a text, up to its last word that is read."""
-    ends = [found.end() for found in _WORD.finditer(text.lower())]
-    return text if len(ends) <= most else text.lower()[: ends[most - 1]]
+    """Returns the beginning of a text in lower case, up to its last word that is read."""
+    text = " ".join(text.lower().split())
+    ends = [found.end() for found in _WORD.finditer(text)]
+    return text if len(ends) <= most else text[: ends[most - 1]]
 
 
 def _parts(word: str) -> list[int]:

@@ -3,7 +3,8 @@
     vidgen train  --config=configs/autoregressive_actions64.py --config.data.path=DATA --workdir=RUN
     vidgen sample RUN --known=clip.mp4 --known_at=0:4 --frames=32    # goes on from four frames
 
-Not measured yet.
+Not measured yet: tried for 1,600 clips, of which 960 for the codec (22 clips/s on one core). That
+is far too few for more than to see that it trains and that what is known comes back.
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,9 @@
     vidgen train  --config=configs/caption_sprites64.py --config.data.path=FOLDER --workdir=RUN
     vidgen sample RUN --caption="someone with green hair casts a spell, facing us" --seeds=0:4
 
-Expected: 20 to 40 minutes on one CPU core for 36,000 clips: figures of crude outline with the hair,
-clothes and direction that are asked for, and not the action (docs/conditions.md).
+Not trained again since captions are read by words. By bytes, before, 36,000 clips took 22 minutes
+of one CPU core and made figures of crude outline with the hair, clothes and direction that are
+asked for, and not the action (docs/conditions.md).
 
 As configs/sprites64.py, but that captions beside the clips (docs/data.md) say what they show, and
 no class does.

@@ -100,7 +100,7 @@ class Setup:
 
 
 def conditioned(experiment: Experiment, batch: Batch) -> Batch:
-    """Adds to a batch what conditions are read of as arrays, such as the bytes of captions.
+    """Adds to a batch what conditions are read of as arrays, such as the words of captions.
 
     Raises:
       ConfigError: The clips have nothing that a condition could be read of.
